@@ -1,0 +1,104 @@
+"""From texts to padded token batches: prompts with their answers, right-padded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from lga_lightning.requests import end_of_subject, token_at
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+IGNORE = -100
+
+
+@dataclass
+class EncodedAnswers:
+    """Rows of prompt + answer, right-padded, with the positions whose logits predict the answer.
+
+    There is no attention mask: in a causal model nothing attends to what stands to its right, so padding on the right
+    changes neither the answer's logits nor any gradient, and receives a gradient of exactly zero.
+
+    Attributes:
+        input_ids: [N, T] token ids.
+        positions: [N, A] where the logits of the j-th answer token are read (0 on padding).
+        labels: [N, A] the answer's tokens, ``IGNORE`` on padding.
+        subject: [N] index of the subject's last token, -1 where no subject was given.
+    """
+
+    input_ids: Tensor
+    positions: Tensor
+    labels: Tensor
+    subject: Tensor
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> EncodedAnswers:
+        """The same batch on a device."""
+        return replace(
+            self, **{f.name: getattr(self, f.name).to(device, non_blocking=non_blocking) for f in fields(self)}
+        )
+
+
+def target_ids(tokenizer: PreTrainedTokenizerBase, answer: str) -> list[int]:
+    """Token ids of an answer as it continues a text: exactly one leading space, no special tokens.
+
+    Tokenizers that put a space in front by themselves (SentencePiece with a dummy prefix) get the answer without one.
+    """
+    first = tokenizer.convert_ids_to_tokens(tokenizer("a", add_special_tokens=False)["input_ids"])[0]
+    space = "" if first.startswith(("▁", "Ġ")) else " "
+    return list(tokenizer(space + answer.strip(), add_special_tokens=False)["input_ids"])
+
+
+def encode_answers(
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    answers: Sequence[str],
+    subjects: Sequence[str] | None = None,
+) -> EncodedAnswers:
+    """Tokenise prompts and answers apart (so that no boundary is merged), join and right-pad them.
+
+    Args:
+        tokenizer: A fast tokenizer; its default special tokens go before the prompt.
+        prompts: N prompts; white space at their end is dropped, since the answer brings its own.
+        answers: N answers.
+        subjects: N subjects, each contained in its prompt, or None.
+
+    Returns:
+        The batch, on the CPU.
+
+    Raises:
+        InvalidRequest: If a prompt does not contain its subject.
+    """
+    prompts = [prompt.rstrip() for prompt in prompts]
+    encoded = tokenizer(list(prompts), return_offsets_mapping=True)
+    prompt_ids = [_without_eos(tokenizer, ids) for ids in encoded["input_ids"]]
+    answer_ids = [target_ids(tokenizer, answer) for answer in answers]
+    rows = [p + a for p, a in zip(prompt_ids, answer_ids, strict=True)]
+    last = [-1] * len(rows)
+    if subjects is not None:
+        offsets = encoded["offset_mapping"]
+        last = [token_at(o, end_of_subject(p, s) - 1) for o, p, s in zip(offsets, prompts, subjects, strict=True)]
+    starts = zip(prompt_ids, answer_ids, strict=True)
+    return EncodedAnswers(
+        input_ids=_pad(rows, 0),
+        positions=_pad([list(range(len(p) - 1, len(p) - 1 + len(a))) for p, a in starts], 0),
+        labels=_pad(answer_ids, IGNORE),
+        subject=torch.tensor(last),
+    )
+
+
+def _without_eos(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:
+    """A prompt must be open-ended: some tokenizers put their end-of-text token behind every text."""
+    return ids[:-1] if len(ids) > 1 and ids[-1] in (tokenizer.eos_token_id, tokenizer.sep_token_id) else ids
+
+
+def _pad(rows: list[list[int]], value: int) -> Tensor:
+    return pad_sequence([torch.tensor(row, dtype=torch.long) for row in rows], batch_first=True, padding_value=value)

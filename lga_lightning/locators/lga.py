@@ -1,0 +1,116 @@
+"""Layer Gradient Analysis (Golden Layers and Where to Find Them, arXiv 2602.20207)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from lga_lightning.attribution import matrix_gram, norm_gram
+from lga_lightning.encoding import IGNORE, EncodedAnswers, encode_answers
+from lga_lightning.families import SCOPES, Scope, Site, attribution_sites, is_matrix, normalised
+from lga_lightning.hooks import OutputGradients, frozen, per_row
+from lga_lightning.locators.base import Evidence, LayerLocator
+from lga_lightning.requests import EditRequest
+from lga_lightning.scoring import answer_logits, answer_nll, input_device
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+class LGA(LayerLocator):
+    """Scores a block by the inner product of the gradients of the old and of the new answer's loss.
+
+    Old and new answers go through the frozen model in one batch, one forward and one backward pass. The products are
+    formed from activations and their gradients while the backward pass runs; no weight gradient is ever made.
+
+    Args:
+        scope: Which parameters of a block count: ``mlp`` (all matrices of the MLP), ``mlp_out`` (the matrix that is
+            edited), ``attention`` (all matrices of the attention), ``block`` (every parameter).
+        kappa: Width of the Tukey fences, in interquartile ranges.
+    """
+
+    columns = ("scores", "cosine", "old_norm", "new_norm")
+
+    def __init__(self, scope: Scope = "mlp", kappa: float = 1.0) -> None:
+        super().__init__(kappa)
+        if scope not in SCOPES:
+            raise ValueError(f"`scope` must be one of {list(SCOPES)}, got {scope!r}.")
+        self.scope: Scope = scope
+
+    def score(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, requests: Sequence[EditRequest]
+    ) -> Evidence:
+        """Per-request scores, cosines and gradient norms of every block.
+
+        Args:
+            model: A causal language model, on any device, in any dtype.
+            tokenizer: Its fast tokenizer.
+            requests: B requests with old targets.
+
+        Returns:
+            Values [B, 4, L] in the order of ``columns``, on the device of the token ids.
+
+        Raises:
+            ValueError: If a request has no old target.
+        """
+        batch = encode_pairs(tokenizer, requests).to(input_device(model))
+        gram, logits = gradient_grams(model, batch, self.scope)
+        old, new, dot = gram[..., 0, 0].sqrt(), gram[..., 1, 1].sqrt(), gram[..., 0, 1]
+        cosine = dot / (old * new).clamp_min(torch.finfo(dot.dtype).tiny)
+        right = ((logits.argmax(-1) == batch.labels) | (batch.labels == IGNORE)).all(1)
+        return Evidence(values=torch.stack([dot, cosine, old, new], dim=1), known=right[::2])
+
+
+def encode_pairs(tokenizer: PreTrainedTokenizerBase, requests: Sequence[EditRequest]) -> EncodedAnswers:
+    """The old (row 2i) and the new answer (row 2i + 1) of every request i.
+
+    Raises:
+        ValueError: If a request has no old target.
+    """
+    answers: list[str] = []
+    for request in requests:
+        if request.target_old is None:
+            raise ValueError(f"LGA needs an old target; the request {request.prompt!r} has none.")
+        answers += [request.target_old, request.target_new]
+    return encode_answers(tokenizer, [request.prompt for request in requests for _ in range(2)], answers)
+
+
+def gradient_grams(model: PreTrainedModel, batch: EncodedAnswers, scope: Scope) -> tuple[Tensor, Tensor]:
+    """Inner products between the gradients of the two answers' losses, over each block's parameters.
+
+    Args:
+        model: A causal language model with L blocks.
+        batch: 2B rows, 2i and 2i + 1 the two answers of request i, on the model's device.
+        scope: Which parameters of a block count.
+
+    Returns:
+        [B, L, 2, 2] Gram matrices, and the logits [2B, A, V] at the answers.
+    """
+    sites = attribution_sites(model, scope)
+    grams: list[Tensor | None] = [None] * len(sites)
+
+    def receive(key: tuple[int, Site], inputs: Tensor, gradients: Tensor) -> None:
+        layer, site = key
+        inputs, gradients = per_row(inputs, len(batch)), per_row(gradients, len(batch))
+        gram, sum_so_far = _site_gram(site.module, inputs, gradients, site.bias), grams[layer]
+        grams[layer] = gram if sum_so_far is None else sum_so_far + gram
+
+    watcher = OutputGradients(receive)
+    modules: list[tuple[tuple[int, Site], nn.Module]] = [
+        ((layer, site), site.module) for layer, found in enumerate(sites) for site in found
+    ]
+    with torch.inference_mode(False), torch.enable_grad(), frozen(model), watcher.watch(modules):
+        logits = answer_logits(model, batch)
+        # the sum, not the mean: requests do not scale each other
+        watcher.backward(answer_nll(logits, batch.labels).sum())
+    collected = [gram.to(batch.labels.device) for gram in grams if gram is not None]
+    return torch.stack(collected, dim=1), logits.detach()
+
+
+def _site_gram(module: nn.Module, inputs: Tensor, gradients: Tensor, bias: bool) -> Tensor:
+    if is_matrix(module):
+        return matrix_gram(inputs, gradients, bias)
+    return norm_gram(normalised(module, inputs), gradients, bias)

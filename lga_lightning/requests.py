@@ -1,0 +1,153 @@
+"""What the user wants changed, and what should and should not change with it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from lga_lightning.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A question about the model, with the answers that count as right.
+
+    Args:
+        prompt: Text to be continued.
+        answers: Accepted answers (aliases), the preferred one first; at least one.
+    """
+
+    prompt: str
+    answers: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not self.prompt.strip():
+            raise InvalidRequest(
+                "probe without a prompt", "A probe has an empty prompt. Give it a text to be continued."
+            )
+        if not self.answers or not all(answer.strip() for answer in self.answers):
+            raise InvalidRequest(
+                "probe without an answer",
+                f"The probe {self.prompt!r} needs at least one answer and no empty ones, got {list(self.answers)!r}.",
+            )
+
+
+@dataclass(frozen=True)
+class EditRequest:
+    """One fact to edit: after the edit, the model should continue ``prompt`` with ``target_new``.
+
+    Every instance is valid: its subject is in its prompt, its targets are not empty and differ.
+
+    Args:
+        prompt: Text to be continued; contains ``subject``.
+        subject: What the fact is about. The edit acts at its last token.
+        target_new: The answer wanted after the edit.
+        target_old: The answer before the edit; None where unknown (then the model's own greedy answer serves).
+        rephrases: Other prompts with the same answer.
+        locality: By kind, probes whose answers must not change.
+        portability: By kind, probes whose right answers follow from the new fact.
+        relation: What kind of fact it is, if known.
+        split: ``"proxy"`` (kept for attribution), ``"test"`` (kept for validation) or None (serves both).
+        id: Where the request came from, for messages and results.
+
+    Raises:
+        InvalidRequest: If the subject is empty or not in the prompt, a target is empty, or the targets are equal.
+    """
+
+    prompt: str
+    subject: str
+    target_new: str
+    target_old: str | None = None
+    rephrases: tuple[str, ...] = ()
+    locality: Mapping[str, tuple[Probe, ...]] = field(default_factory=dict)
+    portability: Mapping[str, tuple[Probe, ...]] = field(default_factory=dict)
+    relation: str | None = None
+    split: str | None = None
+    id: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.subject.strip():
+            raise InvalidRequest(
+                "empty subject", f"The subject of {self.prompt!r} is empty. Say what the fact is about."
+            )
+        if self.subject.strip() not in self.prompt:
+            raise InvalidRequest(
+                "subject not in the prompt",
+                f"The subject {self.subject!r} does not occur in the prompt {self.prompt!r}. The edit acts at the "
+                "subject's last token, so the prompt must contain the subject, letter for letter.",
+            )
+        if not self.target_new.strip():
+            raise InvalidRequest(
+                "empty target", f"`target_new` of {self.prompt!r} is empty. Give the answer to edit in."
+            )
+        if self.target_old is not None:
+            if not self.target_old.strip():
+                raise InvalidRequest(
+                    "empty target",
+                    f"`target_old` of {self.prompt!r} is empty. Give the present answer, or leave the field out to "
+                    "take the model's own.",
+                )
+            if self.target_old.strip() == self.target_new.strip():
+                raise InvalidRequest(
+                    "old and new target are equal",
+                    f"`target_old` and `target_new` of {self.prompt!r} are both {self.target_new!r}, so there is "
+                    "nothing to edit.",
+                )
+
+    @property
+    def subject_end(self) -> int:
+        """Offset in ``prompt`` just past the subject's first occurrence, as a whole word where there is one."""
+        return end_of_subject(self.prompt, self.subject)
+
+
+def end_of_subject(text: str, subject: str) -> int:
+    """Character offset just past the first occurrence of a subject, as a whole word where there is one.
+
+    Raises:
+        InvalidRequest: If the text does not contain the subject.
+
+    Example:
+        >>> end_of_subject("Italian is what Ital speaks", "Ital")
+        20
+    """
+    subject = subject.strip()
+    whole = re.search(rf"(?<!\w){re.escape(subject)}(?!\w)", text)
+    start = whole.start() if whole else text.find(subject)
+    if start < 0:
+        raise InvalidRequest("subject not in the prompt", f"{subject!r} does not occur in {text!r}.")
+    return start + len(subject)
+
+
+def subject_last_token(tokenizer: PreTrainedTokenizerBase, text: str, subject: str) -> int:
+    """Index of the token that holds the subject's last character, among the tokens of ``text``.
+
+    Found by the tokenizer's character offsets, never by tokenising parts of the text apart. Special tokens that
+    the tokenizer puts in front are counted.
+
+    Args:
+        tokenizer: A fast tokenizer.
+        text: A prompt that contains the subject.
+        subject: The subject.
+
+    Returns:
+        The index, from the left, with the tokenizer's default special tokens.
+
+    Raises:
+        InvalidRequest: If the text does not contain the subject.
+    """
+    offsets = tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
+    return token_at(offsets, end_of_subject(text, subject) - 1)
+
+
+def token_at(offsets: list[tuple[int, int]], character: int) -> int:
+    """Index of the last token that covers a character (a character of several bytes may have several tokens)."""
+    covering = [index for index, (start, end) in enumerate(offsets) if start <= character < end]
+    if covering:
+        return covering[-1]
+    # a normaliser dropped the character: the last token that begins before it
+    return max(index for index, (start, end) in enumerate(offsets) if start <= character and start < end)

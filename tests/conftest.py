@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from tests.helpers import FAMILIES, tiny_model, tiny_tokenizer
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerBase:
+    return tiny_tokenizer()
+
+
+@pytest.fixture(params=sorted(FAMILIES))
+def family(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def llama() -> PreTrainedModel:
+    return tiny_model("llama")
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> None:
+    torch.set_num_threads(2)
+
+
+@pytest.fixture
+def exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Float64 throughout.
+
+    Several families cast to float32 inside (norms, GPT-J's attention scores). In a float64 model this throws digits away,
+    and which ones depends on the last bit of what came in, so that no two batches agree to 1e-9. Here such casts keep
+    float64, for the code under test and for the reference alike.
+    """
+    to = torch.Tensor.to
+
+    def to_float64(self: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
+        def keep(value: object) -> object:
+            return torch.float64 if value is torch.float32 and self.dtype == torch.float64 else value
+
+        return to(self, *map(keep, args), **{key: keep(value) for key, value in kwargs.items()})
+
+    monkeypatch.setattr(torch.Tensor, "to", to_float64)
+    monkeypatch.setattr(torch.Tensor, "float", lambda self: to_float64(self, torch.float32))
