@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from lga_lightning.requests import end_of_subject, token_at
+from lga_lightning.requests import token_at
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -61,7 +61,7 @@ def encode_answers(
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],
     answers: Sequence[str],
-    subjects: Sequence[str] | None = None,
+    subject_ends: Sequence[int] | None = None,
 ) -> EncodedAnswers:
     """Tokenise prompts and answers apart (so that no boundary is merged), join and right-pad them.
 
@@ -69,13 +69,10 @@ def encode_answers(
         tokenizer: A fast tokenizer; its default special tokens go before the prompt.
         prompts: N prompts; white space at their end is dropped, since the answer brings its own.
         answers: N answers.
-        subjects: N subjects, each contained in its prompt, or None.
+        subject_ends: N character offsets just past the subject in its prompt, or None.
 
     Returns:
         The batch, on the CPU.
-
-    Raises:
-        InvalidRequest: If a prompt does not contain its subject.
     """
     prompts = [prompt.rstrip() for prompt in prompts]
     encoded = tokenizer(list(prompts), return_offsets_mapping=True)
@@ -83,15 +80,39 @@ def encode_answers(
     answer_ids = [target_ids(tokenizer, answer) for answer in answers]
     rows = [p + a for p, a in zip(prompt_ids, answer_ids, strict=True)]
     last = [-1] * len(rows)
-    if subjects is not None:
-        offsets = encoded["offset_mapping"]
-        last = [token_at(o, end_of_subject(p, s) - 1) for o, p, s in zip(offsets, prompts, subjects, strict=True)]
+    if subject_ends is not None:
+        last = [token_at(o, end - 1) for o, end in zip(encoded["offset_mapping"], subject_ends, strict=True)]
     starts = zip(prompt_ids, answer_ids, strict=True)
     return EncodedAnswers(
         input_ids=_pad(rows, 0),
         positions=_pad([list(range(len(p) - 1, len(p) - 1 + len(a))) for p, a in starts], 0),
         labels=_pad(answer_ids, IGNORE),
         subject=torch.tensor(last),
+    )
+
+
+def encode_subjects(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], subject_ends: Sequence[int]
+) -> EncodedAnswers:
+    """Tokenise texts up to the subject's last token, where the logits are read; there is no answer.
+
+    Args:
+        tokenizer: A fast tokenizer.
+        texts: N texts that contain a subject.
+        subject_ends: N character offsets just past the subject in its text.
+
+    Returns:
+        The batch with one position a row and every label ``IGNORE``. What follows the subject is left out: it cannot
+        change what is read there.
+    """
+    encoded = tokenizer(list(texts), return_offsets_mapping=True)
+    last = [token_at(o, end - 1) for o, end in zip(encoded["offset_mapping"], subject_ends, strict=True)]
+    subject = torch.tensor(last)
+    return EncodedAnswers(
+        input_ids=_pad([ids[: index + 1] for ids, index in zip(encoded["input_ids"], last, strict=True)], 0),
+        positions=subject.unsqueeze(1),
+        labels=torch.full((len(last), 1), IGNORE),
+        subject=subject,
     )
 
 

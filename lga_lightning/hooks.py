@@ -81,17 +81,20 @@ def captured_inputs(modules: Iterable[nn.Module], positions: Tensor) -> Iterator
 
 
 @contextmanager
-def changed_output(module: nn.Module, change: Callable[[Tensor, Tensor], Tensor]) -> Iterator[None]:
-    """Within the block, a module gives ``change(input, output)`` instead of its output.
+def added_to_output(module: nn.Module, addition: Callable[[Tensor], Tensor], rows: int | None = None) -> Iterator[None]:
+    """Within the block, a module gives its output plus an addition.
 
     Args:
         module: A module with one input and one output tensor.
-        change: Takes the input and the output and returns what goes on, of the output's shape. It must not write to
-            either.
+        addition: Takes the input [N, T, d_in] and returns what is added, [N, T, d_out], in any float dtype.
+        rows: N, for families that flatten the batch before the module (see :func:`per_row`); None if it does not matter
+            how the tokens are spread over rows.
     """
 
     def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        return change(args[0], output)
+        inputs = args[0] if rows is None else per_row(args[0], rows)
+        added = addition(inputs)
+        return (output + added.view_as(output)).to(output.dtype)
 
     handle = module.register_forward_hook(hook)
     try:

@@ -1,0 +1,165 @@
+"""An edit as data: low-rank updates of out-projections that can be tried, applied, undone, joined."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from lga_lightning.errors import ModelError
+from lga_lightning.families import edit_site
+from lga_lightning.hooks import added_to_output
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class WeightDelta:
+    """An edit W <- W + B A of the out-projections of some blocks.
+
+    Attributes:
+        factors: By block, B [d_out, r] and A [r, d_in]. The rank r may differ from block to block.
+
+    Example:
+        >>> first = WeightDelta({3: (torch.ones(4, 1), torch.ones(1, 6))})
+        >>> (first + first).ranks
+        {3: 2}
+    """
+
+    factors: Mapping[int, tuple[Tensor, Tensor]]
+
+    def __post_init__(self) -> None:
+        for layer, (b, a) in self.factors.items():
+            if b.ndim != 2 or a.ndim != 2 or b.shape[1] != a.shape[0]:
+                raise ValueError(
+                    f"Block {layer}: expected B [d_out, r] and A [r, d_in], got {list(b.shape)} and {list(a.shape)}."
+                )
+
+    @property
+    def ranks(self) -> dict[int, int]:
+        """The rank by block."""
+        return {layer: a.shape[0] for layer, (_, a) in self.factors.items()}
+
+    def __add__(self, other: WeightDelta) -> WeightDelta:
+        """Both edits: factors of the same block are joined along the rank."""
+        joined = dict(self.factors)
+        for layer, (b, a) in other.factors.items():
+            mine = joined.get(layer)
+            joined[layer] = (b, a) if mine is None else (torch.cat([mine[0], b], 1), torch.cat([mine[1], a], 0))
+        return WeightDelta(joined)
+
+    @contextmanager
+    def attached(self, model: PreTrainedModel) -> Iterator[None]:
+        """Within the block, the model runs as if edited; no weight is touched."""
+        with attached(model, [self]):
+            yield
+
+    @contextmanager
+    def applied(self, model: PreTrainedModel) -> Iterator[None]:
+        """Within the block, the edit is in the weights; afterwards they are what they were, bit for bit."""
+        originals = self.merge_(model)
+        try:
+            yield
+        finally:
+            originals.restore_()
+
+    def merge_(self, model: PreTrainedModel) -> Originals:
+        """Write the edit into the weights.
+
+        Returns:
+            The weights as they were, with which to undo it exactly.
+
+        Raises:
+            LayerError: If the model lacks one of the blocks.
+            ModelError: If a weight is quantised, so that nothing can be added to it.
+            ValueError: If the factors do not fit the model.
+        """
+        weights = {}
+        for layer, (b, a) in self.factors.items():
+            site = edit_site(model, layer)
+            if not site.module.weight.is_floating_point():
+                raise ModelError(
+                    f"{site.name} is quantised ({site.module.weight.dtype}), so an edit cannot be written into it. Keep "
+                    "the edit apart (`attached`), or load the model in bfloat16 or float32."
+                )
+            if (b.shape[0], a.shape[1]) != (site.out_features, site.in_features):
+                raise ValueError(
+                    f"The edit of block {layer} is {b.shape[0]} x {a.shape[1]}, but {site.name} is "
+                    f"{site.out_features} x {site.in_features}: it was made for another model."
+                )
+            weights[layer] = site.weight
+        originals = Originals([(weight, weight.detach().clone()) for weight in weights.values()])
+        with torch.no_grad():
+            for layer, weight in weights.items():
+                b, a = (factor.to(weight.device) for factor in self.factors[layer])
+                weight.copy_(weight.to(b.dtype) + b @ a if b.dtype.itemsize > weight.dtype.itemsize else weight + (b @ a))
+        return originals
+
+
+@dataclass(frozen=True)
+class Originals:
+    """Weights as they were before an edit.
+
+    Attributes:
+        weights: Each edited weight and a copy of its values.
+    """
+
+    weights: list[tuple[Tensor, Tensor]]
+
+    def restore_(self) -> None:
+        """Copy the values back, bit for bit."""
+        with torch.no_grad():
+            for weight, values in self.weights:
+                weight.copy_(values)
+
+
+@contextmanager
+def attached(
+    model: PreTrainedModel, deltas: Sequence[WeightDelta], rows: Tensor | None = None
+) -> Iterator[None]:
+    """Within the block, every row of a batch runs through a model with an edit of its own; no weight is touched.
+
+    Args:
+        model: A causal language model.
+        deltas: The edits.
+        rows: [N] which edit each row of the batch gets; None gives every row the first.
+    """
+    with ExitStack() as stack:
+        for layer in sorted({layer for delta in deltas for layer in delta.factors}):
+            site = edit_site(model, layer)
+            b, a = _stacked(deltas, layer, site.out_features, site.in_features)
+            stack.enter_context(_attached_at(site.module, b, a, rows))
+        yield
+
+
+@contextmanager
+def _attached_at(module: torch.nn.Module, b: Tensor, a: Tensor, rows: Tensor | None) -> Iterator[None]:
+    """Factors [D, d_out, r] and [D, r, d_in] at one module."""
+    device = module.weight.device
+    b, a = b.to(device), a.to(device)
+    if rows is None:
+        with added_to_output(module, lambda k: k.to(a.dtype) @ a[0].mT @ b[0].mT):
+            yield
+    else:
+        b, a = b[rows.to(device)], a[rows.to(device)]
+        with added_to_output(module, lambda k: k.to(a.dtype) @ a.mT @ b.mT, rows=len(rows)):
+            yield
+
+
+def _stacked(deltas: Sequence[WeightDelta], layer: int, d_out: int, d_in: int) -> tuple[Tensor, Tensor]:
+    """The factors of several edits at one block, filled up with zeros to the largest rank."""
+    present = [delta.factors[layer] for delta in deltas if layer in delta.factors]
+    rank = max(a.shape[0] for _, a in present)
+    like = present[0][0]
+    b, a = like.new_zeros(len(deltas), d_out, rank), like.new_zeros(len(deltas), rank, d_in)
+    for row, delta in enumerate(deltas):
+        if layer in delta.factors:
+            factor_b, factor_a = delta.factors[layer]
+            b[row, :, : factor_b.shape[1]] = factor_b
+            a[row, : factor_a.shape[0]] = factor_a
+    return b, a

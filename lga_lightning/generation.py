@@ -1,0 +1,58 @@
+"""What a model says by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from lga_lightning.hooks import frozen
+from lga_lightning.scoring import input_device
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+STOPS = ("\n", ".")
+
+
+def greedy_answers(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], max_new_tokens: int = 50
+) -> list[str]:
+    """A model's greedy answers to prompts, up to the first newline, full stop or end of text.
+
+    Args:
+        model: A causal language model.
+        tokenizer: Its tokenizer.
+        prompts: Texts to continue.
+        max_new_tokens: Where an answer is cut at the latest.
+
+    Returns:
+        One answer a prompt, without white space around it; "" where the model says nothing before a stop.
+    """
+    from transformers import StopStringCriteria, StoppingCriteriaList
+
+    rows = [tokenizer(prompt.rstrip())["input_ids"] for prompt in prompts]
+    width = max(map(len, rows))
+    # generation appends on the right, so here the padding is on the left
+    ids = torch.tensor([[0] * (width - len(row)) + row for row in rows], device=input_device(model))
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=ids.device)
+    with torch.no_grad(), frozen(model):
+        output = model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            temperature=None,
+            top_p=None,
+            top_k=None,
+            pad_token_id=tokenizer.eos_token_id or 0,
+            stopping_criteria=StoppingCriteriaList([StopStringCriteria(tokenizer, list(STOPS))]),
+        )
+    texts = tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)
+    return [_until_stop(text) for text in texts]
+
+
+def _until_stop(text: str) -> str:
+    cut = min((at for stop in STOPS if (at := text.find(stop)) >= 0), default=len(text))
+    return text[:cut].strip()

@@ -1,0 +1,123 @@
+"""The result files: ``attribution.json`` and ``validation.json``."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from lga_lightning.attribution import Choice, Fences
+from lga_lightning.errors import LayerError
+from lga_lightning.files import write_json
+
+ATTRIBUTION_FILE = "attribution.json"
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """A golden layer with all that led to it; the content of ``attribution.json``.
+
+    Attributes:
+        model: Name of the model, as the user gave it.
+        data: Name of the proxy set.
+        locator: Class name of the locator.
+        scope: Which parameters of a block counted; None for a locator without scopes.
+        num_requests: How many requests counted.
+        num_skipped: How many did not, by reason.
+        choice: Scores, fences, golden layer and confidence.
+        means: [L] a name: means over requests of the locator's other columns (cosine, old_norm, new_norm).
+        versions: Versions of the packages that made it.
+    """
+
+    model: str
+    data: str
+    locator: str
+    scope: str | None
+    num_requests: int
+    num_skipped: dict[str, int]
+    choice: Choice
+    means: dict[str, list[float]]
+    versions: dict[str, str]
+
+    def save(self, path: Path) -> None:
+        """Write the file, whole."""
+        content = asdict(self)
+        choice, means, versions = content.pop("choice"), content.pop("means"), content.pop("versions")
+        scores, errors = choice.pop("scores"), choice.pop("standard_errors")
+        order = {"scores": scores, "standard_errors": errors, **means, **choice, "versions": versions}
+        write_json(path, {"schema": SCHEMA, **content, **order})
+
+    @classmethod
+    def load(cls, path: Path) -> Attribution:
+        """Read a file.
+
+        Raises:
+            LayerError: If there is no such file, or it is not an attribution.
+        """
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise LayerError(
+                f"There is no attribution at {str(path)!r}. Run `lga fit` first (with the same --trainer.default_root_dir), "
+                "or give --model.layer a number or the path of an attribution.json."
+            ) from error
+        except ValueError as error:
+            raise LayerError(f"{str(path)!r} is not valid JSON: {error}. Run `lga fit` again.") from error
+        if not isinstance(content, dict) or content.pop("schema", None) != SCHEMA:
+            raise LayerError(f"{str(path)!r} is not an attribution of schema {SCHEMA}. Run `lga fit` again.")
+        try:
+            choice = {f.name: content.pop(f.name) for f in fields(Choice)}
+            choice["fences"] = Fences(**choice["fences"])
+            named = {f.name: content.pop(f.name) for f in fields(cls) if f.name not in ("choice", "means")}
+        except (KeyError, TypeError) as error:
+            raise LayerError(f"{str(path)!r} lacks the field {error}. Run `lga fit` again.") from error
+        return cls(choice=Choice(**choice), means=content, **named)
+
+
+def means_by_layer(values: Tensor, columns: tuple[str, ...]) -> dict[str, list[float]]:
+    """Means over requests of all columns but the first, the score.
+
+    Args:
+        values: [N, C, L] evidence.
+        columns: The names of the C columns.
+    """
+    return {name: values[:, column].double().mean(0).tolist() for column, name in enumerate(columns) if column}
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes the numbers."""
+    packages = ("lga-lightning", "torch", "lightning", "transformers", "torchmetrics")
+    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in packages}}
+
+
+def find_layer(layer: int | str, root: Path, model: str) -> tuple[int, str]:
+    """What layer is meant by a number, ``"golden"``, or the path of an ``attribution.json``.
+
+    Args:
+        layer: The user's word.
+        root: Folder in which ``fit`` left its attribution.
+        model: Name of the model that is to be edited.
+
+    Returns:
+        The layer's index, and where it comes from, in words.
+
+    Raises:
+        LayerError: If there is no such file, or it was made for another model.
+    """
+    if isinstance(layer, int) or layer.lstrip("-").isdigit():
+        return int(layer), "given"
+    path = root / ATTRIBUTION_FILE if layer == "golden" else Path(layer).expanduser()
+    attribution = Attribution.load(path)
+    if attribution.model != model:
+        raise LayerError(
+            f"{str(path)!r} was made for the model {attribution.model!r}, not for {model!r}: a golden layer holds for one "
+            "model. Run `lga fit` for this one, or give --model.layer a number."
+        )
+    return attribution.choice.golden_layer, f"golden layer of {path}"
+
