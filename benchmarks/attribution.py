@@ -141,13 +141,19 @@ def main() -> None:
         memory = {name: pool.apply(peak_memory, (name, args)) for name in CONTENDERS}
 
     shapes = ", ".join("x".join(map(str, batch.input_ids.shape)) for batch in batches)
-    table = Table(title=f"{args.model}, {args.dtype}, {args.device}, {args.requests} requests in batches of {shapes} tokens")
+    table = Table(
+        title=f"{args.model}, {args.dtype}, {args.device}, {args.requests} requests in batches of {shapes} tokens"
+    )
     for heading in ("", "seconds", "autograd is slower by", "over the bare pass", "peak MB"):
         table.add_column(heading, justify="right")
     for name in CONTENDERS:
-        slower = statistics.median(a / b for a, b in zip(times["autograd, request by request"], times[name], strict=True))
+        slower = statistics.median(
+            a / b for a, b in zip(times["autograd, request by request"], times[name], strict=True)
+        )
         over = statistics.median(a / b for a, b in zip(times[name], times["bare pass"], strict=True))
-        table.add_row(name, f"{statistics.median(times[name]):.2f}", f"{slower:.1f}x", f"{over:.3f}x", f"{memory[name]:.0f}")
+        table.add_row(
+            name, f"{statistics.median(times[name]):.2f}", f"{slower:.1f}x", f"{over:.3f}x", f"{memory[name]:.0f}"
+        )
     console = Console()
     console.print(table)
     error = ((scores - reference).abs().amax(1) / reference.abs().amax(1)).max().item()

@@ -1,0 +1,68 @@
+"""Find the golden layer of a causal language model, edit facts there, and prove what the edit did.
+
+The public names are loaded when they are first used, so that ``import lga_lightning`` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from lga_lightning._version import __version__
+
+if TYPE_CHECKING:
+    from lga_lightning.callbacks import EditReport, LayerAttribution
+    from lga_lightning.data import EditDataModule, load_requests
+    from lga_lightning.editing import ROME, RROME, EditMethod, WeightDelta
+    from lga_lightning.loading import load_model
+    from lga_lightning.locators import LGA, LayerLocator
+    from lga_lightning.module import LGAModule
+    from lga_lightning.requests import EditRequest, Probe
+    from lga_lightning.strategies import FrozenDDPStrategy
+
+_PLACES = {
+    "EditReport": "callbacks",
+    "LayerAttribution": "callbacks",
+    "EditDataModule": "data",
+    "load_requests": "data",
+    "ROME": "editing",
+    "RROME": "editing",
+    "EditMethod": "editing",
+    "WeightDelta": "editing",
+    "load_model": "loading",
+    "LGA": "locators",
+    "LayerLocator": "locators",
+    "LGAModule": "module",
+    "EditRequest": "requests",
+    "Probe": "requests",
+    "FrozenDDPStrategy": "strategies",
+}
+
+__all__ = [
+    "LGA",
+    "ROME",
+    "RROME",
+    "EditDataModule",
+    "EditMethod",
+    "EditReport",
+    "EditRequest",
+    "FrozenDDPStrategy",
+    "LGAModule",
+    "LayerAttribution",
+    "LayerLocator",
+    "Probe",
+    "WeightDelta",
+    "__version__",
+    "load_model",
+    "load_requests",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name in _PLACES:
+        return getattr(importlib.import_module(f"lga_lightning.{_PLACES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -80,7 +80,10 @@ class Continuation:
         b = self.batch
         with logits_at(self.model, b.positions):
             logits: Tensor = self.model(
-                input_ids=b.input_ids, past_key_values=self._copy_of_cache(), use_cache=self._cache is not None, **self._inputs
+                input_ids=b.input_ids,
+                past_key_values=self._copy_of_cache(),
+                use_cache=self._cache is not None,
+                **self._inputs,
             ).logits
         return logits if logits.dtype == torch.float64 else logits.float()
 

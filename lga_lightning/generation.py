@@ -30,7 +30,7 @@ def greedy_answers(
     Returns:
         One answer a prompt, without white space around it; "" where the model says nothing before a stop.
     """
-    from transformers import StopStringCriteria, StoppingCriteriaList
+    from transformers import StoppingCriteriaList, StopStringCriteria
 
     rows = [tokenizer(prompt.rstrip())["input_ids"] for prompt in prompts]
     width = max(map(len, rows))

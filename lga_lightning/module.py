@@ -88,10 +88,6 @@ class LGAModule(L.LightningModule):
         """Leave out how far the loops are: a resumed run leaves out the requests that are done, in any batches."""
         checkpoint.pop("loops", None)
 
-    def transfer_batch_to_device(self, batch: RequestBatch, device: torch.device, dataloader_idx: int) -> RequestBatch:
-        """Requests are text."""
-        return batch
-
     def training_step(self, batch: RequestBatch, batch_idx: int) -> dict[str, Tensor]:
         """Score every layer for every request of the batch.
 

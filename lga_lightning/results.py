@@ -7,7 +7,6 @@ import json
 import platform
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -120,4 +119,3 @@ def find_layer(layer: int | str, root: Path, model: str) -> tuple[int, str]:
             "model. Run `lga fit` for this one, or give --model.layer a number."
         )
     return attribution.choice.golden_layer, f"golden layer of {path}"
-

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from lga_lightning.families import SCOPES, blocks
 from lga_lightning.locators import LGA
-from tests.helpers import FAMILIES, requests, tiny_model
+from tests.helpers import requests, tiny_model
 
 EXACT = 1e-9
 
@@ -44,7 +44,7 @@ def reference(model: PreTrainedModel, tokenizer, request, scope: str) -> Tensor:
             per_block.append(torch.cat([g.flatten() for g in grads]))
         gradients.append(per_block)
     model.requires_grad_(False)
-    rows = [[old @ new, old @ new / old.norm() / new.norm(), old.norm(), new.norm()] for old, new in zip(*gradients)]
+    rows = [[old @ new, old @ new / old.norm() / new.norm(), old.norm(), new.norm()] for old, new in zip(*gradients, strict=True)]
     return torch.tensor(rows, dtype=torch.float64).T
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from operator import attrgetter
 from pathlib import Path
@@ -10,10 +9,9 @@ from typing import Any
 
 import lightning as L
 import torch
-from torch import Tensor
 
 from lga_lightning.data import RequestBatches, load_requests
-from lga_lightning.data.module import EditDataModule
+from lga_lightning.data.readers import FACTS, LoadedRequests
 from lga_lightning.errors import DataError
 from lga_lightning.loading import load_tokenizer
 from lga_lightning.locators import LGA, LayerLocator
@@ -24,27 +22,209 @@ from lga_lightning.results import ATTRIBUTION_FILE, Attribution, means_by_layer,
 
 CHECKPOINT_FILE = "attribution.ckpt"
 PICTURE_FILE = "layers.png"
+FINGERPRINT = "lga_scores_of"
 
 
 class LayerAttribution(L.Callback):
-    """Collects what :class:`LGAModule` finds out about each layer, and writes what came of it.
+    """Scores the layers of a language model over a proxy set, on all devices of the run, and picks the golden one.
 
-    At the end of ``fit`` it leaves ``attribution.json`` and ``layers.png`` in ``default_root_dir``, and on the way a
-    checkpoint of the scores alone, ``attribution.ckpt``, from which ``--ckpt_path`` resumes: with any number of
-    processes, any batch size, no request twice and none lost. For a module of your own see :class:`LayerProfile`.
+    With :class:`LGAModule` it collects what the module's ``fit`` finds out. On the way it leaves a checkpoint of the scores
+    alone, ``attribution.ckpt``, from which ``ckpt_path`` resumes: with any number of processes, in batches of any size, no
+    request twice and none lost.
+
+    In a training run of yours, give it ``proxies`` and say where in your module the language model is. It then scores the
+    layers before training and after every ``every_n_epochs`` epochs, and logs the scores as ``lga/layer_<number>`` and the
+    layer as ``lga/golden_layer``. Your model's hooks, modes, gradients and random state stay as they are.
+
+    At the end both leave ``attribution.json`` and ``layers.png`` in ``default_root_dir``.
 
     Args:
-        checkpoint_every: Batches between two checkpoints; one is also written when the run is interrupted.
+        checkpoint_every: Batches between two checkpoints (:class:`LGAModule` only); one is also written on Ctrl-C.
+        proxies: A file of proxy requests, for a module of yours; ``""`` takes the bundled facts.
+        model: Where your module keeps the language model, as in ``"net.llm"``.
+        tokenizer: Name of its tokenizer; None takes the model's ``config.name_or_path``.
+        locator: How layers are scored, for a module of yours; LGA by default.
+        format: Format of the file.
+        limit: Use the first so many proxies.
+        batch_size: Proxies a batch.
+        every_n_epochs: How often to score the layers of a module of yours.
 
     Attributes:
-        attribution: The result, once ``fit`` has ended.
+        attribution: The latest result.
+
+    Example:
+        >>> from lga_lightning.callbacks import LayerAttribution
+        >>> callback = LayerAttribution(proxies="facts.jsonl", model="net.llm")  # Trainer(callbacks=[callback])
     """
 
-    def __init__(self, checkpoint_every: int = 20) -> None:
-        if checkpoint_every < 1:
-            raise ValueError(f"`checkpoint_every` must be at least 1, got {checkpoint_every}.")
+    def __init__(
+        self,
+        checkpoint_every: int = 20,
+        proxies: str | None = None,
+        model: str = "llm",
+        tokenizer: str | None = None,
+        locator: LayerLocator | None = None,
+        format: str = "jsonl",
+        limit: int | None = None,
+        batch_size: int = 8,
+        every_n_epochs: int = 1,
+    ) -> None:
+        for name, number in (
+            ("checkpoint_every", checkpoint_every),
+            ("batch_size", batch_size),
+            ("every_n_epochs", every_n_epochs),
+        ):
+            if number < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {number}.")
         self.checkpoint_every = checkpoint_every
+        self.proxies = proxies
+        self.model = model
+        self.tokenizer = tokenizer
+        self.locator = locator or LGA()
+        self.format = format
+        self.limit = limit
+        self.batch_size = batch_size
+        self.every_n_epochs = every_n_epochs
         self.scores = LayerScores()
         self.attribution: Attribution | None = None
-        self._fingerprint = ""
-        self._snapshot: dict[str, Tensor] = {}
+        self._loaded = LoadedRequests([])
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Read the proxies, and refuse a module in which there is nothing to score."""
+        if isinstance(pl_module, LGAModule):
+            self.locator = pl_module.locator
+        elif self.proxies is None:
+            raise DataError(
+                f"LayerAttribution has nothing to score in a {type(pl_module).__name__}. Say with `proxies` which requests to "
+                "score its layers by, and with `model` where the language model is."
+            )
+        elif stage == "fit":
+            self._loaded = load_requests(self.proxies or None, self.format, self.limit, split="proxy")
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Score a module of the user's as it is before training."""
+        self.scores.to(pl_module.device)
+        if not isinstance(pl_module, LGAModule):
+            self._profile(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Score a module of the user's as it is by now."""
+        if not isinstance(pl_module, LGAModule) and (trainer.current_epoch + 1) % self.every_n_epochs == 0:
+            self._profile(trainer, pl_module)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Take in the scores of a batch of :class:`LGAModule`."""
+        if isinstance(pl_module, LGAModule):
+            self.scores.update(**outputs)
+            if (batch_idx + 1) % self.checkpoint_every == 0:
+                _save(trainer)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Choose the layer and leave the results."""
+        root = Path(trainer.default_root_dir)
+        if isinstance(pl_module, LGAModule):
+            data = trainer.datamodule  # type: ignore[attr-defined]
+            self.attribution = self._choose(pl_module.model_name, data.name, data.loaded.skipped)
+            _save(trainer)
+        if self.attribution is not None and trainer.is_global_zero:
+            self.attribution.save(root / ATTRIBUTION_FILE)
+            draw_layers(self.attribution, root / PICTURE_FILE)
+            print_attribution(self.attribution, root)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Leave a checkpoint when the user interrupts a run.
+
+        With several processes there is none to put together, since each stops where it is: the last regular one stays.
+        """
+        interrupted = isinstance(exception, KeyboardInterrupt) and isinstance(pl_module, LGAModule)
+        if interrupted and trainer.world_size == 1 and self.scores.index:
+            _save(trainer)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All scores so far, of all processes (every process calls this), and what they are scores of."""
+        return {"scores": self.scores.snapshot()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the scores of a checkpoint."""
+        self.scores.restore(state_dict["scores"])
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Note what the scores are scores of."""
+        if isinstance(pl_module, LGAModule):
+            checkpoint[FINGERPRINT] = _fingerprint(trainer, pl_module)
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of something else; tell the data module what is done."""
+        if not isinstance(pl_module, LGAModule):
+            return
+        made_with, wanted = checkpoint.get(FINGERPRINT, {}), _fingerprint(trainer, pl_module)
+        differ = [name for name in wanted if made_with.get(name) != wanted[name]]
+        if differ:
+            raise DataError(
+                "The checkpoint belongs to another run: "
+                + "; ".join(f"its {name} is {made_with.get(name)!r}, not {wanted[name]!r}" for name in differ)
+                + ". Resume with the settings it was made with, or start anew without --ckpt_path."
+            )
+        scores = checkpoint["callbacks"][self.state_key]["scores"]
+        trainer.datamodule.done = frozenset(scores["index"].tolist()) if scores else ()  # type: ignore[attr-defined]
+
+    def _profile(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Score the layers of a module of the user's, and log them."""
+        try:
+            llm = attrgetter(self.model)(pl_module)
+        except AttributeError as error:
+            raise DataError(
+                f"LayerAttribution looked for the language model at `model={self.model!r}`, but {type(pl_module).__name__} has "
+                f"no such attribute ({error})."
+            ) from error
+        name = self.tokenizer or llm.config.name_or_path
+        tokenizer = load_tokenizer(name)
+        scores = LayerScores().to(pl_module.device)
+        for batch in RequestBatches(self._loaded.requests, self.batch_size, trainer.global_rank, trainer.world_size):
+            values = self.locator.score(llm, tokenizer, batch.requests).values.detach().to(pl_module.device)
+            check_finite(values[:, 0], batch.requests, llm.dtype)
+            index = torch.tensor(batch.index, device=pl_module.device)
+            scores.update(index, values, torch.zeros_like(index))
+        self.scores = scores
+        self.attribution = self._choose(name, self.proxies or FACTS, self._loaded.skipped)
+        metrics = {f"lga/layer_{layer}": score for layer, score in enumerate(self.attribution.choice.scores)}
+        metrics["lga/golden_layer"] = self.attribution.choice.golden_layer
+        for logger in trainer.loggers:
+            logger.log_metrics(metrics, step=trainer.global_step)
+
+    def _choose(self, model: str, data: str, skipped: Counter[str]) -> Attribution:
+        """Put the scores of all processes together and pick a layer; a collective operation."""
+        _, values, status = self.scores.compute()
+        counted = values[status == 0].cpu()
+        skipped = skipped + Counter({why: int((status == code).sum()) for code, why in SKIPPED.items()})
+        if not len(counted):
+            raise DataError(f"No proxy request of {data} is left to score layers by: {dict(skipped)}.")
+        return Attribution(
+            model=model,
+            data=data,
+            locator=type(self.locator).__name__,
+            scope=getattr(self.locator, "scope", None),
+            num_requests=len(counted),
+            num_skipped=dict(skipped),
+            choice=self.locator.choose(counted[:, 0]),
+            means=means_by_layer(counted, self.locator.columns),
+            versions=versions(),
+        )
+
+
+def _save(trainer: L.Trainer) -> None:
+    """Write the checkpoint of the scores; a collective operation."""
+    trainer.save_checkpoint(Path(trainer.default_root_dir) / CHECKPOINT_FILE, weights_only=False)
+
+
+def _fingerprint(trainer: L.Trainer, module: LGAModule) -> dict[str, str]:
+    """What a checkpoint's scores depend on."""
+    return {
+        "model": module.model_name,
+        "dtype": module.dtype_name,
+        "locator": type(module.locator).__name__,
+        "scope": str(getattr(module.locator, "scope", None)),
+        "requests": trainer.datamodule.fingerprint,  # type: ignore[attr-defined]
+    }

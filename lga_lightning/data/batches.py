@@ -21,6 +21,10 @@ class RequestBatch:
     index: list[int]
     requests: list[EditRequest]
 
+    def to(self, device: object, **kwargs: object) -> RequestBatch:
+        """Itself: text has no device. Lightning would else look into every request for tensors."""
+        return self
+
 
 class RequestBatches:
     """The batches of one process.

@@ -97,7 +97,9 @@ class WeightDelta:
         with torch.no_grad():
             for layer, weight in weights.items():
                 b, a = (factor.to(weight.device) for factor in self.factors[layer])
-                weight.copy_(weight.to(b.dtype) + b @ a if b.dtype.itemsize > weight.dtype.itemsize else weight + (b @ a))
+                weight.copy_(
+                    weight.to(b.dtype) + b @ a if b.dtype.itemsize > weight.dtype.itemsize else weight + (b @ a)
+                )
         return originals
 
 
@@ -119,9 +121,7 @@ class Originals:
 
 
 @contextmanager
-def attached(
-    model: PreTrainedModel, deltas: Sequence[WeightDelta], rows: Tensor | None = None
-) -> Iterator[None]:
+def attached(model: PreTrainedModel, deltas: Sequence[WeightDelta], rows: Tensor | None = None) -> Iterator[None]:
     """Within the block, every row of a batch runs through a model with an edit of its own; no weight is touched.
 
     Args:

@@ -19,7 +19,7 @@ from lga_lightning.encoding import EncodedAnswers, encode_answers, encode_subjec
 from lga_lightning.families import EditSite
 from lga_lightning.hooks import added_to_output, captured_inputs, frozen
 from lga_lightning.requests import EditRequest
-from lga_lightning.scoring import answer_logits, answer_nll, input_device
+from lga_lightning.scoring import answer_nll, input_device
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -48,7 +48,9 @@ class TargetValueSettings:
     def __post_init__(self) -> None:
         for f in fields(self):
             if not getattr(self, f.name) >= (1 if f.name == "steps" else 0):
-                raise ValueError(f"`{f.name}` must be at least {1 if f.name == 'steps' else 0}, got {getattr(self, f.name)}.")
+                raise ValueError(
+                    f"`{f.name}` must be at least {1 if f.name == 'steps' else 0}, got {getattr(self, f.name)}."
+                )
 
 
 @dataclass(frozen=True)

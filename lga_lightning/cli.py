@@ -1,0 +1,86 @@
+"""The command line: ``lga fit`` and ``lga validate``, a LightningCLI."""
+
+from __future__ import annotations
+
+import logging
+import re
+import warnings
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.strategies import DDPStrategy
+
+from lga_lightning.callbacks import EditReport, LayerAttribution
+from lga_lightning.data.module import EditDataModule
+from lga_lightning.module import LGAModule
+from lga_lightning.strategies import FrozenDDPStrategy
+
+# what Lightning says about any run, or about one in which nothing is trained: true, meant, and no news
+EXPECTED = re.compile(
+    "Tip: |TPU available|GPU available: False|`Trainer.fit` stopped: `max_epochs=1` reached|Seed set to|"
+    "`LightningModule.configure_optimizers` returned `None`|in eval mode at the start of training|"
+    "Total length of `list` across ranks is zero|have no `val_dataloader`|isinstance\\(treespec, LeafSpec\\)"
+)
+
+
+class LGACLI(LightningCLI):
+    """LightningCLI for :class:`LGAModule` and :class:`EditDataModule`."""
+
+    def __init__(self, args: ArgsType = None) -> None:
+        super().__init__(
+            LGAModule,
+            EditDataModule,
+            args=args,
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            save_config_kwargs={"overwrite": True},
+            trainer_defaults={
+                "max_epochs": 1,
+                "logger": False,
+                "enable_checkpointing": False,
+                "enable_model_summary": False,
+                "num_sanity_val_steps": 0,
+                "inference_mode": False,  # editing takes gradients
+                "use_distributed_sampler": False,
+            },
+            parser_kwargs={"parser_mode": "yaml"},
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """What ``lga`` can do."""
+        return {name: skipped for name, skipped in LightningCLI.subcommands().items() if name in ("fit", "validate")}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Our callbacks, and defaults that ``--print_config`` shows."""
+        parser.add_lightning_class_args(LayerAttribution, "attribution")
+        parser.add_lightning_class_args(EditReport, "edits")
+        parser.set_defaults({"model.locator": {"class_path": "LGA"}, "model.editor": {"class_path": "RROME"}})
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        """A trainer whose processes, if there are several, do not insist on a trainable parameter."""
+        config = self._get(self.config_init, "trainer", default={})
+        if config.get("strategy") == "auto" and _wants_ddp(config):
+            kwargs["strategy"] = FrozenDDPStrategy()
+        return super().instantiate_trainer(**kwargs)
+
+
+def _wants_ddp(config: dict[str, Any]) -> bool:
+    """Whether Lightning, left to itself, would choose DDP for this configuration."""
+    chosen = {name: config[name] for name in ("accelerator", "devices", "num_nodes")}
+    logging.disable(logging.INFO)
+    try:
+        strategy = L.Trainer(**chosen, logger=False, enable_checkpointing=False).strategy
+    finally:
+        logging.disable(logging.NOTSET)
+    return type(strategy) is DDPStrategy
+
+
+def run(args: ArgsType = None) -> None:
+    """Run the command line in this process; errors about the user's input come out as :class:`LGAError`."""
+    warnings.filterwarnings("ignore", f".*({EXPECTED.pattern})")
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero", "lightning.fabric.utilities.seed"):
+        logging.getLogger(name).addFilter(lambda record: not EXPECTED.search(record.getMessage()))
+    LGACLI(args)

@@ -1,0 +1,135 @@
+"""What a person sees: the picture of the layers, and the tables on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from lga_lightning.files import write_whole
+from lga_lightning.results import Attribution
+
+
+def draw_layers(attribution: Attribution, path: Path) -> None:
+    """Draw the score of every layer with its standard error, the fences, and the golden layer.
+
+    Args:
+        attribution: The result.
+        path: Where the PNG is to appear.
+    """
+    from matplotlib.figure import Figure
+
+    choice = attribution.choice
+    layers = range(len(choice.scores))
+    figure = Figure(figsize=(10, 5), layout="constrained")
+    axes = figure.subplots()
+    kept = [layer for layer in layers if layer not in choice.excluded]
+    # the axis shows what the choice is made from: everything within the fences, with its errors
+    errors = [error if error == error else 0.0 for error in choice.standard_errors]
+    low = min([choice.fences.lower, *(choice.scores[k] - errors[k] for k in kept)])
+    high = max([choice.fences.upper, *(choice.scores[k] + errors[k] for k in kept)])
+    margin = 0.12 * (high - low or 1.0)
+    low, high = low - margin, high + margin
+
+    axes.axhspan(
+        choice.fences.lower, choice.fences.upper, color="tab:blue", alpha=0.08, label="within the Tukey fences"
+    )
+    axes.axhline(0, color="black", linewidth=0.6)
+    for layer in layers:
+        score = choice.scores[layer]
+        golden, excluded = layer == choice.golden_layer, layer in choice.excluded
+        colour = "goldenrod" if golden else "lightgrey" if excluded else "tab:blue"
+        shown = min(max(score, low), high)
+        axes.bar(layer, shown, color=colour, edgecolor="black" if golden else "none", linewidth=0.8)
+        if shown == score:
+            axes.errorbar(layer, score, yerr=errors[layer], color="dimgrey", capsize=2, linewidth=1)
+        else:
+            axes.annotate(
+                f"{score:.3g}",
+                (layer, shown),
+                xytext=(0, -4 if score > 0 else 4),
+                textcoords="offset points",
+                ha="center",
+                va="top" if score > 0 else "bottom",
+                rotation=90,
+                fontsize=8,
+                color="black",
+            )
+    axes.bar(0, 0, color="goldenrod", edgecolor="black", label=f"golden layer: {choice.golden_layer}")
+    if choice.excluded:
+        axes.bar(0, 0, color="lightgrey", label="outside the fences: left out")
+    axes.errorbar([], [], yerr=[], color="dimgrey", capsize=2, label="± one standard error over requests")
+    axes.set_ylim(low, high)
+    axes.set_xlim(-0.7, len(choice.scores) - 0.3)
+    axes.set_xticks(list(layers)[:: max(1, len(choice.scores) // 40)])
+    axes.set_xlabel("layer (block of the model, shallowest first)")
+    axes.set_ylabel("score: sum over requests of ⟨ gradient of old, of new answer ⟩")
+    scope = f" over {attribution.scope}" if attribution.scope else ""
+    axes.set_title(
+        f"Layer {choice.golden_layer} is the golden layer of {attribution.model}\n"
+        f"{attribution.locator}{scope} on {attribution.num_requests} requests of {attribution.data}; "
+        f"chosen in {choice.confidence:.0%} of bootstrap resamples"
+    )
+    axes.legend(loc="best", fontsize=9)
+    write_whole(path, lambda scratch: figure.savefig(scratch, dpi=150))
+
+
+def print_attribution(attribution: Attribution, root: Path, top: int = 8) -> None:
+    """Print the best layers and how sure the choice is.
+
+    Args:
+        attribution: The result.
+        root: Folder in which the files were left.
+        top: How many layers to print.
+    """
+    choice = attribution.choice
+    console = Console()
+    table = Table(
+        title=f"{attribution.locator} on {attribution.model}, {attribution.num_requests} requests of {attribution.data}"
+    )
+    for heading in ("layer", "score", "± standard error", *attribution.means):
+        table.add_column(heading.replace("_", " "), justify="right")
+    for place, layer in enumerate(choice.ranking[:top]):
+        table.add_row(
+            f"{layer} (golden)" if place == 0 else f"{layer} (outlier)" if layer in choice.excluded else str(layer),
+            f"{choice.scores[layer]:.4g}",
+            f"{choice.standard_errors[layer]:.2g}",
+            *(f"{column[layer]:.4g}" for column in attribution.means.values()),
+            style="bold yellow" if place == 0 else None,
+        )
+    console.print(table)
+    left_out = ", ".join(map(str, choice.excluded)) or "none"
+    console.print(f"Left out by the Tukey fences (kappa = {choice.fences.kappa:g}): layers {left_out}.")
+    for reason, count in attribution.num_skipped.items():
+        if count:
+            console.print(f"Requests left out: {count} ({reason}).")
+    others = ", ".join(map(str, choice.confidence_set))
+    console.print(
+        f"[bold]Golden layer: {choice.golden_layer}[/bold], chosen in {choice.confidence:.0%} of bootstrap resamples; "
+        f"90% of them choose among the layers {others}."
+    )
+    console.print(f"Files: {root}/attribution.json, layers.png, attribution.ckpt", highlight=False, soft_wrap=True)
+
+
+def print_edits(content: Mapping[str, Any], path: Path) -> None:
+    """Print the scores before and after the edits.
+
+    Args:
+        content: What ``validation.json`` holds.
+        path: Where it lies.
+    """
+    console = Console()
+    table = Table(
+        title=f"{content['method']['name']} at layer {content['layer']} of {content['model']}, "
+        f"{content['num_requests']} requests of {content['data']}, each edited alone"
+    )
+    for heading in ("token metric", "before", "after"):
+        table.add_column(heading, justify="left" if heading == "token metric" else "right")
+    for name, metric in content["metrics"].items():
+        table.add_row("  " + name if "." in name else name, f"{metric['before']:.3f}", f"{metric['after']:.3f}")
+    console.print(table)
+    console.print(f"Layer {content['layer']}: {content['layer_source']}.", highlight=False, soft_wrap=True)
+    console.print(f"What each number means, and every request: {path}", highlight=False, soft_wrap=True)
