@@ -66,7 +66,8 @@ def draw_layers(attribution: Attribution, path: Path) -> None:
     axes.set_xlim(-0.7, len(choice.scores) - 0.3)
     axes.set_xticks(list(layers)[:: max(1, len(choice.scores) // 40)])
     axes.set_xlabel("layer (block of the model, shallowest first)")
-    axes.set_ylabel("score: sum over requests of ⟨ gradient of old, of new answer ⟩")
+    inner = "⟨ gradient of old, of new answer ⟩"
+    axes.set_ylabel(f"score: sum over requests of {f'| {inner} |' if attribution.aggregate == 'magnitude' else inner}")
     scope = f" over {attribution.scope}" if attribution.scope else ""
     axes.set_title(
         f"Layer {choice.golden_layer} is the golden layer of {attribution.model}\n"

@@ -27,6 +27,7 @@ class Attribution:
         data: Name of the proxy set.
         locator: Class name of the locator.
         scope: Which parameters of a block counted; None for a locator without scopes.
+        aggregate: How the requests were added up.
         num_requests: How many requests counted.
         num_skipped: How many did not, by reason.
         choice: Scores, fences, golden layer and confidence.
@@ -38,6 +39,7 @@ class Attribution:
     data: str
     locator: str
     scope: str | None
+    aggregate: str
     num_requests: int
     num_skipped: dict[str, int]
     choice: Choice

@@ -206,6 +206,7 @@ class LayerAttribution(L.Callback):
             data=data,
             locator=type(self.locator).__name__,
             scope=getattr(self.locator, "scope", None),
+            aggregate=self.locator.aggregate,
             num_requests=len(counted),
             num_skipped=dict(skipped),
             choice=self.locator.choose(counted[:, 0]),

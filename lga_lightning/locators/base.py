@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 from torch import Tensor
 
@@ -14,6 +14,9 @@ from lga_lightning.requests import EditRequest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+Aggregate = Literal["sum", "magnitude"]
 
 
 @dataclass(frozen=True)
@@ -34,15 +37,19 @@ class LayerLocator(ABC):
 
     Args:
         kappa: Width of the Tukey fences, in interquartile ranges.
+        aggregate: How requests are added up: ``sum`` (the paper's: of signed scores) or ``magnitude`` (of absolute values).
     """
 
     columns: tuple[str, ...] = ("scores",)
     """What is kept for each request and layer; the first is what layers are chosen by."""
 
-    def __init__(self, kappa: float = 1.0) -> None:
+    def __init__(self, kappa: float = 1.0, aggregate: Aggregate = "sum") -> None:
         if not kappa >= 0:
             raise ValueError(f"`kappa` must be at least 0, got {kappa}.")
+        if aggregate not in get_args(Aggregate):
+            raise ValueError(f"`aggregate` must be one of {list(get_args(Aggregate))}, got {aggregate!r}.")
         self.kappa = kappa
+        self.aggregate: Aggregate = aggregate
 
     @abstractmethod
     def score(
@@ -51,9 +58,9 @@ class LayerLocator(ABC):
         """Score a batch of requests, all of which have an old target. The model is left as it was."""
 
     def choose(self, scores: Tensor) -> Choice:
-        """Pick the layer: sum over requests, Tukey fences over layers, argmax.
+        """Pick the layer: add up over requests, Tukey fences over layers, argmax.
 
         Args:
             scores: [N, L] per-request scores.
         """
-        return choose(scores, self.kappa)
+        return choose(scores.abs() if self.aggregate == "magnitude" else scores, self.kappa)

@@ -12,7 +12,7 @@ from lga_lightning.attribution import matrix_gram, norm_gram
 from lga_lightning.encoding import IGNORE, EncodedAnswers, encode_answers
 from lga_lightning.families import SCOPES, Scope, Site, attribution_sites, is_matrix, normalised
 from lga_lightning.hooks import OutputGradients, frozen, per_row
-from lga_lightning.locators.base import Evidence, LayerLocator
+from lga_lightning.locators.base import Aggregate, Evidence, LayerLocator
 from lga_lightning.requests import EditRequest
 from lga_lightning.scoring import answer_logits, answer_nll, input_device
 
@@ -30,12 +30,15 @@ class LGA(LayerLocator):
         scope: Which parameters of a block count: ``mlp`` (all matrices of the MLP), ``mlp_out`` (the matrix that is
             edited), ``attention`` (all matrices of the attention), ``block`` (every parameter).
         kappa: Width of the Tukey fences, in interquartile ranges.
+        aggregate: ``sum`` adds up signed scores, as the paper does. ``magnitude`` adds up their absolute values: the sign is
+            positive where the model knows neither answer and negative where it knows the old one, at all layers alike, so
+            with facts that the model knows the sum favours layers that have *little* to do with the answer.
     """
 
     columns = ("scores", "cosine", "old_norm", "new_norm")
 
-    def __init__(self, scope: Scope = "mlp", kappa: float = 1.0) -> None:
-        super().__init__(kappa)
+    def __init__(self, scope: Scope = "mlp", kappa: float = 1.0, aggregate: Aggregate = "sum") -> None:
+        super().__init__(kappa, aggregate)
         if scope not in SCOPES:
             raise ValueError(f"`scope` must be one of {list(SCOPES)}, got {scope!r}.")
         self.scope: Scope = scope
