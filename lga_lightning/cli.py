@@ -59,6 +59,12 @@ class LGACLI(LightningCLI):
         parser.add_lightning_class_args(EditReport, "edits")
         parser.set_defaults({"model.locator": {"class_path": "LGA"}, "model.editor": {"class_path": "RROME"}})
 
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand == "validate":
+            parser.set_defaults({"verbose": False})  # EditReport prints a table of its own
+        return parser
+
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """A trainer whose processes, if there are several, do not insist on a trainable parameter."""
         config = self._get(self.config_init, "trainer", default={})

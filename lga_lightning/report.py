@@ -66,15 +66,16 @@ def draw_layers(attribution: Attribution, path: Path) -> None:
     axes.set_xlim(-0.7, len(choice.scores) - 0.3)
     axes.set_xticks(list(layers)[:: max(1, len(choice.scores) // 40)])
     axes.set_xlabel("layer (block of the model, shallowest first)")
-    inner = "⟨ gradient of old, of new answer ⟩"
-    axes.set_ylabel(f"score: sum over requests of {f'| {inner} |' if attribution.aggregate == 'magnitude' else inner}")
+    inner = "⟨$g_{old}$, $g_{new}$⟩"
+    summand = f"|{inner}|" if attribution.aggregate == "magnitude" else inner
+    axes.set_ylabel(f"score: sum over requests of {summand}" if attribution.scope else "score: sum over requests")
     scope = f" over {attribution.scope}" if attribution.scope else ""
     axes.set_title(
         f"Layer {choice.golden_layer} is the golden layer of {attribution.model}\n"
         f"{attribution.locator}{scope} on {attribution.num_requests} requests of {attribution.data}; "
         f"chosen in {choice.confidence:.0%} of bootstrap resamples"
     )
-    axes.legend(loc="best", fontsize=9)
+    figure.legend(loc="outside lower center", ncols=4, fontsize=9, frameon=False)
     write_whole(path, lambda scratch: figure.savefig(scratch, dpi=150))
 
 

@@ -54,7 +54,7 @@ class EditReport(L.Callback):
         columns = pl_module.columns
         means = summarise(values, columns)
         flat = {f"{name}/{side}": mean for name, sides in means.items() for side, mean in sides.items()}
-        pl_module.log_dict(flat, rank_zero_only=True)
+        pl_module.log_dict(flat, sync_dist=True)  # the same on every process
         if not trainer.is_global_zero:
             return
         data = trainer.datamodule  # type: ignore[attr-defined]

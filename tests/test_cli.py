@@ -1,0 +1,292 @@
+"""The command line, in this process and in processes of its own, on a tiny model."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from lga_lightning import __main__ as entry
+from lga_lightning.cli import run
+from lga_lightning.locators import LGA
+from tests.helpers import requests, tiny_model, tiny_tokenizer
+
+QUICK = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
+FAST_EDIT = ["--model.editor.steps=3", "--model.editor.contexts_each=1", "--model.editor.context_lengths=[3]"]
+
+
+def rows(count: int) -> list[dict]:
+    """Requests as JSON objects, with distinct subjects."""
+    found = []
+    for number in range(count):
+        request = requests(8)[number % 8]
+        subject = f"{request.subject} {number}"
+        found.append(
+            {
+                "prompt": request.prompt.replace(request.subject, subject),
+                "subject": subject,
+                "target_new": request.target_new,
+                "target_old": request.target_old,
+                "rephrases": [f"They say that {subject} has"],
+                "locality": {"neighborhood": [{"prompt": "Oslo is in", "answers": ["Norway"]}]},
+            }
+        )
+    return found
+
+
+def write_rows(path: Path, found: list) -> Path:
+    path.write_text("\n".join(json.dumps(row) for row in found), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    tiny_model("llama").save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def arguments(model_folder: Path, tmp_path: Path) -> list[str]:
+    data = write_rows(tmp_path / "requests.jsonl", rows(13))
+    return [f"--model.model_name={model_folder}", f"--data.requests={data}", "--data.batch_size=2", *QUICK]
+
+
+@pytest.fixture(autouse=True)
+def _no_arguments_of_pytest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["lga"])
+
+
+def lga(verb: str, arguments: list[str], root: Path) -> dict:
+    """Run a verb in this process; returns the file that it left."""
+    run([verb, *arguments, f"--trainer.default_root_dir={root}"])
+    return json.loads((root / {"fit": "attribution.json", "validate": "validation.json"}[verb]).read_text())
+
+
+def test_fit_leaves_what_it_promises(arguments, tmp_path, capsys):
+    root = tmp_path / "run"
+    result = lga("fit", arguments, root)
+    assert result["schema"] == 1
+    assert result["num_requests"] == 13
+    assert result["num_skipped"] == {}
+    assert result["scope"] == "mlp"
+    for name in ("scores", "standard_errors", "cosine", "old_norm", "new_norm"):
+        assert len(result[name]) == 4
+    assert set(result["fences"]) == {"lower", "upper", "kappa"}
+    assert sorted(result["ranking"]) == [0, 1, 2, 3]
+    assert result["golden_layer"] == result["ranking"][0]
+    assert 0 < result["confidence"] <= 1
+    assert result["confidence_set"]
+    assert "torch" in result["versions"]
+    assert (root / "layers.png").read_bytes().startswith(b"\x89PNG")
+    assert (root / "attribution.ckpt").stat().st_size < 20_000
+    torch.load(root / "attribution.ckpt", weights_only=True)
+    assert sorted(path.name for path in root.iterdir()) == [
+        "attribution.ckpt",
+        "attribution.json",
+        "config.yaml",
+        "layers.png",
+    ]
+    assert f"Golden layer: {result['golden_layer']}" in capsys.readouterr().out
+
+
+def test_fit_equals_the_library(arguments, model_folder, tmp_path):
+    from lga_lightning.data import load_requests
+    from lga_lightning.loading import load_model
+
+    result = lga("fit", arguments, tmp_path / "run")
+    model, tokenizer = load_model(str(model_folder))
+    values = LGA().score(model, tokenizer, load_requests(tmp_path / "requests.jsonl").requests).values
+    torch.testing.assert_close(torch.tensor(result["scores"]), values[:, 0].sum(0), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(torch.tensor(result["old_norm"]), values[:, 2].mean(0), rtol=1e-4, atol=1e-5)
+
+
+def test_validate_at_golden_given_and_file(arguments, model_folder, tmp_path):
+    root = tmp_path / "run"
+    golden = lga("fit", arguments, root)["golden_layer"]
+    before = {path.name: path.read_bytes() for path in model_folder.iterdir()}
+    results = {
+        layer: lga("validate", [*arguments, *FAST_EDIT, f"--model.layer={layer}"], root)
+        for layer in ("golden", str(root / "attribution.json"), str(golden))
+    }
+    assert {result["layer"] for result in results.values()} == {golden}
+    assert results["golden"]["metrics"] == results[str(golden)]["metrics"]
+    metrics = results["golden"]["metrics"]
+    assert set(metrics) == {"rewrite", "rephrase", "locality", "locality.neighborhood"}
+    assert all(metric["protocol"] for metric in metrics.values())
+    assert metrics["locality"]["before"] == 1
+    per_request = [row["rewrite"]["after"] for row in results["golden"]["requests"]]
+    assert len(per_request) == 13
+    assert metrics["rewrite"]["after"] == pytest.approx(sum(per_request) / 13, abs=1e-6)
+    assert results["golden"]["method"]["second_moment"] == "identity"
+    assert {path.name: path.read_bytes() for path in model_folder.iterdir()} == before
+
+
+def test_configs_round_trip(arguments, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        run(["fit", *arguments, "--print_config"])
+    (tmp_path / "printed.yaml").write_text(capsys.readouterr().out)
+    first = lga("fit", arguments, tmp_path / "one")
+    again = lga("fit", ["--config", str(tmp_path / "printed.yaml")], tmp_path / "two")
+    assert again == first
+
+
+def test_only_known_and_skipped_are_counted(arguments, tmp_path, capsys):
+    data = write_rows(tmp_path / "requests.jsonl", [*rows(3), {**rows(1)[0], "prompt": "no subject here"}])
+    result = lga("fit", [*arguments, f"--data.requests={data}"], tmp_path / "run")
+    assert result["num_requests"] == 3
+    assert result["num_skipped"] == {"subject not in the prompt": 1}
+    error = refused(["fit", *arguments, "--model.only_known=true"], capsys)
+    assert "No proxy request" in error
+    assert "does not answer with target_old" in error
+
+
+def test_old_answer_of_the_model(arguments, tmp_path):
+    found = [{name: value for name, value in row.items() if name != "target_old"} for row in rows(3)]
+    data = write_rows(tmp_path / "requests.jsonl", found)
+    result = lga("fit", [*arguments, f"--data.requests={data}"], tmp_path / "run")
+    assert result["num_requests"] + sum(result["num_skipped"].values()) == 3
+
+
+def refused(arguments: list[str], capsys: pytest.CaptureFixture) -> str:
+    """Run the command as the shell does; it must end with one paragraph and no traceback."""
+    sys.argv = ["lga", *arguments]
+    with pytest.raises(SystemExit) as stop:
+        entry.main()
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    return error[error.index("lga: ") :]
+
+
+def test_bad_input_each_has_one_clear_paragraph(arguments, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    root = tmp_path / "run"
+    common = [*arguments, f"--trainer.default_root_dir={root}"]
+
+    def data(name: str, text: str) -> str:
+        (tmp_path / name).write_text(text)
+        return f"--data.requests={tmp_path / name}"
+
+    row = rows(1)[0]
+    cases = {
+        "does not exist": ["--data.requests=nowhere.jsonl"],
+        "broken.jsonl, line 2 is not valid JSON": [data("broken.jsonl", json.dumps(row) + "\n{")],
+        "short.jsonl, line 1: the field 'subject' is missing": [data("short.jsonl", '{"prompt": "a"}')],
+        "holds no usable request": [data("empty.jsonl", "")],
+        "does not occur in the prompt": [data("s.jsonl", json.dumps({**row, "subject": "Mars"})), "--data.strict=true"],
+        "`target_new` of": [data("t.jsonl", json.dumps({**row, "target_new": " "})), "--data.strict=true"],
+        "nothing to edit": [data("e.jsonl", json.dumps({**row, "target_old": row["target_new"]})), "--data.strict=true"],
+        "Could not load the model 'no/such-model'": ["--model.model_name=no/such-model"],
+    }
+    for message, extra in cases.items():
+        assert message in refused(["fit", *common, *extra], capsys)
+    assert "Layer 7 is out of range" in refused(["validate", *common, "--model.layer=7"], capsys)
+    assert "Run `lga fit` first" in refused(["validate", *common], capsys)
+    left = {path.name for path in root.iterdir()} if root.exists() else set()
+    assert left <= {"config.yaml"}
+
+
+def test_non_finite_scores_name_layer_and_request(arguments, tmp_path, capsys):
+    model = tiny_model("llama")
+    model.model.layers[2].mlp.down_proj.weight[0, 0] = float("nan")
+    model.save_pretrained(tmp_path / "nan")
+    tiny_tokenizer().save_pretrained(tmp_path / "nan")
+    error = refused(["fit", *arguments, f"--model.model_name={tmp_path / 'nan'}"], capsys)
+    assert "The score of layer" in error
+    assert "requests.jsonl, line" in error
+
+
+def test_unknown_architecture(arguments, tmp_path, capsys):
+    sizes = {"hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4}
+    model = tiny_model("mixtral", num_key_value_heads=2, num_local_experts=2, **sizes)
+    model.save_pretrained(tmp_path / "experts")
+    tiny_tokenizer().save_pretrained(tmp_path / "experts")
+    error = refused(["fit", *arguments, f"--model.model_name={tmp_path / 'experts'}"], capsys)
+    assert "model type 'mixtral'" in error
+
+
+def shell(*arguments: str, **kwargs: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "lga_lightning", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False, **kwargs)
+
+
+def test_two_processes_give_the_scores_of_one(arguments, tmp_path):
+    results = {}
+    for devices in (1, 2):
+        root = tmp_path / str(devices)
+        common = [*arguments, f"--trainer.devices={devices}", f"--trainer.default_root_dir={root}"]
+        for verb, extra in (("fit", []), ("validate", FAST_EDIT)):
+            done = shell(verb, *common, *extra)
+            assert done.returncode == 0, done.stderr[-3000:]
+        results[devices] = [json.loads((root / f"{name}.json").read_text()) for name in ("attribution", "validation")]
+    (one, edits), (two, edits_of_two) = results[1], results[2]
+    assert one["num_requests"] == two["num_requests"] == 13
+    for name in ("scores", "standard_errors", "cosine", "old_norm", "new_norm"):
+        torch.testing.assert_close(torch.tensor(two[name]), torch.tensor(one[name]), rtol=1e-6, atol=1e-7)
+    assert two["golden_layer"] == one["golden_layer"]
+    assert [row["id"] for row in edits_of_two["requests"]] == [row["id"] for row in edits["requests"]]
+    for name, metric in edits["metrics"].items():
+        assert edits_of_two["metrics"][name]["after"] == pytest.approx(metric["after"], abs=1e-6)
+
+
+def test_resume_counts_no_request_twice_and_loses_none(arguments, tmp_path):
+    whole = lga("fit", arguments, tmp_path / "whole")
+    lga("fit", [*arguments, "--attribution.checkpoint_every=2", "--trainer.limit_train_batches=2"], tmp_path / "part")
+    checkpoint = tmp_path / "part" / "attribution.ckpt"
+    assert len(torch.load(checkpoint)["callbacks"]["LayerAttribution"]["scores"]["index"]) in (3, 4)
+    for batch_size in (2, 5):  # also in batches of another size
+        resumed = [*arguments, f"--ckpt_path={checkpoint}", f"--data.batch_size={batch_size}"]
+        result = lga("fit", resumed, tmp_path / f"resumed{batch_size}")
+        assert result["num_requests"] == 13
+        torch.testing.assert_close(torch.tensor(result["scores"]), torch.tensor(whole["scores"]), rtol=1e-5, atol=1e-6)
+    finished = [*arguments, f"--ckpt_path={tmp_path / 'whole' / 'attribution.ckpt'}"]
+    assert lga("fit", finished, tmp_path / "finished")["scores"] == pytest.approx(whole["scores"], rel=1e-6)
+
+
+def test_checkpoint_of_another_run_is_refused(arguments, tmp_path, capsys):
+    lga("fit", arguments, tmp_path / "run")
+    checkpoint = f"--ckpt_path={tmp_path / 'run' / 'attribution.ckpt'}"
+    error = refused(["fit", *arguments, checkpoint, "--model.locator.scope=mlp_out"], capsys)
+    assert "its scope is 'mlp', not 'mlp_out'" in error
+    assert "its requests is" in refused(["fit", *arguments, checkpoint, "--data.limit=4"], capsys)
+
+
+def test_ctrl_c_leaves_a_checkpoint_that_resumes(arguments, tmp_path):
+    data = write_rows(tmp_path / "many.jsonl", rows(4000))
+    root = tmp_path / "run"
+    command = [sys.executable, "-m", "lga_lightning", "fit", *arguments, f"--data.requests={data}"]
+    # the first batches take a moment; the progress is the config file, written just before them
+    with subprocess.Popen([*command, f"--trainer.default_root_dir={root}"], stderr=subprocess.PIPE) as process:
+        deadline = time.time() + 120
+        while not (root / "config.yaml").exists() and time.time() < deadline:
+            time.sleep(0.1)
+        time.sleep(4)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+    assert process.returncode == 1
+    left = torch.load(root / "attribution.ckpt")["callbacks"]["LayerAttribution"]["scores"]["index"]
+    assert 0 < len(left) < 4000
+    assert len(left.unique()) == len(left)
+    resumed = [*arguments, f"--data.requests={data}", f"--ckpt_path={root / 'attribution.ckpt'}"]
+    result = lga("fit", [*resumed, "--trainer.limit_train_batches=3"], tmp_path / "resumed")
+    assert len(left) + 4 <= result["num_requests"] <= len(left) + 6
+
+
+def test_help_and_version_are_quick():
+    for flag in ("--help", "--version"):
+        start = time.perf_counter()
+        done = shell(flag, env={**os.environ, "PYTHONPROFILEIMPORTTIME": "1"})
+        assert done.returncode == 0
+        assert "lga" in done.stdout
+        # what takes seconds is not even imported
+        assert not any(name in done.stderr for name in ("torch", "lightning.pytorch", "transformers"))
+        assert time.perf_counter() - start < 30
