@@ -87,6 +87,10 @@ def _wants_ddp(config: dict[str, Any]) -> bool:
 def run(args: ArgsType = None) -> None:
     """Run the command line in this process; errors about the user's input come out as :class:`LGAError`."""
     warnings.filterwarnings("ignore", f".*({EXPECTED.pattern})")
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero", "lightning.fabric.utilities.seed"):
+    for name in (
+        "lightning.pytorch.utilities.rank_zero",
+        "lightning.fabric.utilities.rank_zero",
+        "lightning.fabric.utilities.seed",
+    ):
         logging.getLogger(name).addFilter(lambda record: not EXPECTED.search(record.getMessage()))
     LGACLI(args)

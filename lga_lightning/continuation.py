@@ -39,11 +39,12 @@ class Continuation:
         offsets = torch.arange(width, device=device) - (width - starts).unsqueeze(1)
         in_prefix = (offsets >= 0).long()
         prefix = batch.input_ids.gather(1, offsets.clamp_min(0)) * in_prefix
-        rest = torch.arange(batch.input_ids.shape[1] - int(starts.min()), device=device) + starts.unsqueeze(1)
-        length = batch.input_ids.shape[1]
+        last = batch.input_ids.shape[1] - 1
+        rest = torch.arange(last + 1 - int(starts.min()), device=device) + starts.unsqueeze(1)
+        rest = rest.clamp_max(last)  # what is past the end is never looked at
         self.batch = replace(
             batch,
-            input_ids=batch.input_ids.gather(1, rest.clamp_max(length - 1)) * (rest < length),
+            input_ids=batch.input_ids.gather(1, rest),
             positions=(batch.positions - starts.unsqueeze(1)).clamp_min(0),
             subject=torch.zeros_like(starts),
         )

@@ -56,7 +56,8 @@ class EditRequest:
         id: Where the request came from, for messages and results.
 
     Raises:
-        InvalidRequest: If the subject is empty or not in the prompt, a target is empty, or the targets are equal.
+        InvalidRequest: If the subject is empty or not in the prompt, a target or a rephrase is empty, the targets are
+            equal, or the split is unknown.
     """
 
     prompt: str
@@ -71,6 +72,12 @@ class EditRequest:
     id: str = ""
 
     def __post_init__(self) -> None:
+        if self.split not in (None, "proxy", "test"):
+            raise InvalidRequest("unknown split", f"`split` must be 'proxy', 'test' or left out, got {self.split!r}.")
+        if not all(rephrase.strip() for rephrase in self.rephrases):
+            raise InvalidRequest(
+                "empty rephrase", f"A rephrase of {self.prompt!r} is empty. Give it a text, or drop it."
+            )
         if not self.subject.strip():
             raise InvalidRequest(
                 "empty subject", f"The subject of {self.prompt!r} is empty. Say what the fact is about."

@@ -28,10 +28,20 @@ def answer_nll(logits: Tensor, labels: Tensor) -> Tensor:
     Returns:
         [N] nats a token.
     """
-    nll = functional.cross_entropy(
-        logits.transpose(1, 2), labels.to(logits.device), ignore_index=IGNORE, reduction="none"
-    )
-    return nll.sum(1) / (labels != IGNORE).sum(1).to(nll.device)
+    labels = labels.to(logits.device)
+    counted = labels != IGNORE
+    right = logits.gather(-1, labels.where(counted, 0).unsqueeze(-1)).squeeze(-1)
+    return ((_log_normaliser(logits) - right) * counted).sum(1) / counted.sum(1)
+
+
+def _log_normaliser(logits: Tensor, width: int = 512) -> Tensor:
+    """Log-sum-exp over the vocabulary, [..., V] -> [...], in two levels.
+
+    In one, a CPU adds 50k small numbers to a sum near 1 in float32, and loses 1e-4: three digits of 1 - p for an answer that
+    the model is sure of, and with them three digits of its gradient.
+    """
+    filled = functional.pad(logits, (0, -logits.shape[-1] % width), value=-torch.inf)
+    return filled.unflatten(-1, (-1, width)).logsumexp(-1).logsumexp(-1)
 
 
 def input_device(model: PreTrainedModel) -> torch.device:

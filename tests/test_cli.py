@@ -168,7 +168,7 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture) -> str:
 
 
 def test_bad_input_each_has_one_clear_paragraph(arguments, tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     root = tmp_path / "run"
     common = [*arguments, f"--trainer.default_root_dir={root}"]
 
@@ -184,7 +184,10 @@ def test_bad_input_each_has_one_clear_paragraph(arguments, tmp_path, capsys, mon
         "holds no usable request": [data("empty.jsonl", "")],
         "does not occur in the prompt": [data("s.jsonl", json.dumps({**row, "subject": "Mars"})), "--data.strict=true"],
         "`target_new` of": [data("t.jsonl", json.dumps({**row, "target_new": " "})), "--data.strict=true"],
-        "nothing to edit": [data("e.jsonl", json.dumps({**row, "target_old": row["target_new"]})), "--data.strict=true"],
+        "nothing to edit": [
+            data("e.jsonl", json.dumps({**row, "target_old": row["target_new"]})),
+            "--data.strict=true",
+        ],
         "Could not load the model 'no/such-model'": ["--model.model_name=no/such-model"],
     }
     for message, extra in cases.items():

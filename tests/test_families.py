@@ -148,7 +148,7 @@ def test_a_mixture_of_experts_is_refused():
 
 def test_a_model_without_blocks_is_refused(llama):
     llama.config.num_hidden_layers = 7
-    with pytest.raises(ModelError, match="no transformer blocks in LlamaForCausalLM.*the 7 entries"):
+    with pytest.raises(ModelError, match=r"no transformer blocks in LlamaForCausalLM.*the 7 entries"):
         blocks(llama)
 
 

@@ -44,7 +44,10 @@ def reference(model: PreTrainedModel, tokenizer, request, scope: str) -> Tensor:
             per_block.append(torch.cat([g.flatten() for g in grads]))
         gradients.append(per_block)
     model.requires_grad_(False)
-    rows = [[old @ new, old @ new / old.norm() / new.norm(), old.norm(), new.norm()] for old, new in zip(*gradients, strict=True)]
+    rows = [
+        [old @ new, old @ new / old.norm() / new.norm(), old.norm(), new.norm()]
+        for old, new in zip(*gradients, strict=True)
+    ]
     return torch.tensor(rows, dtype=torch.float64).T
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 from tokenizers import normalizers
 
@@ -69,7 +67,7 @@ def test_an_unknown_old_target_and_space_around_a_subject_are_fine():
         ("Romeo left Rome for", "Rome", "Romeo left "),  # a whole word before a part of one
         ("Romeo and Romeos", "Rome", ""),  # a part where there is no whole word
         ("preRome postRome Rome_1 Rome", "Rome", "preRome postRome Rome_1 "),
-        ("Is C++ older than C+", "C+", "Is C++ older than "[:3]),  # signs around are no letters
+        ("Is C++ older than C+", "C+", "Is "),  # a sign is no part of a word
         ("What (a.b)* [c] means", "(a.b)* [c]", "What "),
         ("axb a.b is", "a.b", "axb "),
         ("Zoëlle met Zoë in", "Zoë", "Zoëlle met "),  # letters are not only a to z
@@ -93,7 +91,7 @@ def first_token_that_reaches(tokenizer, text: str, end: int) -> int:
     ids = tokenizer(text)["input_ids"]
     for index in range(len(ids)):
         decoded = tokenizer.decode(ids[: index + 1], skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        if len(os.path.commonprefix([decoded, text])) >= end:
+        if decoded[:end] == text[:end]:
             return index
     raise AssertionError(f"{text!r} is not what its tokens decode to")
 
@@ -134,8 +132,9 @@ def test_bos_shifts_the_index_by_one_and_eos_does_not(kind):
         assert subject_last_token(toy_tokenizer(kind, eos=True), text, subject) == plain
 
 
-def test_a_character_that_the_normaliser_drops():
-    tokenizer = toy_tokenizer("byte-level")
+@pytest.mark.parametrize("eos", [False, True])
+def test_a_character_that_the_normaliser_drops(eos):
+    tokenizer = toy_tokenizer("byte-level", eos=eos)
     tokenizer.backend_tokenizer.normalizer = normalizers.Sequence([normalizers.NFD(), normalizers.StripAccents()])
     text = "Malmo\u0308 is in"
     tokens = tokenizer.convert_ids_to_tokens(tokenizer(text)["input_ids"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -96,7 +95,7 @@ def load_requests(
         raise DataError(f"`limit` must be at least 1, got {limit}. Leave it out for all requests.")
     source = Path(str(files("lga_lightning") / "data" / "facts.jsonl")) if path is None else Path(path).expanduser()
     loaded = LoadedRequests([])
-    for record in itertools.takewhile(lambda _: limit is None or len(loaded.requests) < limit, read_records(source)):
+    for record in read_records(source):
         try:
             request = FORMATS[format](record)
         except InvalidRequest as error:
@@ -108,6 +107,8 @@ def load_requests(
             continue
         if split is None or request.split in (None, split):
             loaded.requests.append(request)
+            if len(loaded.requests) == limit:
+                break
     if not loaded.requests:
         raise DataError(f"{source.name} holds no usable request{_why(loaded, split)}.")
     return loaded

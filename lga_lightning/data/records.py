@@ -69,10 +69,14 @@ class Record:
     def _string(self, value: Any, field: str) -> str:
         if not isinstance(value, str):
             raise self._wrong(field, "a string", value)
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise self._wrong(field, "valid Unicode (it has half of a surrogate pair)", value[:20]) from error
         return value
 
     def _wrong(self, field: str, expected: str, value: Any) -> DataError:
-        shown = json.dumps(value, ensure_ascii=False)
+        shown = json.dumps(value, ensure_ascii=True)
         shown = shown if len(shown) <= 60 else shown[:57] + "..."
         return DataError(f"{self.place}: the field {field!r} must be {expected}, got {shown}.")
 
@@ -105,7 +109,7 @@ def read_records(path: Path) -> Iterator[Record]:
 def _json_list(text: str, path: Path) -> Iterator[tuple[int, Any]]:
     try:
         return enumerate(json.loads(text), start=1)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path.name} is not valid JSON: {error}. Expected a list of objects.") from error
 
 
@@ -115,7 +119,7 @@ def _json_lines(lines: Iterator[str], path: Path) -> Iterator[tuple[int, Any]]:
             continue
         try:
             yield number, json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(
                 f"{path.name}, line {number} is not valid JSON: {error}. Expected one object a line (JSON Lines), or one "
                 "JSON list of objects."

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lga_lightning.errors import ModelError
-from lga_lightning.families import edit_site
+from lga_lightning.families import EditSite, edit_site
 from lga_lightning.hooks import added_to_output
 
 if TYPE_CHECKING:
@@ -87,11 +87,7 @@ class WeightDelta:
                     f"{site.name} is quantised ({site.module.weight.dtype}), so an edit cannot be written into it. Keep "
                     "the edit apart (`attached`), or load the model in bfloat16 or float32."
                 )
-            if (b.shape[0], a.shape[1]) != (site.out_features, site.in_features):
-                raise ValueError(
-                    f"The edit of block {layer} is {b.shape[0]} x {a.shape[1]}, but {site.name} is "
-                    f"{site.out_features} x {site.in_features}: it was made for another model."
-                )
+            _check_fits(site, b, a)
             weights[layer] = site.weight
         originals = Originals([(weight, weight.detach().clone()) for weight in weights.values()])
         with torch.no_grad():
@@ -132,7 +128,7 @@ def attached(model: PreTrainedModel, deltas: Sequence[WeightDelta], rows: Tensor
     with ExitStack() as stack:
         for layer in sorted({layer for delta in deltas for layer in delta.factors}):
             site = edit_site(model, layer)
-            b, a = _stacked(deltas, layer, site.out_features, site.in_features)
+            b, a = _stacked(deltas, site)
             stack.enter_context(_attached_at(site.module, b, a, rows))
         yield
 
@@ -151,15 +147,23 @@ def _attached_at(module: torch.nn.Module, b: Tensor, a: Tensor, rows: Tensor | N
             yield
 
 
-def _stacked(deltas: Sequence[WeightDelta], layer: int, d_out: int, d_in: int) -> tuple[Tensor, Tensor]:
+def _stacked(deltas: Sequence[WeightDelta], site: EditSite) -> tuple[Tensor, Tensor]:
     """The factors of several edits at one block, filled up with zeros to the largest rank."""
-    present = [delta.factors[layer] for delta in deltas if layer in delta.factors]
-    rank = max(a.shape[0] for _, a in present)
-    like = present[0][0]
-    b, a = like.new_zeros(len(deltas), d_out, rank), like.new_zeros(len(deltas), rank, d_in)
-    for row, delta in enumerate(deltas):
-        if layer in delta.factors:
-            factor_b, factor_a = delta.factors[layer]
-            b[row, :, : factor_b.shape[1]] = factor_b
-            a[row, : factor_a.shape[0]] = factor_a
-    return b, a
+    present = {row: delta.factors[site.layer] for row, delta in enumerate(deltas) if site.layer in delta.factors}
+    rank = max(a.shape[0] for _, a in present.values())
+    like = next(iter(present.values()))[0]
+    stacked_b = like.new_zeros(len(deltas), site.out_features, rank)
+    stacked_a = like.new_zeros(len(deltas), rank, site.in_features)
+    for row, (b, a) in present.items():
+        _check_fits(site, b, a)
+        stacked_b[row, :, : b.shape[1]] = b
+        stacked_a[row, : a.shape[0]] = a
+    return stacked_b, stacked_a
+
+
+def _check_fits(site: EditSite, b: Tensor, a: Tensor) -> None:
+    if (b.shape[0], a.shape[1]) != (site.out_features, site.in_features):
+        raise ValueError(
+            f"The edit of block {site.layer} is {b.shape[0]} x {a.shape[1]}, but {site.name} is "
+            f"{site.out_features} x {site.in_features}: it was made for another model."
+        )

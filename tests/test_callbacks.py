@@ -1,0 +1,114 @@
+"""``LayerAttribution`` in a training run of somebody else's."""
+
+from __future__ import annotations
+
+import json
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.loggers import CSVLogger
+from torch import nn
+from torch.utils.data import DataLoader
+
+from lga_lightning.callbacks import LayerAttribution
+from lga_lightning.errors import DataError
+from lga_lightning.locators import LGA
+from tests.helpers import tiny_model, tiny_tokenizer
+from tests.test_cli import rows, write_rows
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.llm = tiny_model("llama").requires_grad_(True)
+
+
+class Host(L.LightningModule):
+    """Fine-tunes a language model, with dropout, and knows nothing of us."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = Net()
+        self.net.llm.model.embed_tokens.requires_grad_(False)
+        self.dropout = nn.Dropout(0.5)
+        self.losses: list[float] = []
+
+    def training_step(self, batch: torch.Tensor) -> torch.Tensor:
+        embedded = self.dropout(self.net.llm.get_input_embeddings()(batch))
+        loss = self.net.llm(inputs_embeds=embedded, labels=batch).loss
+        self.losses.append(loss.item())
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD([p for p in self.parameters() if p.requires_grad], lr=0.1)
+
+    def train_dataloader(self) -> DataLoader:
+        tokens = torch.randint(3, 300, (8, 12), generator=torch.Generator().manual_seed(0))
+        return DataLoader(tokens, batch_size=4, shuffle=True)
+
+
+def train(tmp_path, callbacks, **kwargs):
+    L.seed_everything(3)
+    host = Host()
+    trainer = L.Trainer(
+        max_epochs=2,
+        accelerator="cpu",
+        default_root_dir=tmp_path,
+        callbacks=callbacks,
+        logger=CSVLogger(tmp_path, name="", version=""),
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        log_every_n_steps=1,
+        **kwargs,
+    )
+    trainer.fit(host)
+    return host
+
+
+@pytest.fixture
+def callback(tmp_path):
+    tiny_tokenizer().save_pretrained(tmp_path / "tokenizer")
+    data = write_rows(tmp_path / "requests.jsonl", rows(5))
+    return LayerAttribution(
+        proxies=str(data), model="net.llm", tokenizer=str(tmp_path / "tokenizer"), locator=LGA("mlp_out"), batch_size=2
+    )
+
+
+def test_scores_are_logged_and_training_is_what_it_is_without(callback, tmp_path, tokenizer):
+    alone = train(tmp_path / "alone", [])
+    host = train(tmp_path / "watched", [callback])
+    assert host.losses == alone.losses
+    for ours, theirs in zip(host.state_dict().values(), alone.state_dict().values(), strict=True):
+        assert torch.equal(ours, theirs)
+    assert all(not module._forward_hooks and not module._forward_pre_hooks for module in host.modules())
+    assert not host.net.llm.model.embed_tokens.weight.requires_grad
+    assert host.net.llm.model.norm.weight.requires_grad
+
+    log = (tmp_path / "watched" / "metrics.csv").read_text().splitlines()
+    assert sum("lga/layer_3" in line for line in log[:1]) == 1
+    golden = log[0].split(",").index("lga/golden_layer")
+    assert sum(bool(line.split(",")[golden]) for line in log[1:]) == 3  # before training, and after each epoch
+    result = json.loads((tmp_path / "watched" / "attribution.json").read_text())
+    assert result["num_requests"] == 5
+    assert result["scope"] == "mlp_out"
+    # the last scores are those of the trained model
+    from lga_lightning.data import load_requests
+
+    values = LGA("mlp_out").score(host.net.llm, tokenizer, load_requests(tmp_path / "requests.jsonl").requests).values
+    torch.testing.assert_close(torch.tensor(result["scores"]), values[:, 0].sum(0), rtol=1e-4, atol=1e-5)
+
+
+def test_says_what_is_missing(callback, tmp_path):
+    with pytest.raises(DataError, match="nothing to score in a Host"):
+        train(tmp_path, [LayerAttribution()])
+    callback.model = "net.model"
+    with pytest.raises(DataError, match="looked for the language model at `model='net.model'`"):
+        train(tmp_path, [callback])
+
+
+@pytest.mark.parametrize("setting", [{"checkpoint_every": 0}, {"batch_size": 0}, {"every_n_epochs": 0}])
+def test_bad_settings(setting):
+    with pytest.raises(ValueError, match="must be at least 1"):
+        LayerAttribution(**setting)
