@@ -38,7 +38,8 @@ Contender = Callable[[PreTrainedModel, list[EncodedAnswers]], Tensor]
 
 def autograd(model: PreTrainedModel, batches: list[EncodedAnswers]) -> Tensor:
     """One request at a time, both gradients of all MLP matrices materialised: the definition. [N, L]."""
-    weights = [[site.module.weight.requires_grad_(True) for site in sites] for sites in attribution_sites(model, "mlp")]
+    sites = attribution_sites(model, "mlp")
+    weights = [[site.module.get_parameter("weight").requires_grad_(True) for site in block] for block in sites]
     scores = []
     for batch in batches:
         for row in range(0, len(batch), 2):

@@ -63,7 +63,7 @@ class EditSite:
     @property
     def weight(self) -> Tensor:
         """The stored weight as a [d_out, d_in] view: writing to it writes to the model."""
-        weight: Tensor = self.module.weight
+        weight = self.module.get_parameter("weight")
         return weight.T if self.transposed else weight
 
 
@@ -167,8 +167,10 @@ def is_matrix(module: nn.Module) -> bool:
 def matrix_shape(module: nn.Module) -> tuple[int, int]:
     """(d_in, d_out) of a linear map."""
     if isinstance(module, Conv1D):
-        return int(module.nx), int(module.nf)
-    return int(module.in_features), int(module.out_features)
+        return module.nx, module.nf
+    if isinstance(module, nn.Linear):
+        return module.in_features, module.out_features
+    raise TypeError(f"Expected a linear map, got a {type(module).__name__}.")
 
 
 def normalised(norm: nn.Module, inputs: Tensor) -> Tensor:

@@ -104,7 +104,7 @@ def test_says_what_is_missing(callback, tmp_path):
     with pytest.raises(DataError, match="nothing to score in a Host"):
         train(tmp_path, [LayerAttribution()])
     callback.model = "net.model"
-    with pytest.raises(DataError, match="looked for the language model at `model='net.model'`"):
+    with pytest.raises(DataError, match=r"looked for the language model at `model='net\.model'`"):
         train(tmp_path, [callback])
 
 

