@@ -10,6 +10,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from lga_lightning._version import __version__
 from lga_lightning.attribution import Choice, Fences
 from lga_lightning.errors import LayerError
 from lga_lightning.files import write_json
@@ -93,8 +94,9 @@ def means_by_layer(values: Tensor, columns: tuple[str, ...]) -> dict[str, list[f
 
 def versions() -> dict[str, str]:
     """Versions of what computes the numbers."""
-    packages = ("lga-lightning", "torch", "lightning", "transformers", "torchmetrics")
-    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in packages}}
+    packages = ("torch", "lightning", "transformers", "torchmetrics")
+    ours = {"lga-lightning": __version__, "python": platform.python_version()}
+    return ours | {name: importlib.metadata.version(name) for name in packages}
 
 
 def find_layer(layer: int | str, root: Path, model: str) -> tuple[int, str]:
