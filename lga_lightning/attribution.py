@@ -121,7 +121,7 @@ def tukey_fences(scores: Tensor, kappa: float = 1.0) -> Tensor:
         >>> tukey_fences(torch.tensor([1.0, 2.0, 3.0, 4.0, 100.0]))
         tensor([0., 6.], dtype=torch.float64)
     """
-    q1, q3 = torch.quantile(scores.double(), torch.tensor([0.25, 0.75], dtype=torch.float64), dim=-1)
+    q1, q3 = torch.quantile(scores.double(), scores.new_tensor([0.25, 0.75], dtype=torch.float64), dim=-1)
     return torch.stack([q1 - kappa * (q3 - q1), q3 + kappa * (q3 - q1)], dim=-1)
 
 
@@ -142,7 +142,7 @@ def golden_layers(scores: Tensor, kappa: float = 1.0) -> Tensor:
     scores = scores.double()
     fences = tukey_fences(scores, kappa)
     inside = (scores >= fences[..., :1]) & (scores <= fences[..., 1:])
-    candidates = scores.where(inside, torch.tensor(-math.inf, dtype=torch.float64))
+    candidates = scores.where(inside, -math.inf)
     best = candidates.amax(-1, keepdim=True)
     return (candidates == best).int().argmax(-1)  # argmax of integers gives the first
 
