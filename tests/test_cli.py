@@ -61,8 +61,9 @@ def arguments(model_folder: Path, tmp_path: Path) -> list[str]:
 
 
 @pytest.fixture(autouse=True)
-def _no_arguments_of_pytest(monkeypatch: pytest.MonkeyPatch) -> None:
+def _shell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(sys, "argv", ["lga"])
+    monkeypatch.chdir(tmp_path)  # where results go that are not told to go elsewhere
 
 
 def lga(verb: str, arguments: list[str], root: Path) -> dict:
