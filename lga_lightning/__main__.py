@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 HELP = """\
@@ -29,7 +30,7 @@ options of both (all of them: lga fit --help, lga validate --help):
 examples:
   lga fit --config configs/quickstart.yaml
   lga fit --model.model_name meta-llama/Llama-3.2-3B --model.dtype bfloat16 --trainer.default_root_dir runs/llama
-  lga validate --model.model_name meta-llama/Llama-3.2-3B --trainer.default_root_dir runs/llama
+  lga validate --model.model_name meta-llama/Llama-3.2-3B --model.dtype bfloat16 --trainer.default_root_dir runs/llama
 """
 
 
@@ -51,8 +52,9 @@ def main() -> None:
         from lga_lightning.cli import run
 
         run()
-    except LGAError as error:
-        sys.stderr.write(f"\nlga: {error}\n")
+    except (LGAError, OSError) as error:
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # of several processes, one speaks
+            sys.stderr.write(f"\nlga: {error}\n")
         sys.exit(2)
 
 

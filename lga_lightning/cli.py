@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import re
 import warnings
+from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from lga_lightning.callbacks import EditReport, LayerAttribution
 from lga_lightning.data.module import EditDataModule
+from lga_lightning.errors import DataError, SettingError
 from lga_lightning.module import LGAModule
 from lga_lightning.strategies import FrozenDDPStrategy
 
@@ -55,7 +60,10 @@ class LGACLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Our callbacks, and defaults that ``--print_config`` shows."""
-        parser.add_lightning_class_args(LayerAttribution, "attribution")
+        # the other arguments are for modules that are not ours
+        others = set(inspect.signature(LayerAttribution).parameters) - {"checkpoint_every"}
+        parser.add_class_arguments(LayerAttribution, "attribution", skip=others)
+        parser.callback_keys.append("attribution")
         parser.add_lightning_class_args(EditReport, "edits")
         parser.set_defaults({"model.locator": {"class_path": "LGA"}, "model.editor": {"class_path": "RROME"}})
 
@@ -68,9 +76,19 @@ class LGACLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """A trainer whose processes, if there are several, do not insist on a trainable parameter."""
         config = self._get(self.config_init, "trainer", default={})
-        if config.get("strategy") == "auto" and _wants_ddp(config):
+        strategy = config.get("strategy")
+        if strategy == "ddp" or (strategy == "auto" and _wants_ddp(config)):
             kwargs["strategy"] = FrozenDDPStrategy()
         return super().instantiate_trainer(**kwargs)
+
+    def before_instantiate_classes(self) -> None:
+        """Name the saved configuration after the verb, and look for the checkpoint before the model is loaded."""
+        self.save_config_kwargs["config_filename"] = f"lga_{self.subcommand}.yaml"
+        checkpoint = self._get(self.config, "ckpt_path")
+        if checkpoint and not Path(checkpoint).is_file():
+            raise DataError(
+                f"There is no checkpoint at {checkpoint!r}. `lga fit` leaves attribution.ckpt in --trainer.default_root_dir."
+            )
 
 
 def _wants_ddp(config: dict[str, Any]) -> bool:
@@ -84,7 +102,7 @@ def _wants_ddp(config: dict[str, Any]) -> bool:
     return type(strategy) is DDPStrategy
 
 
-def run(args: ArgsType = None) -> None:
+def run(args: ArgsType = None) -> LGACLI:
     """Run the command line in this process; errors about the user's input come out as :class:`LGAError`."""
     warnings.filterwarnings("ignore", f".*({EXPECTED.pattern})")
     for name in (
@@ -93,4 +111,9 @@ def run(args: ArgsType = None) -> None:
         "lightning.fabric.utilities.seed",
     ):
         logging.getLogger(name).addFilter(lambda record: not EXPECTED.search(record.getMessage()))
-    LGACLI(args)
+    try:
+        return LGACLI(args)
+    except MisconfigurationException as error:
+        raise SettingError(str(error)) from error
+    except (UnpicklingError, EOFError) as error:
+        raise DataError("The file at --ckpt_path is not a checkpoint of `lga fit`.") from error

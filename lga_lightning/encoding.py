@@ -76,7 +76,7 @@ def encode_answers(
     """
     prompts = [prompt.rstrip() for prompt in prompts]
     encoded = tokenizer(list(prompts), return_offsets_mapping=True)
-    prompt_ids = [_without_eos(tokenizer, ids) for ids in encoded["input_ids"]]
+    prompt_ids = [without_eos(tokenizer, ids) for ids in encoded["input_ids"]]
     answer_ids = [target_ids(tokenizer, answer) for answer in answers]
     rows = [p + a for p, a in zip(prompt_ids, answer_ids, strict=True)]
     last = [-1] * len(rows)
@@ -116,7 +116,7 @@ def encode_subjects(
     )
 
 
-def _without_eos(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:
+def without_eos(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:
     """A prompt must be open-ended: some tokenizers put their end-of-text token behind every text."""
     return ids[:-1] if len(ids) > 1 and ids[-1] in (tokenizer.eos_token_id, tokenizer.sep_token_id) else ids
 

@@ -5,6 +5,10 @@ class LGAError(Exception):
     """Base of all errors about the user's input. Its text says what was wrong, where, and what to do."""
 
 
+class SettingError(LGAError, ValueError):
+    """A setting outside its range."""
+
+
 class DataError(LGAError, ValueError):
     """A file, a record or a request that cannot be used."""
 

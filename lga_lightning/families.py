@@ -60,6 +60,14 @@ class EditSite:
     in_features: int
     out_features: int
 
+    def values(self, keys: Tensor) -> Tensor:
+        """W k + b for keys [..., d_in], in the keys' dtype, which may be wider than the weights'."""
+        if not self.weight.is_floating_point():
+            values: Tensor = self.module(keys)
+            return values
+        bias = getattr(self.module, "bias", None)
+        return functional.linear(keys, self.weight.to(keys.dtype), None if bias is None else bias.to(keys.dtype))
+
     @property
     def weight(self) -> Tensor:
         """The stored weight as a [d_out, d_in] view: writing to it writes to the model."""
@@ -209,7 +217,8 @@ def _attention(block: nn.Module) -> list[str]:
 
 
 def _matrices(block: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    return ((name, module) for name, module in block.named_modules() if is_matrix(module))
+    # an adapter in training (PEFT names its parts lora_A, lora_B) is not part of the block it sits in
+    return ((name, module) for name, module in block.named_modules() if is_matrix(module) and "lora_" not in name)
 
 
 def _attention_matrices(block: nn.Module) -> list[tuple[str, nn.Module]]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from lga_lightning.encoding import without_eos
 from lga_lightning.hooks import frozen
 from lga_lightning.scoring import input_device
 
@@ -32,7 +33,7 @@ def greedy_answers(
     """
     from transformers import StoppingCriteriaList, StopStringCriteria
 
-    rows = [tokenizer(prompt.rstrip())["input_ids"] for prompt in prompts]
+    rows = [without_eos(tokenizer, tokenizer(prompt.rstrip())["input_ids"]) for prompt in prompts]
     width = max(map(len, rows))
     # generation appends on the right, so here the padding is on the left
     ids = torch.tensor([[0] * (width - len(row)) + row for row in rows], device=input_device(model))
@@ -46,6 +47,10 @@ def greedy_answers(
             temperature=None,
             top_p=None,
             top_k=None,
+            # not what the model's generation config asks for: the argmax, whatever has been said
+            repetition_penalty=1.0,
+            no_repeat_ngram_size=0,
+            num_beams=1,
             pad_token_id=tokenizer.eos_token_id or 0,
             stopping_criteria=StoppingCriteriaList([StopStringCriteria(tokenizer, list(STOPS))]),
         )

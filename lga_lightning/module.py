@@ -99,30 +99,19 @@ class LGAModule(L.LightningModule):
             NonFiniteScoreError: If a score is not finite.
         """
         llm, tokenizer = self.language_model
-        status = torch.zeros(len(batch.index), dtype=torch.long)
-        requests = self._with_old_targets(batch.requests)
-        usable = [row for row, request in enumerate(requests) if request is not None]
-        values = torch.zeros(len(requests), len(self.locator.columns), len(blocks(llm)))
-        if usable:
-            evidence = self.locator.score(llm, tokenizer, [request for request in requests if request is not None])
-            values = values.to(evidence.values)
-            values[usable] = evidence.values
-            if self.only_known:
-                status[usable] = (~evidence.known).long().cpu()
-        status[[row for row, request in enumerate(requests) if request is None]] = 2
-        check_finite(values[:, 0], batch.requests, llm.dtype)
-        return {
-            "index": torch.tensor(batch.index, device=self.device),
-            "values": values.detach().to(self.device),
-            "status": status.to(self.device),
-        }
+        rows = score_requests(self.locator, llm, tokenizer, batch, self.only_known)
+        return {name: tensor.to(self.device) for name, tensor in rows.items()}
+
+    def setup(self, stage: str) -> None:
+        """Find out which layer to edit, before the model is loaded."""
+        if stage == "validate":
+            root = Path(self.trainer.default_root_dir)
+            self.edited_layer, self.layer_source = find_layer(self.layer, root, self.model_name)
 
     def on_validation_start(self) -> None:
-        """Find out which layer to edit, and what there is to score."""
+        """Check that the model has the layer, and see what there is to score."""
         llm, _ = self.language_model
-        root = Path(self.trainer.default_root_dir)
-        layer, self.layer_source = find_layer(self.layer, root, self.model_name)
-        self.edited_layer = check_layer(llm, layer)
+        check_layer(llm, self.edited_layer)
         loaded = getattr(self.trainer, "datamodule", None)
         self.columns = question_columns(loaded.loaded.requests if loaded else [])
 
@@ -147,17 +136,61 @@ class LGAModule(L.LightningModule):
             raise RuntimeError("The language model is not loaded yet. Call configure_model(), or let a Trainer do it.")
         return self.llm, self.tokenizer
 
-    def _with_old_targets(self, requests: Sequence[EditRequest]) -> list[EditRequest | None]:
-        """Requests with an old target: theirs, or the model's greedy answer. None where that gives no pair of answers."""
-        llm, tokenizer = self.language_model
-        open_rows = [row for row, request in enumerate(requests) if request.target_old is None]
-        completed: list[EditRequest | None] = list(requests)
-        if open_rows:
-            answers = greedy_answers(llm, tokenizer, [requests[row].prompt for row in open_rows])
-            for row, answer in zip(open_rows, answers, strict=True):
-                usable = answer and answer != requests[row].target_new.strip()
-                completed[row] = replace(requests[row], target_old=answer) if usable else None
-        return completed
+
+def with_old_targets(
+    llm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, requests: Sequence[EditRequest]
+) -> list[EditRequest | None]:
+    """Requests with an old target: theirs, or the model's greedy answer. None where that gives no pair of answers.
+
+    Args:
+        llm: A causal language model.
+        tokenizer: Its tokenizer.
+        requests: The requests.
+    """
+    open_rows = [row for row, request in enumerate(requests) if request.target_old is None]
+    completed: list[EditRequest | None] = list(requests)
+    if open_rows:
+        answers = greedy_answers(llm, tokenizer, [requests[row].prompt for row in open_rows])
+        for row, answer in zip(open_rows, answers, strict=True):
+            usable = answer and answer != requests[row].target_new.strip()
+            completed[row] = replace(requests[row], target_old=answer) if usable else None
+    return completed
+
+
+def score_requests(
+    locator: LayerLocator,
+    llm: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    batch: RequestBatch,
+    only_known: bool = False,
+) -> dict[str, Tensor]:
+    """A locator's evidence on a batch, and which of its requests count.
+
+    Args:
+        locator: How layers are scored.
+        llm: A causal language model with L blocks.
+        tokenizer: Its tokenizer.
+        batch: B requests.
+        only_known: Leave out requests whose old answer the model does not give.
+
+    Returns:
+        ``index`` [B], ``values`` [B, C, L] with the locator's columns, and ``status`` [B]: 0 where the request counts,
+        else a key of ``SKIPPED``; on any device.
+
+    Raises:
+        NonFiniteScoreError: If a score is not finite.
+    """
+    requests = with_old_targets(llm, tokenizer, batch.requests)
+    usable = [row for row, request in enumerate(requests) if request is not None]
+    status = torch.full((len(requests),), 2)
+    values = torch.zeros(len(requests), len(locator.columns), len(blocks(llm)))
+    if usable:
+        evidence = locator.score(llm, tokenizer, [request for request in requests if request is not None])
+        values = values.to(evidence.values)
+        values[usable] = evidence.values.detach()
+        status[usable] = (~evidence.known).long().cpu() if only_known else 0
+    check_finite(values[:, 0], batch.requests, llm.dtype)
+    return {"index": torch.tensor(batch.index), "values": values, "status": status}
 
 
 def check_finite(scores: Tensor, requests: Sequence[EditRequest], dtype: torch.dtype) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
+import re
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -32,6 +33,7 @@ class Attribution:
         num_requests: How many requests counted.
         num_skipped: How many did not, by reason.
         choice: Scores, fences, golden layer and confidence.
+        signed_scores: [L] sums of the signed scores, whatever the aggregate.
         means: [L] a name: means over requests of the locator's other columns (cosine, old_norm, new_norm).
         versions: Versions of the packages that made it.
     """
@@ -44,6 +46,7 @@ class Attribution:
     num_requests: int
     num_skipped: dict[str, int]
     choice: Choice
+    signed_scores: list[float]
     means: dict[str, list[float]]
     versions: dict[str, str]
 
@@ -52,8 +55,9 @@ class Attribution:
         content = asdict(self)
         choice, means, versions = content.pop("choice"), content.pop("means"), content.pop("versions")
         scores, errors = choice.pop("scores"), choice.pop("standard_errors")
-        order = {"scores": scores, "standard_errors": errors, **means, **choice, "versions": versions}
-        write_json(path, {"schema": SCHEMA, **content, **order})
+        signed = content.pop("signed_scores")
+        by_layer = {"scores": scores, "standard_errors": errors, "signed_scores": signed, **means}
+        write_json(path, {"schema": SCHEMA, **content, **by_layer, **choice, "versions": versions})
 
     @classmethod
     def load(cls, path: Path) -> Attribution:
@@ -67,7 +71,7 @@ class Attribution:
         except OSError as error:
             raise LayerError(
                 f"There is no attribution at {str(path)!r}. Run `lga fit` first (with the same --trainer.default_root_dir), "
-                "or give --model.layer a number or the path of an attribution.json."
+                "or give --model.layer a number, `golden`, or the path of an attribution.json."
             ) from error
         except ValueError as error:
             raise LayerError(f"{str(path)!r} is not valid JSON: {error}. Run `lga fit` again.") from error
@@ -113,13 +117,18 @@ def find_layer(layer: int | str, root: Path, model: str) -> tuple[int, str]:
     Raises:
         LayerError: If there is no such file, or it was made for another model.
     """
-    if isinstance(layer, int) or layer.lstrip("-").isdigit():
+    if isinstance(layer, int) or re.fullmatch("-?[0-9]+", layer):
         return int(layer), "given"
-    path = root / ATTRIBUTION_FILE if layer == "golden" else Path(layer).expanduser()
+    path = root if layer == "golden" else Path(layer).expanduser()
+    path = path / ATTRIBUTION_FILE if path.is_dir() or layer == "golden" else path
     attribution = Attribution.load(path)
-    if attribution.model != model:
+    if attribution.model != model and not _same_folder(attribution.model, model):
         raise LayerError(
             f"{str(path)!r} was made for the model {attribution.model!r}, not for {model!r}: a golden layer holds for one "
             "model. Run `lga fit` for this one, or give --model.layer a number."
         )
     return attribution.choice.golden_layer, f"golden layer of {path}"
+
+
+def _same_folder(one: str, other: str) -> bool:
+    return Path(one).is_dir() and Path(other).is_dir() and Path(one).resolve() == Path(other).resolve()

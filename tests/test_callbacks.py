@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from lga_lightning.callbacks import LayerAttribution
 from lga_lightning.errors import DataError
 from lga_lightning.locators import LGA
-from tests.helpers import tiny_model, tiny_tokenizer
+from tests.helpers import requests, tiny_model, tiny_tokenizer
 from tests.test_cli import rows, write_rows
 
 
@@ -106,6 +106,25 @@ def test_says_what_is_missing(callback, tmp_path):
     callback.model = "net.model"
     with pytest.raises(DataError, match=r"looked for the language model at `model='net\.model'`"):
         train(tmp_path, [callback])
+
+
+def test_a_model_that_is_being_fine_tuned_with_lora(tokenizer):
+    peft = pytest.importorskip("peft")
+    model = tiny_model("llama")
+    data = [request for request in requests(3)]
+    plain = {scope: LGA(scope).score(model, tokenizer, data).values for scope in ("mlp", "mlp_out", "attention")}
+    config = peft.LoraConfig(r=2, target_modules=["down_proj", "q_proj"], lora_dropout=0.5)
+    adapted = peft.get_peft_model(model, config)
+    for scope, values in plain.items():
+        torch.testing.assert_close(LGA(scope).score(adapted, tokenizer, data).values, values)
+    assert any(parameter.requires_grad for parameter in adapted.parameters())
+
+
+def test_proxies_without_an_old_answer(callback, tmp_path):
+    found = [{name: value for name, value in row.items() if name != "target_old"} for row in rows(3)]
+    callback.proxies = str(write_rows(tmp_path / "open.jsonl", found))
+    train(tmp_path, [callback])
+    assert callback.attribution.num_requests + sum(callback.attribution.num_skipped.values()) == 3
 
 
 @pytest.mark.parametrize("setting", [{"checkpoint_every": 0}, {"batch_size": 0}, {"every_n_epochs": 0}])

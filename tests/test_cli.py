@@ -15,6 +15,7 @@ import torch
 
 from lga_lightning import __main__ as entry
 from lga_lightning.cli import run
+from lga_lightning.loading import load_model
 from lga_lightning.locators import LGA
 from tests.helpers import requests, tiny_model, tiny_tokenizer
 
@@ -67,8 +68,11 @@ def _shell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def lga(verb: str, arguments: list[str], root: Path) -> dict:
-    """Run a verb in this process; returns the file that it left."""
-    run([verb, *arguments, f"--trainer.default_root_dir={root}"])
+    """Run a verb in this process; returns the file that it left. The model must be as it was loaded."""
+    model = run([verb, *arguments, f"--trainer.default_root_dir={root}"]).model
+    loaded, _ = load_model(model.model_name)
+    for parameter, expected in zip(model.llm.parameters(), loaded.parameters(), strict=True):
+        assert torch.equal(parameter, expected)
     return json.loads((root / {"fit": "attribution.json", "validate": "validation.json"}[verb]).read_text())
 
 
@@ -93,15 +97,14 @@ def test_fit_leaves_what_it_promises(arguments, tmp_path, capsys):
     assert sorted(path.name for path in root.iterdir()) == [
         "attribution.ckpt",
         "attribution.json",
-        "config.yaml",
         "layers.png",
+        "lga_fit.yaml",
     ]
     assert f"Golden layer: {result['golden_layer']}" in capsys.readouterr().out
 
 
 def test_fit_equals_the_library(arguments, model_folder, tmp_path):
     from lga_lightning.data import load_requests
-    from lga_lightning.loading import load_model
 
     result = lga("fit", arguments, tmp_path / "run")
     model, tokenizer = load_model(str(model_folder))
@@ -194,9 +197,15 @@ def test_bad_input_each_has_one_clear_paragraph(arguments, tmp_path, capsys, mon
     for message, extra in cases.items():
         assert message in refused(["fit", *common, *extra], capsys)
     assert "Layer 7 is out of range" in refused(["validate", *common, "--model.layer=7"], capsys)
-    assert "Run `lga fit` first" in refused(["validate", *common], capsys)
+    for layer in ("golden", "gold", str(tmp_path)):
+        assert "Run `lga fit` first" in refused(["validate", *common, f"--model.layer={layer}"], capsys)
+    assert "There is no checkpoint at" in refused(["fit", *common, "--ckpt_path=nowhere.ckpt"], capsys)
+    assert "is not a checkpoint" in refused(["fit", *common, f"--ckpt_path={tmp_path / 'empty.jsonl'}"], capsys)
+    assert "broken.jsonl" in refused(
+        ["fit", *arguments, f"--trainer.default_root_dir={tmp_path / 'broken.jsonl'}"], capsys
+    )
     left = {path.name for path in root.iterdir()} if root.exists() else set()
-    assert left <= {"config.yaml"}
+    assert left <= {"lga_fit.yaml", "lga_validate.yaml"}
 
 
 def test_non_finite_scores_name_layer_and_request(arguments, tmp_path, capsys):
@@ -228,7 +237,8 @@ def test_two_processes_give_the_scores_of_one(arguments, tmp_path):
     for devices in (1, 2):
         root = tmp_path / str(devices)
         common = [*arguments, f"--trainer.devices={devices}", f"--trainer.default_root_dir={root}"]
-        for verb, extra in (("fit", []), ("validate", FAST_EDIT)):
+        explicit = ["--trainer.strategy=ddp"] if devices == 2 else []  # "auto" for the one, by name for the other
+        for verb, extra in (("fit", []), ("validate", [*FAST_EDIT, *explicit]), ("fit", explicit)):
             done = shell(verb, *common, *extra)
             assert done.returncode == 0, done.stderr[-3000:]
         results[devices] = [json.loads((root / f"{name}.json").read_text()) for name in ("attribution", "validation")]
@@ -262,21 +272,25 @@ def test_checkpoint_of_another_run_is_refused(arguments, tmp_path, capsys):
     error = refused(["fit", *arguments, checkpoint, "--model.locator.scope=mlp_out"], capsys)
     assert "its scope is 'mlp', not 'mlp_out'" in error
     assert "its requests is" in refused(["fit", *arguments, checkpoint, "--data.limit=4"], capsys)
+    assert "its only_known is" in refused(["fit", *arguments, checkpoint, "--model.only_known=true"], capsys)
 
 
-def test_ctrl_c_leaves_a_checkpoint_that_resumes(arguments, tmp_path):
+@pytest.mark.parametrize("devices", [1, 2])
+def test_ctrl_c_leaves_a_checkpoint_that_resumes(devices, arguments, tmp_path):
     data = write_rows(tmp_path / "many.jsonl", rows(4000))
     root = tmp_path / "run"
     command = [sys.executable, "-m", "lga_lightning", "fit", *arguments, f"--data.requests={data}"]
-    # the first batches take a moment; the progress is the config file, written just before them
+    command += [f"--trainer.devices={devices}"]
+    # the first batches take a moment; the saved configuration is written just before them
     with subprocess.Popen([*command, f"--trainer.default_root_dir={root}"], stderr=subprocess.PIPE) as process:
         deadline = time.time() + 120
-        while not (root / "config.yaml").exists() and time.time() < deadline:
+        while not (root / "lga_fit.yaml").exists() and time.time() < deadline:
             time.sleep(0.1)
         time.sleep(4)
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=60)
+        _, said = process.communicate(timeout=60)
     assert process.returncode == 1
+    assert "--ckpt_path" in said.decode()
     left = torch.load(root / "attribution.ckpt")["callbacks"]["LayerAttribution"]["scores"]["index"]
     assert 0 < len(left) < 4000
     assert len(left.unique()) == len(left)

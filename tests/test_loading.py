@@ -36,7 +36,7 @@ def test_a_local_folder(tmp_path):
 
 
 def test_messages(tmp_path):
-    with pytest.raises(ModelError, match="Could not load the model .* The loader said"):
+    with pytest.raises(ModelError, match=r"Could not load the model .* The loader said"):
         load_tokenizer(str(tmp_path))
     with pytest.raises(ModelError, match="`dtype` must be"):
         load_model("gpt2", dtype="int3")

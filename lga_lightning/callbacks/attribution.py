@@ -5,20 +5,23 @@ from __future__ import annotations
 from collections import Counter
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning as L
-import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from lga_lightning.data import RequestBatches, load_requests
 from lga_lightning.data.readers import FACTS, LoadedRequests
-from lga_lightning.errors import DataError
+from lga_lightning.errors import DataError, SettingError
 from lga_lightning.loading import load_tokenizer
 from lga_lightning.locators import LGA, LayerLocator
 from lga_lightning.metrics import LayerScores
-from lga_lightning.module import SKIPPED, LGAModule, check_finite
+from lga_lightning.module import SKIPPED, LGAModule, score_requests
 from lga_lightning.report import draw_layers, print_attribution
 from lga_lightning.results import ATTRIBUTION_FILE, Attribution, means_by_layer, versions
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 CHECKPOINT_FILE = "attribution.ckpt"
 PICTURE_FILE = "layers.png"
@@ -39,7 +42,8 @@ class LayerAttribution(L.Callback):
     At the end both leave ``attribution.json`` and ``layers.png`` in ``default_root_dir``.
 
     Args:
-        checkpoint_every: Batches between two checkpoints (:class:`LGAModule` only); one is also written on Ctrl-C.
+        checkpoint_every: Batches between two checkpoints (:class:`LGAModule` only). One is also written after the first
+            batch and, on a single process, on Ctrl-C.
         proxies: A file of proxy requests, for a module of yours; ``""`` takes the bundled facts.
         model: Where your module keeps the language model, as in ``"net.llm"``.
         tokenizer: Name of its tokenizer; None takes the model's ``config.name_or_path``.
@@ -59,7 +63,7 @@ class LayerAttribution(L.Callback):
 
     def __init__(
         self,
-        checkpoint_every: int = 20,
+        checkpoint_every: int = 10,
         proxies: str | None = None,
         model: str = "llm",
         tokenizer: str | None = None,
@@ -75,7 +79,7 @@ class LayerAttribution(L.Callback):
             ("every_n_epochs", every_n_epochs),
         ):
             if number < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {number}.")
+                raise SettingError(f"`{name}` must be at least 1, got {number}.")
         self.checkpoint_every = checkpoint_every
         self.proxies = proxies
         self.model = model
@@ -88,6 +92,7 @@ class LayerAttribution(L.Callback):
         self.scores = LayerScores()
         self.attribution: Attribution | None = None
         self._loaded = LoadedRequests([])
+        self._tokenizer: PreTrainedTokenizerBase | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Read the proxies, and refuse a module in which there is nothing to score."""
@@ -118,7 +123,7 @@ class LayerAttribution(L.Callback):
         """Take in the scores of a batch of :class:`LGAModule`."""
         if isinstance(pl_module, LGAModule):
             self.scores.update(**outputs)
-            if (batch_idx + 1) % self.checkpoint_every == 0:
+            if batch_idx == 0 or (batch_idx + 1) % self.checkpoint_every == 0:
                 _save(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -138,9 +143,13 @@ class LayerAttribution(L.Callback):
 
         With several processes there is none to put together, since each stops where it is: the last regular one stays.
         """
-        interrupted = isinstance(exception, KeyboardInterrupt) and isinstance(pl_module, LGAModule)
-        if interrupted and trainer.world_size == 1 and self.scores.index:
+        if not isinstance(exception, KeyboardInterrupt) or not isinstance(pl_module, LGAModule):
+            return
+        if trainer.world_size == 1 and self.scores.index:
             _save(trainer)
+        path = Path(trainer.default_root_dir) / CHECKPOINT_FILE
+        if path.exists():
+            rank_zero_warn(f"Interrupted. Go on with the same command and --ckpt_path {path}")
 
     def state_dict(self) -> dict[str, Any]:
         """All scores so far, of all processes (every process calls this), and what they are scores of."""
@@ -180,13 +189,11 @@ class LayerAttribution(L.Callback):
                 f"no such attribute ({error})."
             ) from error
         name = self.tokenizer or llm.config.name_or_path
-        tokenizer = load_tokenizer(name)
+        self._tokenizer = self._tokenizer or load_tokenizer(name)
         scores = LayerScores().to(pl_module.device)
         for batch in RequestBatches(self._loaded.requests, self.batch_size, trainer.global_rank, trainer.world_size):
-            values = self.locator.score(llm, tokenizer, batch.requests).values.detach().to(pl_module.device)
-            check_finite(values[:, 0], batch.requests, llm.dtype)
-            index = torch.tensor(batch.index, device=pl_module.device)
-            scores.update(index, values, torch.zeros_like(index))
+            rows = score_requests(self.locator, llm, self._tokenizer, batch)
+            scores.update(**{column: tensor.to(pl_module.device) for column, tensor in rows.items()})
         self.scores = scores
         self.attribution = self._choose(name, self.proxies or FACTS, self._loaded.skipped)
         metrics = {f"lga/layer_{layer}": score for layer, score in enumerate(self.attribution.choice.scores)}
@@ -210,6 +217,7 @@ class LayerAttribution(L.Callback):
             num_requests=len(counted),
             num_skipped=dict(skipped),
             choice=self.locator.choose(counted[:, 0]),
+            signed_scores=counted[:, 0].double().sum(0).tolist(),
             means=means_by_layer(counted, self.locator.columns),
             versions=versions(),
         )
@@ -224,7 +232,8 @@ def _fingerprint(trainer: L.Trainer, module: LGAModule) -> dict[str, str]:
     """What a checkpoint's scores depend on."""
     return {
         "model": module.model_name,
-        "dtype": module.dtype_name,
+        "dtype": str(module.llm.dtype if module.llm is not None else module.dtype_name),
+        "only_known": str(module.only_known),
         "locator": type(module.locator).__name__,
         "scope": str(getattr(module.locator, "scope", None)),
         "requests": trainer.datamodule.fingerprint,  # type: ignore[attr-defined]

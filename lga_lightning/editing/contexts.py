@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from lga_lightning.encoding import without_eos
 from lga_lightning.hooks import frozen
 from lga_lightning.scoring import input_device
 
@@ -39,7 +40,7 @@ def sample_contexts(
     if each == 0:
         return [""]
     starters = [STARTERS[index % len(STARTERS)] for index in range(each)]
-    rows = [tokenizer(starter)["input_ids"] for starter in starters]
+    rows = [without_eos(tokenizer, tokenizer(starter)["input_ids"]) for starter in starters]
     width = max(map(len, rows))
     device = input_device(model)
     ids = torch.tensor([[0] * (width - len(row)) + row for row in rows], device=device)
@@ -58,6 +59,9 @@ def sample_contexts(
                 temperature=1.0,
                 top_p=1.0,
                 top_k=5,
+                repetition_penalty=1.0,
+                no_repeat_ngram_size=0,
+                num_beams=1,
                 pad_token_id=tokenizer.eos_token_id or 0,
             )
             texts = tokenizer.batch_decode(output, skip_special_tokens=True)

@@ -15,7 +15,7 @@ from lga_lightning.editing.base import EditMethod
 from lga_lightning.editing.contexts import sample_contexts
 from lga_lightning.editing.delta import WeightDelta
 from lga_lightning.editing.target_value import TargetValueSettings, find_target_values
-from lga_lightning.errors import DataError
+from lga_lightning.errors import DataError, SettingError
 from lga_lightning.families import EditSite, edit_site
 from lga_lightning.hooks import frozen
 from lga_lightning.requests import EditRequest
@@ -60,7 +60,7 @@ class ROME(EditMethod):
     ) -> None:
         self.search = TargetValueSettings(steps, learning_rate, weight_decay, clamp, kl_factor, stop_loss)
         if contexts_each < 0 or min(context_lengths, default=1) < 1:
-            raise ValueError(
+            raise SettingError(
                 "`contexts_each` must be at least 0 and `context_lengths` at least 1, got "
                 f"{contexts_each} and {context_lengths}."
             )
@@ -78,10 +78,10 @@ class ROME(EditMethod):
             lengths, each = self.context_lengths, self.contexts_each
             self._contexts[model] = sample_contexts(model, tokenizer, lengths, each)
         found = find_target_values(model, tokenizer, requests, self._contexts[model], site, self.search)
-        keys = found.keys.to(found.delta.dtype)
+        keys = found.keys
         written = self.written_key(keys)
         with torch.no_grad(), frozen(model):
-            present = site.module(written.to(found.keys.dtype)).to(keys.dtype)
+            present = site.values(written)
         direction = self._direction(keys.mean(1), site)
         change = (found.before + found.delta - present) / (written * direction).sum(1, keepdim=True)
         return [WeightDelta({layer: (b.unsqueeze(1), a.unsqueeze(0))}) for b, a in zip(change, direction, strict=True)]
@@ -111,7 +111,13 @@ class ROME(EditMethod):
         """U = C^-1 k / |C^-1 k|, [N, d_in]."""
         if self.second_moment is not None:
             moment = load_second_moment(Path(self.second_moment), site)
-            key = torch.linalg.solve(moment.to(key.device), key.double().T).T.to(key.dtype)
+            try:
+                key = torch.linalg.solve(moment.to(key.device), key.double().T).T.to(key.dtype)
+            except RuntimeError as error:
+                raise DataError(
+                    f"The second moment of block {site.layer} in {self.second_moment} cannot be inverted: it was taken from "
+                    "too few tokens, or of keys that do not vary."
+                ) from error
         return key / key.norm(dim=1, keepdim=True)
 
 
@@ -139,7 +145,7 @@ def load_second_moment(path: Path, site: EditSite) -> Tensor:
     try:
         with safe_open(path.expanduser(), framework="pt") as file:
             if str(site.layer) not in file.keys():  # noqa: SIM118 - not a mapping
-                have = sorted(int(key) for key in file.keys())  # noqa: SIM118
+                have = sorted(file.keys())
                 raise DataError(f"{path.name} holds no second moment of block {site.layer}; it has those of {have}.")
             moment: Tensor = file.get_tensor(str(site.layer)).double()
     except (OSError, SafetensorError) as error:

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from lga_lightning.continuation import Continuation
 from lga_lightning.encoding import EncodedAnswers, encode_answers, encode_subjects
+from lga_lightning.errors import SettingError
 from lga_lightning.families import EditSite
 from lga_lightning.hooks import added_to_output, captured_inputs, frozen
 from lga_lightning.requests import EditRequest
@@ -48,7 +49,7 @@ class TargetValueSettings:
     def __post_init__(self) -> None:
         for f in fields(self):
             if not getattr(self, f.name) >= (1 if f.name == "steps" else 0):
-                raise ValueError(
+                raise SettingError(
                     f"`{f.name}` must be at least {1 if f.name == 'steps' else 0}, got {getattr(self, f.name)}."
                 )
 
@@ -99,8 +100,8 @@ def find_target_values(
             with captured_inputs([site.module], answers.batch.subject) as captured:
                 answers.logits()
             keys = captured[0].unflatten(0, (len(requests), len(contexts)))
-            before = site.module(keys[:, 0])
-            before = before if before.dtype == torch.float64 else before.float()
+            keys = keys if keys.dtype == torch.float64 else keys.float()
+            before = site.values(keys[:, 0])
             original = subjects.logits()[:, 0].log_softmax(-1)
         delta, loss = _descend(answers, subjects, original, before, len(contexts), site, settings)
     return TargetValues(keys, before, delta, loss)

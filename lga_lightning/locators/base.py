@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 from torch import Tensor
 
 from lga_lightning.attribution import Choice, choose
+from lga_lightning.errors import SettingError
 from lga_lightning.requests import EditRequest
 
 if TYPE_CHECKING:
@@ -45,9 +46,9 @@ class LayerLocator(ABC):
 
     def __init__(self, kappa: float = 1.0, aggregate: Aggregate = "sum") -> None:
         if not kappa >= 0:
-            raise ValueError(f"`kappa` must be at least 0, got {kappa}.")
+            raise SettingError(f"`kappa` must be at least 0, got {kappa}.")
         if aggregate not in get_args(Aggregate):
-            raise ValueError(f"`aggregate` must be one of {list(get_args(Aggregate))}, got {aggregate!r}.")
+            raise SettingError(f"`aggregate` must be one of {list(get_args(Aggregate))}, got {aggregate!r}.")
         self.kappa = kappa
         self.aggregate: Aggregate = aggregate
 

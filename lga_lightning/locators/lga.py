@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lga_lightning.attribution import matrix_gram, norm_gram
 from lga_lightning.encoding import IGNORE, EncodedAnswers, encode_answers
+from lga_lightning.errors import SettingError
 from lga_lightning.families import SCOPES, Scope, Site, attribution_sites, is_matrix, normalised
 from lga_lightning.hooks import OutputGradients, frozen, per_row
 from lga_lightning.locators.base import Aggregate, Evidence, LayerLocator
@@ -40,7 +41,7 @@ class LGA(LayerLocator):
     def __init__(self, scope: Scope = "mlp", kappa: float = 1.0, aggregate: Aggregate = "sum") -> None:
         super().__init__(kappa, aggregate)
         if scope not in SCOPES:
-            raise ValueError(f"`scope` must be one of {list(SCOPES)}, got {scope!r}.")
+            raise SettingError(f"`scope` must be one of {list(SCOPES)}, got {scope!r}.")
         self.scope: Scope = scope
 
     def score(
@@ -61,7 +62,9 @@ class LGA(LayerLocator):
         """
         batch = encode_pairs(tokenizer, requests).to(input_device(model))
         gram, logits = gradient_grams(model, batch, self.scope)
-        old, new, dot = gram[..., 0, 0].sqrt(), gram[..., 1, 1].sqrt(), gram[..., 0, 1]
+        # a gradient of zero may come out a rounding error below zero
+        old, new = (gram[..., side, side].clamp_min(0).sqrt() for side in range(2))
+        dot = gram[..., 0, 1]
         cosine = dot / (old * new).clamp_min(torch.finfo(dot.dtype).tiny)
         right = ((logits.argmax(-1) == batch.labels) | (batch.labels == IGNORE)).all(1)
         return Evidence(values=torch.stack([dot, cosine, old, new], dim=1), known=right[::2])

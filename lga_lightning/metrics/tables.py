@@ -77,7 +77,11 @@ class LayerScores(RequestTable):
 
     def snapshot(self) -> dict[str, Tensor]:
         """All rows of all processes, on the CPU, for a checkpoint; a collective operation."""
-        if not self.index:
+        # an interrupt may have come between two of the lists
+        rows = min(len(self.index), len(self.values), len(self.status))
+        for rest in (self.index, self.values, self.status):
+            del rest[rows:]
+        if not rows:
             return {}
         index, values, status = self.compute()
         self._computed = None  # more rows will come
