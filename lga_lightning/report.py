@@ -21,6 +21,8 @@ def draw_layers(attribution: Attribution, path: Path) -> None:
         path: Where the PNG is to appear.
     """
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
 
     choice = attribution.choice
     layers = range(len(choice.scores))
@@ -58,10 +60,12 @@ def draw_layers(attribution: Attribution, path: Path) -> None:
                 fontsize=8,
                 color="black",
             )
-    axes.bar(0, 0, color="goldenrod", edgecolor="black", label=f"golden layer: {choice.golden_layer}")
-    if choice.excluded:
-        axes.bar(0, 0, color="lightgrey", label="outside the fences: left out")
-    axes.errorbar([], [], yerr=[], color="dimgrey", capsize=2, label="± one standard error over requests")
+    legend = [
+        Patch(color="tab:blue", alpha=0.08, label="within the Tukey fences"),
+        Patch(facecolor="goldenrod", edgecolor="black", label=f"golden layer: {choice.golden_layer}"),
+        Patch(color="lightgrey", label="outside the fences: left out"),
+        Line2D([], [], color="dimgrey", label="± one standard error over requests"),
+    ]
     axes.set_ylim(low, high)
     axes.set_xlim(-0.7, len(choice.scores) - 0.3)
     axes.set_xticks(list(layers)[:: max(1, len(choice.scores) // 40)])
@@ -75,7 +79,7 @@ def draw_layers(attribution: Attribution, path: Path) -> None:
         f"{attribution.locator}{scope} on {attribution.num_requests} requests of {attribution.data}; "
         f"chosen in {choice.confidence:.0%} of bootstrap resamples"
     )
-    figure.legend(loc="outside lower center", ncols=4, fontsize=9, frameon=False)
+    figure.legend(handles=legend, loc="outside lower center", ncols=4, fontsize=9, frameon=False)
     write_whole(path, lambda scratch: figure.savefig(scratch, dpi=150))
 
 
