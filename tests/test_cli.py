@@ -160,6 +160,28 @@ def test_old_answer_of_the_model(arguments, tmp_path):
     assert result["num_requests"] + sum(result["num_skipped"].values()) == 3
 
 
+def test_counterfact_edit_format(arguments, tmp_path):
+    found = [
+        {
+            "case_id": number,
+            "prompt": row["prompt"],
+            "target_new": row["target_new"],
+            "subject": row["subject"],
+            "ground_truth": row["target_old"],
+            "rephrase_prompt": row["rephrases"][0],
+            "locality_prompt": "Oslo is in",
+            "locality_ground_truth": "Norway",
+        }
+        for number, row in enumerate(rows(4))
+    ]
+    (tmp_path / "counterfact.json").write_text(json.dumps(found))
+    root = tmp_path / "run"
+    common = [*arguments, f"--data.requests={tmp_path / 'counterfact.json'}", "--data.format=counterfact-edit"]
+    assert lga("fit", [*common, "--data.limit=3"], root)["num_requests"] == 3
+    metrics = lga("validate", [*common, *FAST_EDIT], root)["metrics"]
+    assert set(metrics) == {"rewrite", "rephrase", "locality", "locality.neighborhood"}
+
+
 def refused(arguments: list[str], capsys: pytest.CaptureFixture) -> str:
     """Run the command as the shell does; it must end with one paragraph and no traceback."""
     sys.argv = ["lga", *arguments]
