@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from lga_lightning.encoding import without_eos
 from lga_lightning.hooks import frozen
@@ -33,29 +34,51 @@ def greedy_answers(
     """
     from transformers import StoppingCriteriaList, StopStringCriteria
 
-    rows = [without_eos(tokenizer, tokenizer(prompt.rstrip())["input_ids"]) for prompt in prompts]
+    output, width = generate(
+        model,
+        tokenizer,
+        [prompt.rstrip() for prompt in prompts],
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        temperature=None,
+        top_p=None,
+        top_k=None,
+        stopping_criteria=StoppingCriteriaList([StopStringCriteria(tokenizer, list(STOPS))]),
+    )
+    return [_until_stop(text) for text in tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)]
+
+
+def generate(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], **options: Any
+) -> tuple[Tensor, int]:
+    """Let a model continue texts in one batch, by its own probabilities alone.
+
+    Args:
+        model: A causal language model.
+        tokenizer: Its tokenizer.
+        texts: N texts.
+        options: How to pick tokens, as transformers' ``generate`` takes them.
+
+    Returns:
+        Token ids [N, width + new], the texts padded on the left to ``width``, and ``width``.
+    """
+    rows = [without_eos(tokenizer, tokenizer(text)["input_ids"]) for text in texts]
     width = max(map(len, rows))
     # generation appends on the right, so here the padding is on the left
     ids = torch.tensor([[0] * (width - len(row)) + row for row in rows], device=input_device(model))
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=ids.device)
     with torch.no_grad(), frozen(model):
-        output = model.generate(
+        output: Tensor = model.generate(
             input_ids=ids,
             attention_mask=mask,
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            temperature=None,
-            top_p=None,
-            top_k=None,
-            # not what the model's generation config asks for: the argmax, whatever has been said
+            pad_token_id=tokenizer.eos_token_id or 0,
+            # whatever the model's generation config asks for
             repetition_penalty=1.0,
             no_repeat_ngram_size=0,
             num_beams=1,
-            pad_token_id=tokenizer.eos_token_id or 0,
-            stopping_criteria=StoppingCriteriaList([StopStringCriteria(tokenizer, list(STOPS))]),
+            **options,
         )
-    texts = tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)
-    return [_until_stop(text) for text in texts]
+    return output, width
 
 
 def _until_stop(text: str) -> str:

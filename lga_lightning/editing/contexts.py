@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from lga_lightning.encoding import without_eos
-from lga_lightning.hooks import frozen
+from lga_lightning.generation import generate
 from lga_lightning.scoring import input_device
 
 if TYPE_CHECKING:
@@ -40,29 +39,21 @@ def sample_contexts(
     if each == 0:
         return [""]
     starters = [STARTERS[index % len(STARTERS)] for index in range(each)]
-    rows = [without_eos(tokenizer, tokenizer(starter)["input_ids"]) for starter in starters]
-    width = max(map(len, rows))
-    device = input_device(model)
-    ids = torch.tensor([[0] * (width - len(row)) + row for row in rows], device=device)
-    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
     contexts = [""]
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), torch.no_grad(), frozen(model):
+    device = input_device(model)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         for length in lengths:
-            output = model.generate(
-                input_ids=ids,
-                attention_mask=mask,
+            output, _ = generate(
+                model,
+                tokenizer,
+                starters,
                 min_new_tokens=length,
                 max_new_tokens=length,
                 do_sample=True,
                 temperature=1.0,
                 top_p=1.0,
                 top_k=5,
-                repetition_penalty=1.0,
-                no_repeat_ngram_size=0,
-                num_beams=1,
-                pad_token_id=tokenizer.eos_token_id or 0,
             )
             texts = tokenizer.batch_decode(output, skip_special_tokens=True)
             contexts += [" ".join(text.split()) + ". " for text in texts]
