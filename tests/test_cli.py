@@ -303,12 +303,12 @@ def test_ctrl_c_leaves_a_checkpoint_that_resumes(devices, arguments, tmp_path):
     root = tmp_path / "run"
     command = [sys.executable, "-m", "lga_lightning", "fit", *arguments, f"--data.requests={data}"]
     command += [f"--trainer.devices={devices}"]
-    # the first batches take a moment; the saved configuration is written just before them
     with subprocess.Popen([*command, f"--trainer.default_root_dir={root}"], stderr=subprocess.PIPE) as process:
         deadline = time.time() + 120
-        while not (root / "lga_fit.yaml").exists() and time.time() < deadline:
+        # the first checkpoint comes with the first batch
+        while not (root / "attribution.ckpt").exists() and time.time() < deadline:
             time.sleep(0.1)
-        time.sleep(4)
+        time.sleep(0.5)
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=60)
     assert process.returncode == 1
