@@ -30,7 +30,7 @@ def matrix_gram(inputs: Tensor, gradients: Tensor, bias: bool = False) -> Tensor
     Returns:
         [B, 2, 2] Gram matrices of the pairs' gradients, in float32 or better.
     """
-    inputs, gradients = _at_least_float32(inputs), _at_least_float32(gradients)
+    inputs, gradients = at_least_float32(inputs), at_least_float32(gradients)
     rows, tokens, d_in = inputs.shape
     d_out = gradients.shape[-1]
     by_tokens = 2 * tokens * (d_in + d_out) <= d_in * d_out
@@ -52,7 +52,7 @@ def vector_gram(gradients: Tensor) -> Tensor:
     Returns:
         [B, 2, 2] Gram matrices.
     """
-    pairs = _at_least_float32(gradients).unflatten(0, (-1, 2))
+    pairs = at_least_float32(gradients).unflatten(0, (-1, 2))
     return pairs @ pairs.mT
 
 
@@ -69,7 +69,7 @@ def norm_gram(normalised: Tensor, gradients: Tensor, bias: bool = False) -> Tens
     Returns:
         [B, 2, 2] Gram matrices.
     """
-    gradients = _at_least_float32(gradients)
+    gradients = at_least_float32(gradients)
     gram = vector_gram((gradients * normalised).sum(1))
     return gram + vector_gram(gradients.sum(1)) if bias else gram
 
@@ -88,7 +88,8 @@ def _gram_by_gradients(a: Tensor, b: Tensor) -> Tensor:
     return gradients @ gradients.mT
 
 
-def _at_least_float32(x: Tensor) -> Tensor:
+def at_least_float32(x: Tensor) -> Tensor:
+    """A tensor in float32, or in float64 where it is that already."""
     return x if x.dtype == torch.float64 else x.float()
 
 

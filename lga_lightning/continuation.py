@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from lga_lightning.attribution import at_least_float32
 from lga_lightning.encoding import EncodedAnswers
 from lga_lightning.hooks import logits_at
 
@@ -86,7 +87,7 @@ class Continuation:
                 use_cache=self._cache is not None,
                 **self._inputs,
             ).logits
-        return logits if logits.dtype == torch.float64 else logits.float()
+        return at_least_float32(logits)
 
     def _copy_of_cache(self) -> Any:
         """A cache of its own for a pass, which would grow it; the tensors are shared."""

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+from lga_lightning.attribution import at_least_float32
 from lga_lightning.encoding import IGNORE, EncodedAnswers
 from lga_lightning.hooks import logits_at
 
@@ -15,7 +16,7 @@ def answer_logits(model: PreTrainedModel, batch: EncodedAnswers) -> Tensor:
     """Logits [N, A, V] that predict the answer's tokens, in float32 or better."""
     with logits_at(model, batch.positions):
         logits: Tensor = model(input_ids=batch.input_ids, use_cache=False).logits
-    return logits if logits.dtype == torch.float64 else logits.float()
+    return at_least_float32(logits)
 
 
 def answer_nll(logits: Tensor, labels: Tensor) -> Tensor:

@@ -17,7 +17,6 @@ from lga_lightning.editing.delta import WeightDelta
 from lga_lightning.editing.target_value import TargetValueSettings, find_target_values
 from lga_lightning.errors import DataError, SettingError
 from lga_lightning.families import EditSite, edit_site
-from lga_lightning.hooks import frozen
 from lga_lightning.requests import EditRequest
 
 if TYPE_CHECKING:
@@ -78,11 +77,10 @@ class ROME(EditMethod):
             lengths, each = self.context_lengths, self.contexts_each
             self._contexts[model] = sample_contexts(model, tokenizer, lengths, each)
         found = find_target_values(model, tokenizer, requests, self._contexts[model], site, self.search)
-        keys = found.keys
-        written = self.written_key(keys)
-        with torch.no_grad(), frozen(model):
+        written = self.written_key(found.keys)
+        with torch.no_grad():
             present = site.values(written)
-        direction = self._direction(keys.mean(1), site)
+        direction = self._direction(found.keys.mean(1), site)
         change = (found.before + found.delta - present) / (written * direction).sum(1, keepdim=True)
         return [WeightDelta({layer: (b.unsqueeze(1), a.unsqueeze(0))}) for b, a in zip(change, direction, strict=True)]
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from lga_lightning.attribution import at_least_float32
 from lga_lightning.continuation import Continuation
 from lga_lightning.encoding import EncodedAnswers, encode_answers, encode_subjects
 from lga_lightning.errors import SettingError
@@ -99,8 +100,7 @@ def find_target_values(
         with torch.no_grad():
             with captured_inputs([site.module], answers.batch.subject) as captured:
                 answers.logits()
-            keys = captured[0].unflatten(0, (len(requests), len(contexts)))
-            keys = keys if keys.dtype == torch.float64 else keys.float()
+            keys = at_least_float32(captured[0]).unflatten(0, (len(requests), len(contexts)))
             before = site.values(keys[:, 0])
             original = subjects.logits()[:, 0].log_softmax(-1)
         delta, loss = _descend(answers, subjects, original, before, len(contexts), site, settings)
@@ -127,7 +127,8 @@ def _descend(
         edited = _logits_with(subjects, site, leaf)[:, 0].log_softmax(-1)
         divergence = (edited.exp() * (edited - original)).sum(-1)
         loss = nll.unflatten(0, (-1, contexts)).mean(1) + settings.kl_factor * divergence
-        loss = loss + settings.weight_decay * _norm(leaf) / norm[active] ** 2
+        # at delta = 0 the gradient of this norm is 0
+        loss = loss + settings.weight_decay * torch.linalg.vector_norm(leaf, dim=1) / norm[active] ** 2
         losses[active] = loss.detach().to(losses.dtype)
         going = (loss.detach() >= settings.stop_loss).nonzero().squeeze(1)
         if not len(going):
@@ -156,11 +157,6 @@ def _logits_with(rows: Continuation, site: EditSite, delta: Tensor) -> Tensor:
 
     with added_to_output(site.module, addition, rows=len(delta)):
         return rows.logits()
-
-
-def _norm(delta: Tensor) -> Tensor:
-    """|delta| by row, with a gradient of zero at zero."""
-    return torch.linalg.vector_norm(delta, dim=1)
 
 
 def _in_contexts(

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from lga_lightning.attribution import matrix_gram, norm_gram
-from lga_lightning.encoding import IGNORE, EncodedAnswers, encode_answers
+from lga_lightning.encoding import EncodedAnswers, encode_answers
 from lga_lightning.errors import SettingError
 from lga_lightning.families import SCOPES, Scope, Site, attribution_sites, is_matrix, normalised
 from lga_lightning.hooks import OutputGradients, frozen, per_row
 from lga_lightning.locators.base import Aggregate, Evidence, LayerLocator
+from lga_lightning.metrics.tokens import token_accuracy
 from lga_lightning.requests import EditRequest
 from lga_lightning.scoring import answer_logits, answer_nll, input_device
 
@@ -66,8 +67,8 @@ class LGA(LayerLocator):
         old, new = (gram[..., side, side].clamp_min(0).sqrt() for side in range(2))
         dot = gram[..., 0, 1]
         cosine = dot / (old * new).clamp_min(torch.finfo(dot.dtype).tiny)
-        right = ((logits.argmax(-1) == batch.labels) | (batch.labels == IGNORE)).all(1)
-        return Evidence(values=torch.stack([dot, cosine, old, new], dim=1), known=right[::2])
+        right = token_accuracy(logits.argmax(-1), batch.labels)
+        return Evidence(values=torch.stack([dot, cosine, old, new], dim=1), known=right[::2] == 1)
 
 
 def encode_pairs(tokenizer: PreTrainedTokenizerBase, requests: Sequence[EditRequest]) -> EncodedAnswers:
