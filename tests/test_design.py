@@ -16,8 +16,8 @@ ROOT = Path(lga_lightning.__file__).parent
 # each row may import from the rows above it, and from its own
 ROWS = [
     {"errors", "_version", "files"},
-    {"requests", "families", "hooks", "loading"},
-    {"encoding", "scoring", "generation", "continuation", "attribution"},
+    {"requests", "families", "hooks", "loading", "texts"},
+    {"encoding", "scoring", "generation", "continuation", "attribution", "covariance", "estimation"},
     {"metrics", "editing", "locators"},
     {"evaluation", "results"},
     {"data", "module", "callbacks", "report", "strategies"},

@@ -65,7 +65,7 @@ class EditReport(L.Callback):
             "data": data.name,
             "layer": pl_module.edited_layer,
             "layer_source": pl_module.layer_source,
-            "method": pl_module.editor.settings(),
+            "method": pl_module.editor.settings(pl_module.language_model[0]),
             "mode": "independent: every request edited alone, on the unedited model",
             "num_requests": len(values),
             "num_skipped": dict(data.loaded.skipped),
