@@ -32,7 +32,7 @@ class Continuation:
         layer: The first block in which passes differ from each other; what is below runs in the first pass only.
 
     Attributes:
-        batch: [N, S] the rows from the subject's last token on; positions and subject count from there.
+        batch: [N, S] the rows from the subject's last token to the last position; positions and subject count from there.
     """
 
     def __init__(self, model: PreTrainedModel, batch: EncodedAnswers, layer: int = 0) -> None:
@@ -45,9 +45,9 @@ class Continuation:
         offsets = torch.arange(width, device=device) - (width - starts).unsqueeze(1)
         in_prefix = (offsets >= 0).long()
         prefix = batch.input_ids.gather(1, offsets.clamp_min(0)) * in_prefix
-        last = batch.input_ids.shape[1] - 1
-        rest = torch.arange(last + 1 - int(starts.min()), device=device) + starts.unsqueeze(1)
-        rest = rest.clamp_max(last)  # what is past the end is never looked at
+        length = int((batch.positions.amax(1) - starts).max()) + 1  # what is right of the last position changes nothing
+        rest = torch.arange(length, device=device) + starts.unsqueeze(1)
+        rest = rest.clamp_max(batch.input_ids.shape[1] - 1)
         self.batch = replace(
             batch,
             input_ids=batch.input_ids.gather(1, rest),

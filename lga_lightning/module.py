@@ -20,7 +20,7 @@ from lga_lightning.generation import greedy_answers
 from lga_lightning.loading import load_model
 from lga_lightning.locators import LGA, LayerLocator
 from lga_lightning.requests import EditRequest
-from lga_lightning.results import find_layer
+from lga_lightning.results import find_layers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -106,7 +106,7 @@ class LGAModule(L.LightningModule):
         """Find out which layer to edit, before the model is loaded."""
         if stage == "validate":
             root = Path(self.trainer.default_root_dir)
-            self.edited_layer, self.layer_source = find_layer(self.layer, root, self.model_name)
+            (self.edited_layer,), self.layer_source = find_layers(self.layer, root, self.model_name)
 
     def on_validation_start(self) -> None:
         """Check that the model has the layer, and see what there is to score."""

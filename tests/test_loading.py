@@ -7,7 +7,7 @@ import pytest
 from lga_lightning import loading
 from lga_lightning.errors import LayerError, ModelError
 from lga_lightning.loading import EMBEDDED_HUB_ID, cache_folder, load_model, load_tokenizer, resolve
-from lga_lightning.results import find_layer
+from lga_lightning.results import find_layers
 from tests.helpers import tiny_model, tiny_tokenizer
 
 
@@ -58,9 +58,9 @@ def test_bad_attribution_files(content, message, tmp_path):
         path.write_text(content)
     for layer in ("golden", str(path)):
         with pytest.raises(LayerError, match=message):
-            find_layer(layer, tmp_path, "model")
+            find_layers(layer, tmp_path, "model")
 
 
 def test_a_number_is_taken_as_it_is(tmp_path):
-    assert find_layer(3, tmp_path, "model") == (3, "given")
-    assert find_layer("3", tmp_path, "model") == (3, "given")
+    assert find_layers(3, tmp_path, "model") == ([3], "given")
+    assert find_layers("3", tmp_path, "model") == ([3], "given")
