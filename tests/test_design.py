@@ -16,10 +16,10 @@ ROOT = Path(lga_lightning.__file__).parent
 # each row may import from the rows above it, and from its own
 ROWS = [
     {"errors", "_version", "files"},
-    {"requests", "families", "hooks", "loading"},
-    {"encoding", "scoring", "generation", "continuation", "attribution"},
+    {"requests", "questions", "families", "hooks", "loading"},
+    {"encoding", "scoring", "prompts", "generation", "continuation", "attribution"},
     {"metrics", "editing", "locators"},
-    {"evaluation", "results"},
+    {"evaluation", "summary", "results"},
     {"data", "module", "callbacks", "report", "strategies"},
     {"cli", "__main__", "__init__"},
 ]
