@@ -17,6 +17,7 @@ from lga_lightning.scoring import input_device
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+
 def greedy_answers(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], max_new_tokens: int = 50
 ) -> list[str]:
@@ -53,10 +54,10 @@ def full_stops(counts: Sequence[float]) -> Callable[[int, str], bool]:
 
 
 def cuts(text: str) -> list[str]:
-    """The beginnings of a text that a stop may have ended: up to its first newline, cut at each full stop or not at all.
+    r"""The beginnings of a text that a stop may have ended: up to its first newline, cut at each full stop or not at all.
 
     Example:
-        >>> cuts(" St. Louis. It\\n is")
+        >>> cuts(" St. Louis. It\n is")
         ['St', 'St. Louis', 'St. Louis. It']
     """
     line = text.split("\n")[0]
@@ -96,4 +97,3 @@ def generate(
             **options,
         )
     return output, width
-

@@ -79,7 +79,9 @@ class Prompts:
         labels = pad_sequence([torch.tensor(answer) for answer in answers], batch_first=True, padding_value=IGNORE)
         tokens, nll = torch.full_like(labels, IGNORE), torch.zeros(len(labels), dtype=torch.float64)
         lengths = (labels != IGNORE).sum(1)
-        order = lengths.argsort(stable=True)  # answers of one token need no pass at all, the others run in similar lengths
+        order = lengths.argsort(
+            stable=True
+        )  # answers of one token need no pass at all, the others run in similar lengths
         step = max(1, MOST_LOGITS // (self._logits.shape[-1] * labels.shape[1]))
         for part in (*order[lengths[order] == 1].split(step), *order[lengths[order] > 1].split(step)):
             width = int(lengths[part].max()) if len(part) else 0
@@ -104,7 +106,12 @@ class Prompts:
         pieces: dict[int, str] = {}
         ends, most = self._end_tokens(), self._most_positions()
         lengths = self._lengths.tolist()
-        live, cache, mask, tokens = torch.arange(len(self)), self._copy_of_cache(), self._mask, self._logits[:, -1].argmax(-1)
+        live, cache, mask, tokens = (
+            torch.arange(len(self)),
+            self._copy_of_cache(),
+            self._mask,
+            self._logits[:, -1].argmax(-1),
+        )
         while True:
             keep = []
             for place, (row, token) in enumerate(zip(live.tolist(), tokens.tolist(), strict=True)):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lga_lightning.requests import EditRequest
 
 NEIGHBORHOOD = "locality.neighborhood"
+FLUENCY = "fluency"
+PERPLEXITY = "perplexity"
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,8 @@ class Question:
     """One question about an edit.
 
     Attributes:
-        group: ``rewrite``, ``rephrase``, ``portability.<kind>`` or ``locality.<kind>``.
+        group: ``rewrite``, ``rephrase``, ``portability.<kind>`` or ``locality.<kind>``; ``fluency`` (continue the prompt) and
+            ``perplexity`` (the prompt is a plain text) have no answers.
         prompt: Text to be continued.
         answers: Accepted answers, the preferred one first.
         rival: The answer that the first one should beat in the CounterFact scores; None where there is no such contest.
@@ -44,10 +46,3 @@ def questions_of(request: EditRequest) -> list[Question]:
                 contest = group == NEIGHBORHOOD and old is not None and new.strip() != probe.answers[0].strip()
                 asked.append(Question(group, probe.prompt, probe.answers, new if contest else None))
     return asked
-
-
-def question_columns(requests: Sequence[EditRequest]) -> list[str]:
-    """The groups of questions that occur: rewrite, rephrase, and every kind of portability and locality, in this order."""
-    groups = {question.group for request in requests for question in questions_of(request)}
-    order = ("rewrite", "rephrase", "portability", "locality")
-    return sorted(groups, key=lambda group: (order.index(group.split(".")[0]), group))

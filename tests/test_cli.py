@@ -124,7 +124,8 @@ def test_validate_at_golden_given_and_file(arguments, model_folder, tmp_path):
     assert {result["layer"] for result in results.values()} == {golden}
     assert results["golden"]["metrics"] == results[str(golden)]["metrics"]
     metrics = results["golden"]["metrics"]
-    assert set(metrics) == {"rewrite", "rephrase", "locality", "locality.neighborhood"}
+    contests = {f"counterfact.{name}" for name in ("ES", "PS", "NS", "EM", "PM", "NM", "S")}
+    assert set(metrics) == {"rewrite", "rephrase", "locality", "locality.neighborhood", *contests}
     assert all(metric["protocol"] for metric in metrics.values())
     assert metrics["locality"]["before"] == 1
     per_request = [row["rewrite"]["after"] for row in results["golden"]["requests"]]
@@ -179,7 +180,8 @@ def test_counterfact_edit_format(arguments, tmp_path):
     common = [*arguments, f"--data.requests={tmp_path / 'counterfact.json'}", "--data.format=counterfact-edit"]
     assert lga("fit", [*common, "--data.limit=3"], root)["num_requests"] == 3
     metrics = lga("validate", [*common, *FAST_EDIT], root)["metrics"]
-    assert set(metrics) == {"rewrite", "rephrase", "locality", "locality.neighborhood"}
+    contests = {f"counterfact.{name}" for name in ("ES", "PS", "NS", "EM", "PM", "NM", "S")}
+    assert set(metrics) == {"rewrite", "rephrase", "locality", "locality.neighborhood", *contests}
 
 
 def refused(arguments: list[str], capsys: pytest.CaptureFixture) -> str:

@@ -17,9 +17,9 @@ ROOT = Path(lga_lightning.__file__).parent
 ROWS = [
     {"errors", "_version", "files"},
     {"requests", "questions", "families", "hooks", "loading"},
-    {"encoding", "scoring", "prompts", "generation", "continuation", "attribution"},
+    {"encoding", "scoring", "prompts", "generation", "replies", "continuation", "attribution", "passages"},
     {"metrics", "editing", "locators"},
-    {"evaluation", "summary", "results"},
+    {"evaluation", "outcomes", "summary", "results"},
     {"data", "module", "callbacks", "report", "strategies"},
     {"cli", "__main__", "__init__"},
 ]
