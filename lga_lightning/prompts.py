@@ -73,7 +73,7 @@ class Prompts:
             answers: M answers as token ids.
 
         Returns:
-            Most likely tokens [M, A], the answers' tokens [M, A] with ``IGNORE`` on padding, and the answers' mean
+            Most likely tokens [M, A] and the answers' tokens [M, A], both with ``IGNORE`` on padding, and the answers' mean
             negative log-likelihood [M] in nats a token; on the CPU.
         """
         labels = pad_sequence([torch.tensor(answer) for answer in answers], batch_first=True, padding_value=IGNORE)
@@ -87,7 +87,7 @@ class Prompts:
             width = int(lengths[part].max()) if len(part) else 0
             if width:
                 logits = self._answer_logits(torch.tensor(rows)[part], labels[part, :width])
-                tokens[part, :width] = logits.argmax(-1).cpu()
+                tokens[part, :width] = logits.argmax(-1).cpu().where(labels[part, :width] != IGNORE, IGNORE)
                 nll[part] = answer_nll(logits, labels[part, :width]).double().cpu()
         return tokens, labels, nll
 
