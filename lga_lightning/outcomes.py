@@ -79,7 +79,8 @@ def compare(question: Question, before: Reply, after: Reply) -> Outcome:
     if not math.isnan(before.nll):
         scores["nll"] = (before.nll, after.nll)
     if question.rival is not None:
-        nll, rival = torch.tensor([before.nll, after.nll]), torch.tensor([before.rival_nll, after.rival_nll])
+        nll = torch.tensor([before.nll, after.nll], dtype=torch.float64)
+        rival = torch.tensor([before.rival_nll, after.rival_nll], dtype=torch.float64)
         for name, function in (("success", success), ("magnitude", magnitude)):
             one, two = function(nll, rival).tolist()
             scores[name] = (one, two)
