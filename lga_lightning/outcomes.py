@@ -12,12 +12,12 @@ from torch import Tensor
 
 from lga_lightning.generation import cuts
 from lga_lightning.metrics.contests import magnitude, success
-from lga_lightning.metrics.texts import exact_match, ngram_entropy, normalised
+from lga_lightning.metrics.texts import begins_with, exact_match, ngram_entropy, normalised
 from lga_lightning.metrics.tokens import token_accuracy, unchanged_tokens
 from lga_lightning.questions import FLUENCY, Question
 from lga_lightning.replies import Reply
 
-MEASURES = ("token", "generated", "nll", "success", "magnitude", "fluency")
+MEASURES = ("token", "generated", "begins", "nll", "success", "magnitude", "fluency")
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Outcome:
         group: The question's group.
         prompt: Its prompt.
         answers: Its accepted answers.
-        scores: Before and after the edit, by measure: ``token``, ``generated``, ``nll`` (nats a token of the first answer, or
+        scores: Before and after the edit, by measure: ``token``, ``generated``, ``begins``, ``nll`` (nats a token of the first answer, or
             of the passage), ``success`` and ``magnitude`` (CounterFact's), ``fluency`` (bits): those of ``MEASURES`` that were taken.
         said: The model's own words before and after the edit; None where it was not asked for them.
     """
@@ -74,8 +74,9 @@ def compare(question: Question, before: Reply, after: Reply) -> Outcome:
         elif is_locality:
             scores["generated"] = (1.0, float(normalised(said[0]) == normalised(said[1])))
         else:
-            first_right, second_right = (exact_match(words, question.answers) for words in said)
-            scores["generated"] = (float(first_right), float(second_right))
+            for name, matches in (("generated", exact_match), ("begins", begins_with)):
+                first_right, second_right = (matches(words, question.answers) for words in said)
+                scores[name] = (float(first_right), float(second_right))
     if not math.isnan(before.nll):
         scores["nll"] = (before.nll, after.nll)
     if question.rival is not None:
@@ -88,11 +89,11 @@ def compare(question: Question, before: Reply, after: Reply) -> Outcome:
 
 
 def _own_words(text: str, question: Question) -> str:
-    """The text up to its first stop; up to a later one if an accepted answer has a full stop within it, and is what was said."""
+    """The text up to its first stop; up to a later one if what was said up to there is an answer with a full stop in it."""
     if question.group == FLUENCY:
         return text.strip()
-    ends = cuts(text)
-    return next((words for words in ends if exact_match(words, question.answers)), ends[0])
+    ends, expected = cuts(text), (*question.answers, question.rival or "")
+    return next((words for words in ends if words and exact_match(words, expected)), ends[0])
 
 
 def mean_scores(results: Sequence[Sequence[Outcome]], group: str, measure: str) -> Tensor:

@@ -69,9 +69,14 @@ def ask(
         return [Reply(text=text) for text in texts]
     said: Sequence[str | None] = [None] * len(questions)
     if max_new_tokens is not None:
-        stops = [1 + max(answer.strip().rstrip(".").count(".") for answer in q.answers) for q in questions]
+        stops = [1 + max(map(_inner_stops, (*q.answers, q.rival or ""))) for q in questions]
         said = prompts.continuations([max_new_tokens] * len(questions), full_stops(stops))
     return _read(prompts, questions, said)
+
+
+def _inner_stops(answer: str) -> int:
+    """Full stops within an answer, which must not end it."""
+    return answer.strip().rstrip(".").count(".")
 
 
 def _read(prompts: Prompts, questions: Sequence[Question], said: Sequence[str | None]) -> list[Reply]:

@@ -138,14 +138,15 @@ def print_edits(content: Mapping[str, Any], path: Path) -> None:
         f"{content['num_requests']} requests of {content['data']}, each edited alone"
     )
     for heading in ("", "before", "after", "generated before", "generated after"):
-        table.add_column(heading, justify="right" if heading else "left")
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=not heading)
     for name, metric in content["metrics"].items():
-        indent = "  " if name.split(".")[0] in content["metrics"] and "." in name else ""
+        family, _, kind = name.partition(".")
+        shown = f"  {kind}" if family in content["metrics"] and kind else name
         cells = [_with_interval(sides, side) for sides in (metric, metric.get("generated", {})) for side in SIDES]
-        table.add_row(indent + name, *cells)
+        table.add_row(shown, *cells)
     console.print(table)
     console.print(
-        "Under each mean: its 95% interval over requests. Without `generated`: token scores, teacher-forced, which flatter."
+        "Under each mean its 95% interval over requests. What is not generated is teacher-forced, which flatters."
     )
     console.print(f"Layer {content['layer']}: {content['layer_source']}.", highlight=False, soft_wrap=True)
     console.print(f"What each number means, and every request: {path}", highlight=False, soft_wrap=True)
@@ -156,4 +157,4 @@ def _with_interval(sides: Mapping[str, Any], side: str) -> str:
     if side not in sides:
         return ""
     low, high = sides[f"{side}_ci"]
-    return f"{sides[side]:.3f}\n[dim]{low:.2f} to {high:.2f}[/dim]"
+    return f"{sides[side]:.3f}\n[dim]{low:.2f}…{high:.2f}[/dim]"

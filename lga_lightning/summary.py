@@ -33,6 +33,7 @@ GENERATED = {
     "portability": _WORDS + "is one of a probe's answers; mean over probes, then over kinds",
     "locality": _WORDS + "is that of the unedited model; mean over probes, then over kinds",
 }
+BEGINS = "as `generated`, but the model may go on behind the answer: what it says begins with it"
 
 _LIKELIER = "share of {where} on which {answer} has the lower mean negative log-likelihood a token than {rival}"
 _DIFFERENCE = "p({answer}) - p({rival}) on {where}, with p = exp(-mean negative log-likelihood a token)"
@@ -76,7 +77,8 @@ def summarise(
 
     Returns:
         By metric: ``before``, ``after``, their intervals ``before_ci`` and ``after_ci`` (lower, upper), ``num_requests`` that
-        have it, and its ``protocol``. Beside the metrics of tokens, under ``generated``, the same of the model's own words.
+        have it, and its ``protocol``. Beside the metrics of tokens the same of the model's own words: ``generated`` (nothing but
+        the answer) and ``begins`` (the answer, and more).
     """
     table = _Table(outcomes, resamples, seed)
     groups = {outcome.group for of_request in outcomes for outcome in of_request}
@@ -88,6 +90,8 @@ def summarise(
             generated = table.entry(name, "generated", GENERATED[family].format(limit=max_new_tokens))
             if generated["num_requests"]:
                 metrics[name]["generated"] = generated
+                begins = table.entry(name, "begins", BEGINS)
+                metrics[name] |= {"begins": begins} if begins["num_requests"] else {}
     contests = {name: table.entry(*contest) for name, contest in CONTESTS.items()}
     metrics |= {name: entry for name, entry in contests.items() if entry["num_requests"]}
     successes = [f"counterfact.{letter}S" for letter in _CONTESTS]

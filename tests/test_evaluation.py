@@ -14,7 +14,7 @@ from lga_lightning.editing.delta import WeightDelta
 from lga_lightning.errors import DataError, SettingError
 from lga_lightning.evaluation import Evaluation, evaluate, evaluate_each, question_columns
 from lga_lightning.families import edit_site
-from lga_lightning.metrics import exact_match, ngram_entropy, normalised
+from lga_lightning.metrics import begins_with, exact_match, ngram_entropy, normalised
 from lga_lightning.outcomes import Outcome, compare, mean_scores
 from lga_lightning.passages import read_passages
 from lga_lightning.prompts import unedited
@@ -86,6 +86,7 @@ def expected_scores(question: Question, before: dict, after: dict) -> dict[str, 
             for s in ([(label, b) for b, _, label in pairs], [(label, a) for _, a, label in pairs])
         )
         scores["generated"] = tuple(float(exact_match(side["said"], question.answers)) for side in (before, after))
+        scores["begins"] = tuple(float(begins_with(side["said"], question.answers)) for side in (before, after))
     if question.rival is not None:
         scores["success"] = tuple(float(side["nll"] < side["rival"]) for side in (before, after))
         scores["magnitude"] = tuple(math.exp(-side["nll"]) - math.exp(-side["rival"]) for side in (before, after))
@@ -207,6 +208,13 @@ def test_an_answer_in_words(said, answers, words, right):
     outcome = compare(Question("rewrite", "?", answers), Reply(text=""), Reply(text=said))
     assert outcome.said == ("", words)
     assert outcome.scores["generated"] == (0.0, right)
+    assert outcome.scores["begins"] == (0.0, float(right or words.startswith("Paris,")))
+
+
+def test_the_old_answer_is_said_in_full():
+    question = Question("rewrite", "?", ("Tolkien",), "F. Scott Fitzgerald")
+    outcome = compare(question, Reply(text=" F. Scott Fitzgerald. He"), Reply(text=" F. Tolkien. He"))
+    assert outcome.said == ("F. Scott Fitzgerald", "F")
 
 
 def test_answers_with_full_stops_are_generated_to_their_end(llama, tokenizer, monkeypatch):
@@ -218,8 +226,9 @@ def test_answers_with_full_stops_are_generated_to_their_end(llama, tokenizer, mo
 
     monkeypatch.setattr("lga_lightning.prompts.Prompts.continuations", continuations)
     asked = [Question("rewrite", "Rome is", answers) for answers in (("Paris",), ("Bonn.",), ("Lyon", "St. Louis"))]
+    asked.append(Question("rewrite", "Rome is", ("Paris",), "St. Louis"))
     ask(llama, tokenizer, asked, unedited)
-    assert ended == [[True, True, False]]
+    assert ended == [[True, True, False, False]]
 
 
 def test_a_record_round_trips():

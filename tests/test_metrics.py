@@ -15,6 +15,7 @@ from lga_lightning.metrics import (
     LayerScores,
     RequestRecords,
     RequestTable,
+    begins_with,
     exact_match,
     harmonic_mean,
     magnitude,
@@ -122,6 +123,14 @@ def test_exact_match():
     assert not exact_match("yen (JPY)", ("yen",))
     assert not exact_match("", ("yen",))
     assert not exact_match("", ("The",))
+
+
+def test_begins_with():
+    assert begins_with("Richmond, Virginia, and", ("Lyon", "richmond"))
+    assert begins_with("the yen", ("yen",))
+    assert not begins_with("Parisian", ("Paris",))
+    assert not begins_with("in Paris", ("Paris",))
+    assert not begins_with("", ("Paris",))
 
 
 def entropy(grams: list) -> float:

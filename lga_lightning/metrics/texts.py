@@ -35,6 +35,16 @@ def exact_match(said: str, answers: Iterable[str]) -> bool:
     return normalised(said) in {normalised(answer) for answer in answers}
 
 
+def begins_with(said: str, answers: Iterable[str]) -> bool:
+    """Whether a text begins with one of the accepted answers, word for word, after normalising both.
+
+    Example:
+        >>> begins_with("Rome, the capital of Italy", ["Rome"]), begins_with("Romeo", ["Rome"])
+        (True, False)
+    """
+    return any(f"{normalised(said)} ".startswith(f"{normalised(answer)} ") for answer in answers)
+
+
 def ngram_entropy(text: str, weights: tuple[tuple[int, float], ...] = ((2, 2 / 3), (3, 4 / 3))) -> float:
     """Fluency: the weighted mean entropy of a text's 2- and 3-grams, in bits; low where a text repeats itself.
 
