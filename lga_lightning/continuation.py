@@ -1,7 +1,8 @@
 """Rows whose beginnings are run once and whose ends are run again and again.
 
-An edit at the subject's last token changes nothing to the left of it. So the tokens before it go through the model once,
-into a key-value cache; every later pass runs the few tokens from there on.
+An edit at the subject's last token changes nothing to the left of it, and nothing below its layer. So the tokens before it go
+through the model once, into a key-value cache, and so do the blocks below; every later pass runs the few tokens from there
+on through the blocks from there on.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from torch import Tensor
 
 from lga_lightning.attribution import at_least_float32
 from lga_lightning.encoding import EncodedAnswers
-from lga_lightning.hooks import logits_at
+from lga_lightning.families import blocks
+from lga_lightning.hooks import Entry, entered_at, logits_at
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -27,13 +29,16 @@ class Continuation:
     Args:
         model: A causal language model; its cache must be transformers' dynamic one.
         batch: N rows with subjects, on the model's device.
+        layer: The first block in which passes differ from each other; what is below runs in the first pass only.
 
     Attributes:
         batch: [N, S] the rows from the subject's last token on; positions and subject count from there.
     """
 
-    def __init__(self, model: PreTrainedModel, batch: EncodedAnswers) -> None:
+    def __init__(self, model: PreTrainedModel, batch: EncodedAnswers, layer: int = 0) -> None:
         self.model = model
+        self.layer = layer
+        self._entry = Entry()
         starts, device = batch.subject, batch.input_ids.device
         width = int(starts.max())
         # the beginning is padded on the left, so that distances in the cache are those of the text
@@ -72,6 +77,8 @@ class Continuation:
         b = self.batch
         chosen.batch = EncodedAnswers(b.input_ids[rows], b.positions[rows], b.labels[rows], b.subject[rows])
         chosen._inputs = {name: tensor[rows] for name, tensor in self._inputs.items()}
+        hidden = self._entry.hidden
+        chosen._entry = replace(self._entry, hidden=None if hidden is None else hidden[rows])
         chosen._cache = self._copy_of_cache()
         if chosen._cache is not None:
             chosen._cache.batch_select_indices(rows)
@@ -80,7 +87,7 @@ class Continuation:
     def logits(self) -> Tensor:
         """Logits [N, A, V] at the positions, in float32 or better."""
         b = self.batch
-        with logits_at(self.model, b.positions):
+        with logits_at(self.model, b.positions), entered_at(blocks(self.model), self.layer, self._entry):
             logits: Tensor = self.model(
                 input_ids=b.input_ids,
                 past_key_values=self._copy_of_cache(),

@@ -23,6 +23,16 @@ from lga_lightning.errors import LayerError, ModelError
 
 Scope = Literal["mlp", "mlp_out", "attention", "block"]
 SCOPES: tuple[str, ...] = get_args(Scope)
+NORMS_AFTER_MLP = ("post_feedforward_layernorm", "post_mlp_layernorm")
+
+# (model type, number of blocks, width of the MLP) of models whose settings were published
+PUBLISHED = {
+    ("gpt2", 48, 6400): "gpt2-xl",
+    ("gptj", 28, 16384): "gpt-j",
+    ("llama", 32, 11008): "llama2-7b",
+    ("llama", 32, 14336): "llama3-8b",
+    ("qwen2", 28, 18944): "qwen2.5-7b",
+}
 
 
 @dataclass(frozen=True)
@@ -51,6 +61,7 @@ class EditSite:
         transposed: Whether the module stores W as [d_in, d_out] (GPT-2's ``Conv1D``) and not as [d_out, d_in].
         in_features: d_in, the width of a key.
         out_features: d_out, the width of a value.
+        norm: The norm between the module and the residual stream (Gemma 2 and 3, OLMo 2), None in most families.
     """
 
     name: str
@@ -59,6 +70,23 @@ class EditSite:
     transposed: bool
     in_features: int
     out_features: int
+    norm: nn.Module | None = None
+
+    def before_norm(self, outputs: Tensor, change: Tensor) -> Tensor:
+        """What to change in the module's outputs so that the residual stream changes by so much.
+
+        With an RMS norm behind the module this holds to first order: the output's size, by which it divides, is taken as
+        it is.
+
+        Args:
+            outputs: [..., d_out] the module's outputs.
+            change: [..., d_out] the wanted change of the block's output.
+        """
+        if self.norm is None:
+            return change
+        ones = torch.ones_like(outputs)
+        scale = self.norm(ones).to(outputs) / outputs.square().mean(-1, keepdim=True).sqrt().clamp_min(1e-12)
+        return change * scale / (scale.square() + 1e-6 * scale.square().mean(-1, keepdim=True))
 
     def values(self, keys: Tensor) -> Tensor:
         """W k + b for keys [..., d_in], in the keys' dtype, which may be wider than the weights'."""
@@ -82,6 +110,32 @@ def blocks(model: PreTrainedModel) -> list[nn.Module]:
         ModelError: If the model has no list of blocks as long as its config says.
     """
     return [module for _, module in _named_blocks(model)]
+
+
+def published_name(model: PreTrainedModel) -> str | None:
+    """Under which name the editing papers and toolkits have settings for a model: ``gpt2-xl``, ``llama2-7b``, ...
+
+    Told by its type and size, so that fine-tuned and renamed ones are found. None for all others.
+    """
+    count = len(_named_blocks(model))
+    return PUBLISHED.get((model.config.model_type, count, edit_site(model, 0).in_features))
+
+
+def attention(model: PreTrainedModel, layer: int) -> nn.Module:
+    """The attention module of a block.
+
+    Raises:
+        LayerError: If the model has no such block.
+        ModelError: If the block has no attention module, or more than one.
+    """
+    block = blocks(model)[check_layer(model, layer)]
+    found = _attention(block)
+    if len(found) != 1:
+        raise ModelError(
+            f"Expected exactly one attention module in block {layer} of {_describe(model)}, found {found or 'none'}. "
+            "PMET, which optimises its output too, cannot edit this model: use MEMIT."
+        )
+    return block.get_submodule(found[0])
 
 
 def hidden_size(model: PreTrainedModel) -> int:
@@ -117,8 +171,9 @@ def edit_site(model: PreTrainedModel, layer: int) -> EditSite:
     """
     name, block = _named_blocks(model)[check_layer(model, layer)]
     width = hidden_size(model)
+    norm = next((child for key, child in block.named_children() if key in NORMS_AFTER_MLP), None)
     found = [
-        EditSite(f"{name}.{child}", module, layer, isinstance(module, Conv1D), *features)
+        EditSite(f"{name}.{child}", module, layer, isinstance(module, Conv1D), *features, norm=norm)
         for child, module in _mlp_matrices(block)
         if (features := matrix_shape(module))[1] == width and features[0] != width
     ]

@@ -97,3 +97,43 @@ def generate(
             **options,
         )
     return output, width
+
+
+def sample(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: int, length: int, seed: int
+) -> list[list[int]]:
+    """Texts of a model's own, drawn token by token by its probabilities.
+
+    Args:
+        model: A causal language model; it is not changed, nor is the random state.
+        tokenizer: Its tokenizer, for the token that texts begin with.
+        rows: How many texts.
+        length: Tokens a text.
+        seed: Of the draws, on the model's device.
+
+    Returns:
+        Token ids of the texts, all of the same length.
+    """
+    device = input_device(model)
+    first = next(i for i in (tokenizer.bos_token_id, tokenizer.eos_token_id, 0) if i is not None)
+    ids = torch.full((rows, 1), first, device=device)
+    with (
+        torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+        torch.no_grad(),
+        frozen(model),
+    ):
+        torch.manual_seed(seed)
+        output = model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            pad_token_id=first,
+            min_new_tokens=length - 1,
+            max_new_tokens=length - 1,
+            do_sample=True,
+            temperature=1.0,
+            top_k=0,
+            top_p=1.0,
+            repetition_penalty=1.0,
+        )
+    texts: list[list[int]] = output.tolist()
+    return texts

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -58,6 +59,24 @@ def logits_at(model: PreTrainedModel, positions: Tensor) -> Iterator[None]:
 
 
 @contextmanager
+def inputs_seen(modules: Iterable[nn.Module], receive: Callable[[int, Tensor], None]) -> Iterator[None]:
+    """Within the block, a function is shown the modules' inputs as the model runs.
+
+    Args:
+        modules: The modules.
+        receive: Called with a module's place among them and its first input.
+    """
+
+    def hook(number: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        return lambda module, args: receive(number, args[0])
+
+    with ExitStack() as stack:
+        for number, module in enumerate(modules):
+            stack.callback(module.register_forward_pre_hook(hook(number)).remove)
+        yield
+
+
+@contextmanager
 def captured_inputs(modules: Iterable[nn.Module], positions: Tensor) -> Iterator[list[Tensor]]:
     """Within the block, keep each module's input at one position a row; the list fills as the model runs.
 
@@ -69,15 +88,122 @@ def captured_inputs(modules: Iterable[nn.Module], positions: Tensor) -> Iterator
         A list that holds one [N, d_in] tensor a module after a forward pass.
     """
     captured: list[Tensor] = []
+    with inputs_seen(modules, lambda _, inputs: captured.append(_at(inputs, positions))):
+        yield captured
 
-    def keep(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        rows = torch.arange(len(positions), device=args[0].device)
-        captured.append(per_row(args[0], len(positions))[rows, positions.to(args[0].device)])
+
+@contextmanager
+def captured_outputs(modules: Iterable[nn.Module], positions: Tensor) -> Iterator[list[Tensor]]:
+    """Within the block, keep each module's output at one position a row; see :func:`captured_inputs`.
+
+    Yields:
+        A list that holds one [N, d_out] tensor a module after a forward pass.
+    """
+    captured: list[Tensor] = []
+
+    def keep(module: nn.Module, args: tuple[Tensor, ...], output: Any) -> None:
+        captured.append(_at(first_tensor(output), positions))
 
     with ExitStack() as stack:
         for module in modules:
-            stack.callback(module.register_forward_pre_hook(keep).remove)
+            stack.callback(module.register_forward_hook(keep).remove)
         yield captured
+
+
+def _at(tensor: Tensor, positions: Tensor) -> Tensor:
+    rows = torch.arange(len(positions), device=tensor.device)
+    return per_row(tensor, len(positions))[rows, positions.to(tensor.device)]
+
+
+def first_tensor(output: Any) -> Tensor:
+    """A module's output where some (attention, GPT-J's blocks) give a tuple that begins with it."""
+    tensor: Tensor = output[0] if isinstance(output, tuple) else output
+    return tensor
+
+
+@dataclass
+class Entry:
+    """What goes into a block, kept from a pass so that later passes can begin there.
+
+    Attributes:
+        hidden: [N, T, d] the block's input; None before the first pass.
+        in_tuple: Whether this model's blocks give a tuple that begins with the hidden states.
+    """
+
+    hidden: Tensor | None = None
+    in_tuple: bool = False
+
+
+@contextmanager
+def entered_at(blocks: Sequence[nn.Module], layer: int, entry: Entry) -> Iterator[None]:
+    """Within the block, passes over the same rows run the blocks below ``layer`` only the first time.
+
+    Args:
+        blocks: All blocks of the model.
+        layer: The first block in which the passes differ.
+        entry: Filled by the first pass, used by the later ones.
+    """
+
+    def enter(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        if entry.hidden is None:
+            entry.hidden = args[0].detach()
+        return (entry.hidden, *args[1:])
+
+    def look(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        entry.in_tuple = isinstance(output, tuple)
+
+    with ExitStack() as stack:
+        if layer:
+            if entry.hidden is not None:
+                stack.enter_context(skipped(blocks[:layer], entry.in_tuple))
+            stack.callback(blocks[layer].register_forward_pre_hook(enter).remove)
+            stack.callback(blocks[layer].register_forward_hook(look).remove)
+        yield
+
+
+@contextmanager
+def skipped(blocks: Iterable[nn.Module], in_tuple: bool = False) -> Iterator[None]:
+    """Within the block, transformer blocks hand the hidden states on, and compute nothing.
+
+    A hook cannot keep a module from computing, so its ``forward`` is covered up for as long as the block lasts.
+
+    Args:
+        blocks: Blocks of a model.
+        in_tuple: Whether the model expects a tuple from them.
+    """
+
+    def hand_on(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
+        return (hidden,) if in_tuple else hidden
+
+    with ExitStack() as stack:
+        for module in blocks:
+            before = module.__dict__.get("forward")  # there may be one already (accelerate moves inputs that way)
+            module.__dict__["forward"] = hand_on
+            if before is None:
+                stack.callback(module.__dict__.pop, "forward")
+            else:
+                stack.callback(module.__dict__.__setitem__, "forward", before)
+        yield
+
+
+class _EnoughError(Exception):
+    """Ends a forward pass."""
+
+
+@contextmanager
+def ends_after(module: nn.Module) -> Iterator[None]:
+    """Within the block, the model's forward pass ends when a module is through, and the block with it."""
+
+    def stop(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        raise _EnoughError
+
+    handle = module.register_forward_hook(stop)
+    try:
+        yield
+    except _EnoughError:
+        pass
+    finally:
+        handle.remove()
 
 
 @contextmanager
@@ -85,18 +211,20 @@ def added_to_output(module: nn.Module, addition: Callable[[Tensor], Tensor], row
     """Within the block, a module gives its output plus an addition.
 
     Args:
-        module: A module with one input and one output tensor.
+        module: A module with one input tensor, and one output tensor or a tuple that begins with it.
         addition: Takes the input [N, T, d_in] and returns what is added, [N, T, d_out], in any float dtype.
         rows: N, for families that flatten the batch before the module (see :func:`per_row`); None if it does not matter
             how the tokens are spread over rows.
     """
 
-    def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        inputs = args[0] if rows is None else per_row(args[0], rows)
-        added = addition(inputs)
-        return (output + added.view_as(output)).to(output.dtype)
+    def hook(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        inputs = args[0] if args else kwargs["hidden_states"]
+        tensor = first_tensor(output)
+        added = addition(inputs if rows is None else per_row(inputs, rows))
+        changed = (tensor + added.view_as(tensor)).to(tensor.dtype)
+        return (changed, *output[1:]) if isinstance(output, tuple) else changed
 
-    handle = module.register_forward_hook(hook)
+    handle = module.register_forward_hook(hook, with_kwargs=True)
     try:
         yield
     finally:

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from lga_lightning.errors import DataError
+from lga_lightning.texts import read_texts
 
 WORDS = 100
 
 
-def read_passages(path: Path) -> tuple[str, ...]:
-    """Passages of 100 words from a text file, white space folded; what is left over at its end is dropped.
+def read_passages(source: str, most: int = 1000) -> tuple[str, ...]:
+    """Passages of 100 words from plain texts, white space folded; what is left over at the end is dropped.
 
     Args:
-        path: A text file in UTF-8.
+        source: A file or a data set, as :func:`~lga_lightning.texts.read_texts` takes it.
+        most: Passages at most: a long text is read no further.
 
     Raises:
-        DataError: If it cannot be read, or holds less than one passage.
+        DataError: If there is no such source, or it holds less than one passage.
     """
-    try:
-        words = path.expanduser().read_text(encoding="utf-8").split()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"`text` must be a plain text file in UTF-8, but {str(path)!r} cannot be read: {error}."
-        ) from error
-    if len(words) < WORDS:
-        raise DataError(f"`text` must hold at least {WORDS} words, but {str(path)!r} has {len(words)}.")
-    return tuple(" ".join(words[start : start + WORDS]) for start in range(0, len(words) - WORDS + 1, WORDS))
+    words: list[str] = []
+    for text in read_texts(source):
+        words += text.split()
+        if len(words) >= most * WORDS:
+            break
+    count = min(most, len(words) // WORDS)
+    if not count:
+        raise DataError(f"The plain text must hold at least {WORDS} words, but {source!r} has {len(words)}.")
+    return tuple(" ".join(words[WORDS * number : WORDS * (number + 1)]) for number in range(count))

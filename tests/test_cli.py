@@ -152,8 +152,8 @@ def test_what_validate_measures_is_a_choice(arguments, tmp_path, capsys):
     assert "generated" not in quick["metrics"]["rewrite"]
     assert quick["metrics"]["rewrite"]["after"] == full["metrics"]["rewrite"]["after"]
     assert not {"fluency", "perplexity"} & set(quick["metrics"])
-    error = refused(["validate", *common, "--edits.text=nowhere.txt"], capsys)
-    assert "must be a plain text file" in error
+    text.write_text("too short", encoding="utf-8")
+    assert "at least 100 words" in refused(["validate", *common, f"--edits.text={text}"], capsys)
 
 
 def test_configs_round_trip(arguments, tmp_path, capsys):

@@ -16,8 +16,19 @@ ROOT = Path(lga_lightning.__file__).parent
 # each row may import from the rows above it, and from its own
 ROWS = [
     {"errors", "_version", "files"},
-    {"requests", "questions", "families", "hooks", "loading"},
-    {"encoding", "scoring", "prompts", "generation", "replies", "continuation", "attribution", "passages"},
+    {"requests", "questions", "families", "hooks", "loading", "texts"},
+    {
+        "encoding",
+        "scoring",
+        "prompts",
+        "generation",
+        "replies",
+        "continuation",
+        "attribution",
+        "passages",
+        "covariance",
+        "estimation",
+    },
     {"metrics", "editing", "locators"},
     {"evaluation", "outcomes", "summary", "results"},
     {"data", "module", "callbacks", "report", "strategies"},

@@ -37,7 +37,8 @@ class EditReport(L.Callback):
             It takes most of the time of scoring.
         max_new_tokens: Where such an answer is cut at the latest.
         fluency: Let the model also continue every prompt by 100 tokens, and measure how repetitive that is.
-        text: A plain text file, to measure how edits move the perplexity of text that has nothing to do with them.
+        text: Plain text (a file, or a data set of the Hub), to measure how edits move the perplexity of text that has nothing
+            to do with them.
         resamples: Bootstrap resamples for the intervals.
 
     Raises:
@@ -62,7 +63,7 @@ class EditReport(L.Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Read the text, and tell the module what is measured."""
         if isinstance(pl_module, LGAModule) and stage != "fit":
-            passages = read_passages(Path(self.text)) if self.text is not None else ()
+            passages = read_passages(self.text) if self.text is not None else ()
             pl_module.evaluation = Evaluation(**{**vars(self.evaluation), "passages": passages})
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -101,7 +102,7 @@ class EditReport(L.Callback):
             "data": data.name,
             "layer": pl_module.edited_layer,
             "layer_source": pl_module.layer_source,
-            "method": pl_module.editor.settings(),
+            "method": pl_module.editor.settings(pl_module.language_model[0]),
             "mode": "independent: every request edited alone, on the unedited model",
             "num_requests": len(outcomes),
             "num_skipped": dict(data.loaded.skipped),

@@ -1,24 +1,140 @@
-"""What an editing method is: requests and a layer in, an edit as data out. The model is left as it was."""
+"""What an editing method is: requests and layers in, an edit as data out. The model is left as it was."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, fields
+from itertools import chain
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import Tensor
 
 from lga_lightning.editing.delta import WeightDelta
+from lga_lightning.errors import DataError, SettingError
+from lga_lightning.families import check_layer
 from lga_lightning.requests import EditRequest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+SoughtT = TypeVar("SoughtT", bound="Sought")
+
+
+@dataclass
+class Sought:
+    """What a method found out about N requests one by one, before anything is written.
+
+    Attributes:
+        requests: The requests; every other field is a tensor with a row for each.
+    """
+
+    requests: list[EditRequest]
+
+    @classmethod
+    def join(cls: type[SoughtT], parts: Sequence[SoughtT]) -> SoughtT:
+        """Several of them as one."""
+        names = [f.name for f in fields(cls) if f.name != "requests"]
+        requests = list(chain.from_iterable(part.requests for part in parts))
+        return cls(requests, **{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
+
+    def first(self: SoughtT, count: int) -> SoughtT:
+        """Those of the first so many requests."""
+        return type(self)(**{f.name: getattr(self, f.name)[:count] for f in fields(self)})
+
+    def each(self: SoughtT) -> list[SoughtT]:
+        """One for each request."""
+        rows = range(len(self.requests))
+        return [type(self)(**{f.name: getattr(self, f.name)[i : i + 1] for f in fields(self)}) for i in rows]
+
 
 class EditMethod(ABC):
-    """Computes edits."""
+    """Computes edits, in two stages: what is sought for each request by itself, and what is written for them together.
+
+    A method leaves the model as it was. Where earlier edits are to be in place, attach or apply them around the call.
+
+    Attributes:
+        name: As the field writes it.
+        window: How many layers the method likes to spread an edit over.
+    """
+
+    name: str
+    window: int = 1
 
     @abstractmethod
+    def seek(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        requests: Sequence[EditRequest],
+        layers: Sequence[int],
+    ) -> Sought:
+        """The first stage, for each request by itself, in one batch."""
+
+    @abstractmethod
+    def write(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        groups: Sequence[Any],
+        layers: Sequence[int],
+        memory: dict[int, Tensor] | None = None,
+    ) -> list[WeightDelta]:
+        """The second stage: one edit for each group of requests, each group on a model without the others.
+
+        Args:
+            model: A causal language model; it is not changed.
+            tokenizer: Its fast tokenizer.
+            groups: What :meth:`seek` found for the requests of each group.
+            layers: Indices of the blocks to edit, ascending.
+            memory: What an editing run keeps from one call to the next, by layer; the method reads it and adds to it.
+                None for an edit that stands alone.
+        """
+
+    @abstractmethod
+    def settings(self, model: PreTrainedModel) -> dict[str, Any]:
+        """The method's name and everything that its results on a model depend on, for result files."""
+
+    @abstractmethod
+    def default_layers(self, model: PreTrainedModel) -> list[int]:
+        """The layers that papers and toolkits edit in this model, or a choice by depth; see :func:`published_for`."""
+
+    def compute(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        requests: Sequence[EditRequest],
+        layers: int | Sequence[int],
+        batch_size: int = 8,
+        memory: dict[int, Tensor] | None = None,
+    ) -> WeightDelta:
+        """One edit for all requests together.
+
+        Args:
+            model: A causal language model; it is not changed.
+            tokenizer: Its fast tokenizer.
+            requests: The facts to edit.
+            layers: Index of the block to edit, or several.
+            batch_size: Requests that are sought at once.
+            memory: See :meth:`write`.
+
+        Raises:
+            DataError: If two requests contradict each other.
+            LayerError: If the model lacks one of the layers.
+        """
+        layers = ascending(model, layers)
+        check_agreement(requests)
+        starts = range(0, len(requests), batch_size)
+        found = [self.seek(model, tokenizer, requests[start : start + batch_size], layers) for start in starts]
+        return self.write(model, tokenizer, [found[0].join(found)], layers, memory)[0]
+
     def compute_each(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, requests: Sequence[EditRequest], layer: int
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        requests: Sequence[EditRequest],
+        layers: int | Sequence[int],
     ) -> list[WeightDelta]:
         """An edit for each request, independent of the others, worked out as one batch.
 
@@ -26,9 +142,39 @@ class EditMethod(ABC):
             model: A causal language model; it is not changed.
             tokenizer: Its fast tokenizer.
             requests: The facts to edit.
-            layer: Index of the block to edit.
+            layers: Index of the block to edit, or several.
         """
+        layers = ascending(model, layers)
+        return self.write(model, tokenizer, self.seek(model, tokenizer, requests, layers).each(), layers)
 
-    @abstractmethod
-    def settings(self) -> dict[str, Any]:
-        """The method's name and everything that its results depend on, for result files."""
+
+def ascending(model: PreTrainedModel, layers: int | Sequence[int]) -> list[int]:
+    """Layers as a list without repeats, shallowest first.
+
+    Raises:
+        SettingError: If there is none.
+        LayerError: If the model lacks one.
+    """
+    chosen = sorted({layers} if isinstance(layers, int) else set(layers))
+    if not chosen:
+        raise SettingError("`layers` is empty. Give at least one block to edit.")
+    return [check_layer(model, layer) for layer in chosen]
+
+
+def check_agreement(requests: Sequence[EditRequest]) -> None:
+    """Refuse a batch in which the same prompt is to get two answers.
+
+    Raises:
+        DataError: Names the two requests.
+    """
+    seen: dict[str, EditRequest] = {}
+    for request in requests:
+        prompt = " ".join(request.prompt.split())
+        other = seen.setdefault(prompt, request)
+        if other.target_new.strip() != request.target_new.strip():
+            places = " and ".join(part.id or repr(part.prompt) for part in (other, request))
+            raise DataError(
+                f"Two requests of one batch contradict each other ({places}): {prompt!r} is to be answered with "
+                f"{other.target_new!r} and with {request.target_new!r}. Drop one of them, or edit them one after the other "
+                "(--model.mode sequential)."
+            )

@@ -23,7 +23,8 @@ class WeightDelta:
     """An edit W <- W + B A of the out-projections of some blocks.
 
     Attributes:
-        factors: By block, B [d_out, r] and A [r, d_in]. The rank r may differ from block to block.
+        factors: By block, B [d_out, r] and A [r, d_in]; the rank r may differ from block to block. A dense edit has None for
+            B, and the whole change [d_out, d_in] for A.
 
     Example:
         >>> first = WeightDelta({3: (torch.ones(4, 1), torch.ones(1, 6))})
@@ -31,27 +32,49 @@ class WeightDelta:
         {3: 2}
     """
 
-    factors: Mapping[int, tuple[Tensor, Tensor]]
+    factors: Mapping[int, tuple[Tensor | None, Tensor]]
 
     def __post_init__(self) -> None:
         for layer, (b, a) in self.factors.items():
-            if b.ndim != 2 or a.ndim != 2 or b.shape[1] != a.shape[0]:
+            if b is None and a.ndim == 2:
+                continue
+            if b is None or b.ndim != 2 or a.ndim != 2 or b.shape[1] != a.shape[0]:
                 raise ValueError(
-                    f"Block {layer}: expected B [d_out, r] and A [r, d_in], got {list(b.shape)} and {list(a.shape)}."
+                    f"Block {layer}: expected B [d_out, r] and A [r, d_in], got "
+                    f"{None if b is None else list(b.shape)} and {list(a.shape)}."
                 )
 
     @property
     def ranks(self) -> dict[int, int]:
-        """The rank by block."""
+        """The rank by block; of a dense edit, the number of rows."""
         return {layer: a.shape[0] for layer, (_, a) in self.factors.items()}
 
+    def matrix(self, layer: int) -> Tensor:
+        """What is added to a block's out-projection, [d_out, d_in]."""
+        b, a = self.factors[layer]
+        return a if b is None else b @ a
+
     def __add__(self, other: WeightDelta) -> WeightDelta:
-        """Both edits: factors of the same block are joined along the rank."""
+        """Both edits: factors of the same block are joined along the rank, dense changes added up."""
         joined = dict(self.factors)
         for layer, (b, a) in other.factors.items():
-            mine = joined.get(layer)
-            joined[layer] = (b, a) if mine is None else (torch.cat([mine[0], b], 1), torch.cat([mine[1], a], 0))
+            if layer not in joined:
+                joined[layer] = (b, a)
+                continue
+            mine_b, mine_a = joined[layer]
+            if b is None or mine_b is None:
+                joined[layer] = (None, self.matrix(layer) + other.matrix(layer))
+            else:
+                joined[layer] = (torch.cat([mine_b, b], 1), torch.cat([mine_a, a], 0))
         return WeightDelta(joined)
+
+    def compact(self) -> WeightDelta:
+        """The same edit with no rank above d_out: of more edits than that, the sum takes less room than the list."""
+        factors = dict(self.factors)
+        for layer, (b, a) in self.factors.items():
+            if b is not None and a.shape[0] > b.shape[0]:
+                factors[layer] = (torch.eye(b.shape[0]).to(b), b @ a)
+        return WeightDelta(factors)
 
     @contextmanager
     def attached(self, model: PreTrainedModel) -> Iterator[None]:
@@ -92,8 +115,7 @@ class WeightDelta:
         originals = Originals([(weight, weight.detach().clone()) for weight in weights.values()])
         with torch.no_grad():
             for layer, weight in weights.items():
-                b, a = (factor.to(weight.device) for factor in self.factors[layer])
-                weight.copy_(weight + b @ a)  # added in the wider of the two dtypes
+                weight.copy_(weight + self.matrix(layer).to(weight.device))  # added in the wider of the two dtypes
         return originals
 
 
@@ -132,36 +154,47 @@ def attached(model: PreTrainedModel, deltas: Sequence[WeightDelta], rows: Tensor
 
 
 @contextmanager
-def _attached_at(site: EditSite, b: Tensor, a: Tensor, rows: Tensor | None) -> Iterator[None]:
-    """Factors [D, d_out, r] and [D, r, d_in] at one module."""
+def _attached_at(site: EditSite, b: Tensor | None, a: Tensor, rows: Tensor | None) -> Iterator[None]:
+    """Factors [D, d_out, r] and [D, r, d_in] at one module, or dense changes [D, d_out, d_in]."""
     device = site.weight.device
-    b, a = b.to(device), a.to(device)
-    if rows is None:
-        with added_to_output(site.module, lambda k: k.to(a.dtype) @ a[0].mT @ b[0].mT):
-            yield
-    else:
-        b, a = b[rows.to(device)], a[rows.to(device)]
-        with added_to_output(site.module, lambda k: k.to(a.dtype) @ a.mT @ b.mT, rows=len(rows)):
-            yield
+    which = torch.zeros((), dtype=torch.long) if rows is None else rows
+    a = a.to(device)[which.to(device)].mT
+    if b is not None:
+        b = b.to(device)[which.to(device)].mT
+
+    def addition(keys: Tensor) -> Tensor:
+        along = keys.to(a.dtype) @ a
+        return along if b is None else along @ b
+
+    with added_to_output(site.module, addition, rows=None if rows is None else len(rows)):
+        yield
 
 
-def _stacked(deltas: Sequence[WeightDelta], site: EditSite) -> tuple[Tensor, Tensor]:
+def _stacked(deltas: Sequence[WeightDelta], site: EditSite) -> tuple[Tensor | None, Tensor]:
     """The factors of several edits at one block, filled up with zeros to the largest rank."""
     present = {row: delta.factors[site.layer] for row, delta in enumerate(deltas) if site.layer in delta.factors}
+    for b, a in present.values():
+        _check_fits(site, b, a)
+    like = next(iter(present.values()))[1]
+    if any(b is None for b, _ in present.values()):
+        dense = like.new_zeros(len(deltas), site.out_features, site.in_features)
+        for row in present:
+            dense[row] = deltas[row].matrix(site.layer)
+        return None, dense
     rank = max(a.shape[0] for _, a in present.values())
-    like = next(iter(present.values()))[0]
     stacked_b = like.new_zeros(len(deltas), site.out_features, rank)
     stacked_a = like.new_zeros(len(deltas), rank, site.in_features)
     for row, (b, a) in present.items():
-        _check_fits(site, b, a)
-        stacked_b[row, :, : b.shape[1]] = b
-        stacked_a[row, : a.shape[0]] = a
+        if b is not None:
+            stacked_b[row, :, : b.shape[1]] = b
+            stacked_a[row, : a.shape[0]] = a
     return stacked_b, stacked_a
 
 
-def _check_fits(site: EditSite, b: Tensor, a: Tensor) -> None:
-    if (b.shape[0], a.shape[1]) != (site.out_features, site.in_features):
+def _check_fits(site: EditSite, b: Tensor | None, a: Tensor) -> None:
+    rows = a.shape[0] if b is None else b.shape[0]
+    if (rows, a.shape[1]) != (site.out_features, site.in_features):
         raise ValueError(
-            f"The edit of block {site.layer} is {b.shape[0]} x {a.shape[1]}, but {site.name} is "
+            f"The edit of block {site.layer} is {rows} x {a.shape[1]}, but {site.name} is "
             f"{site.out_features} x {site.in_features}: it was made for another model."
         )

@@ -1,88 +1,110 @@
-"""ROME (arXiv 2202.05262) and R-ROME (arXiv 2403.07175): one fact, one rank-one update."""
+"""ROME (arXiv 2202.05262): one fact, one rank-one update."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
 from lga_lightning.editing.base import EditMethod
-from lga_lightning.editing.contexts import sample_contexts
+from lga_lightning.editing.contexts import Contexts
 from lga_lightning.editing.delta import WeightDelta
-from lga_lightning.editing.target_value import TargetValueSettings, find_target_values
-from lga_lightning.errors import DataError, SettingError
-from lga_lightning.families import EditSite, edit_site
-from lga_lightning.requests import EditRequest
+from lga_lightning.editing.published import published_for
+from lga_lightning.editing.second_moment import SecondMoment
+from lga_lightning.editing.target_value import TargetValues, TargetValueSettings, find_target_values
+from lga_lightning.families import edit_site
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from lga_lightning.requests import EditRequest
 
 
 class ROME(EditMethod):
     """Writes W <- W + Lambda u^T so that the key of the bare prompt gives the target value.
 
     u = C^-1 k / |C^-1 k| for the key k averaged over contexts; Lambda = (v* - W k0) / (k0 . u) for the key k0 of the bare
-    prompt. That two different keys enter is the known flaw of ROME's code (see :class:`RROME`); it is kept here for
-    comparison.
+    prompt (section 3.1, eq. 2). That two different keys enter is the known flaw of ROME's code (see :class:`RROME`); it is
+    kept here for comparison.
+
+    Several requests in one batch have their values sought together and are written one after the other. Several layers
+    are edited one after the other, each with a target value of its own, sought with the earlier ones in place.
 
     Args:
-        steps: Evaluations of the loss in the search for the target value.
+        steps: Evaluations of the loss in the search for the target value; None for what is published for the model.
         learning_rate: Of Adam in that search.
-        weight_decay: Weight of |delta| / |h0|^2 in its loss.
+        weight_decay: Weight of |delta| / |h0|^2 in its loss; None for what is published for the model.
         clamp: The value moves by at most this many times its norm.
         kl_factor: Weight of the divergence from the unedited model on "{subject} is a".
         stop_loss: A request is done when its loss is below this.
         context_lengths: New tokens of the texts sampled from the model that prompts are put behind.
         contexts_each: Such texts a length.
-        second_moment: A safetensors file with C = E[k k^T] of each block, [d_in, d_in] under the block's number. None
-            takes C = I.
+        second_moment: Where C = E[k k^T] comes from, as :class:`SecondMoment` takes it; ``identity`` takes C = I.
+        moment_tokens: From how many tokens C is estimated, where it is.
     """
 
     name = "ROME"
 
     def __init__(
         self,
-        steps: int = 25,
+        steps: int | None = None,
         learning_rate: float = 0.5,
-        weight_decay: float = 1e-3,
+        weight_decay: float | None = None,
         clamp: float = 4.0,
         kl_factor: float = 0.0625,
         stop_loss: float = 0.05,
         context_lengths: tuple[int, ...] = (5, 10),
         contexts_each: int = 10,
-        second_moment: str | None = None,
+        second_moment: str = "identity",
+        moment_tokens: int = 100_000,
     ) -> None:
-        self.search = TargetValueSettings(steps, learning_rate, weight_decay, clamp, kl_factor, stop_loss)
-        if contexts_each < 0 or min(context_lengths, default=1) < 1:
-            raise SettingError(
-                "`contexts_each` must be at least 0 and `context_lengths` at least 1, got "
-                f"{contexts_each} and {context_lengths}."
-            )
-        self.context_lengths = tuple(context_lengths)
-        self.contexts_each = contexts_each
-        self.second_moment = second_moment
-        self._contexts: WeakKeyDictionary[PreTrainedModel, list[str]] = WeakKeyDictionary()
+        given = {"steps": steps, "weight_decay": weight_decay}
+        self._given = {name: value for name, value in given.items() if value is not None}
+        self._given |= {"learning_rate": learning_rate, "clamp": clamp, "kl_factor": kl_factor, "stop_loss": stop_loss}
+        TargetValueSettings(**self._given)  # type: ignore[arg-type]  # out of range fails here
+        self.contexts = Contexts(context_lengths, contexts_each)
+        self.second_moment = SecondMoment(second_moment, moment_tokens)
 
-    def compute_each(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, requests: Sequence[EditRequest], layer: int
+    def search(self, model: PreTrainedModel) -> TargetValueSettings:
+        """How the target value is sought in a model."""
+        known = published_for(model)
+        return TargetValueSettings(**{"steps": known.steps, "weight_decay": known.weight_decay, **self._given})  # type: ignore[arg-type]
+
+    def default_layers(self, model: PreTrainedModel) -> list[int]:
+        """One block; see :func:`published_for`."""
+        return [published_for(model).rome_layer]
+
+    def seek(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        requests: Sequence[EditRequest],
+        layers: Sequence[int],
+    ) -> TargetValues:
+        """Keys, and target values at the first layer."""
+        contexts = self.contexts.of(model, tokenizer)
+        self.second_moment.prepare(model, tokenizer, layers)
+        return find_target_values(model, tokenizer, requests, contexts, edit_site(model, layers[0]), self.search(model))
+
+    def write(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        groups: Sequence[TargetValues],
+        layers: Sequence[int],
+        memory: dict[int, Tensor] | None = None,
     ) -> list[WeightDelta]:
-        """A rank-one edit of one block for each request; see :class:`EditMethod`."""
-        site = edit_site(model, layer)
-        if model not in self._contexts:
-            lengths, each = self.context_lengths, self.contexts_each
-            self._contexts[model] = sample_contexts(model, tokenizer, lengths, each)
-        found = find_target_values(model, tokenizer, requests, self._contexts[model], site, self.search)
-        written = self.written_key(found.keys)
-        with torch.no_grad():
-            present = site.values(written)
-        direction = self._direction(found.keys.mean(1), site)
-        change = (found.before + found.delta - present) / (written * direction).sum(1, keepdim=True)
-        return [WeightDelta({layer: (b.unsqueeze(1), a.unsqueeze(0))}) for b, a in zip(change, direction, strict=True)]
+        """Rank-one updates, one a request and layer."""
+        deltas = self._write_at(layers[0], model, groups)
+        for layer in layers[1:]:
+            for number, group in enumerate(groups):
+                with deltas[number].applied(model):
+                    again = self.seek(model, tokenizer, group.requests, [layer])
+                    deltas[number] += self._write_at(layer, model, [again])[0]
+        return deltas
 
     def written_key(self, keys: Tensor) -> Tensor:
         """The key that gives the target value after the edit.
@@ -95,62 +117,30 @@ class ROME(EditMethod):
         """
         return keys[:, 0]
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self, model: PreTrainedModel) -> dict[str, Any]:
         """Name and settings, for result files."""
         return {
             "name": self.name,
-            **asdict(self.search),
-            "context_lengths": list(self.context_lengths),
-            "contexts_each": self.contexts_each,
-            "second_moment": self.second_moment or "identity",
+            **asdict(self.search(model)),
+            "context_lengths": list(self.contexts.lengths),
+            "contexts_each": self.contexts.each,
+            **self.second_moment.settings(),
         }
 
-    def _direction(self, key: Tensor, site: EditSite) -> Tensor:
-        """U = C^-1 k / |C^-1 k|, [N, d_in]."""
-        if self.second_moment is not None:
-            moment = load_second_moment(Path(self.second_moment), site)
-            try:
-                key = torch.linalg.solve(moment.to(key.device), key.double().T).T.to(key.dtype)
-            except RuntimeError as error:
-                raise DataError(
-                    f"The second moment of block {site.layer} in {self.second_moment} cannot be inverted: it was taken from "
-                    "too few tokens, or of keys that do not vary."
-                ) from error
-        return key / key.norm(dim=1, keepdim=True)
-
-
-class RROME(ROME):
-    """ROME with the averaged key everywhere, which is what keeps many edits in a row stable.
-
-    Takes the arguments of :class:`ROME`.
-    """
-
-    name = "R-ROME"
-
-    def written_key(self, keys: Tensor) -> Tensor:
-        """The mean over contexts; see :class:`ROME`."""
-        return keys.mean(1)
-
-
-def load_second_moment(path: Path, site: EditSite) -> Tensor:
-    """C = E[k k^T] of one block, [d_in, d_in] in float64.
-
-    Raises:
-        DataError: If the file is missing, lacks the block, or was made for another model.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path.expanduser(), framework="pt") as file:
-            if str(site.layer) not in file.keys():  # noqa: SIM118 - not a mapping
-                have = sorted(file.keys())
-                raise DataError(f"{path.name} holds no second moment of block {site.layer}; it has those of {have}.")
-            moment: Tensor = file.get_tensor(str(site.layer)).double()
-    except (OSError, SafetensorError) as error:
-        raise DataError(f"The second moments at {str(path)!r} cannot be read: {error}.") from error
-    if moment.shape != (site.in_features, site.in_features):
-        raise DataError(
-            f"{path.name} was made for another model: the second moment of block {site.layer} is {list(moment.shape)}, but "
-            f"the keys of {site.name} have width {site.in_features}."
-        )
-    return moment
+    def _write_at(self, layer: int, model: PreTrainedModel, groups: Sequence[TargetValues]) -> list[WeightDelta]:
+        """One layer's updates."""
+        site = edit_site(model, layer)
+        deltas = []
+        for group in groups:
+            solved = self.second_moment.solve(model, layer, group.keys.mean(1))
+            directions = solved / solved.norm(dim=1, keepdim=True)
+            written = self.written_key(group.keys)
+            with torch.no_grad():
+                missing = site.values(group.keys[:, 0]) + group.delta - site.values(written)
+            changes = torch.empty_like(missing)
+            for row in range(len(missing)):
+                # what the updates before this one already make of its key
+                present = changes[:row].T @ (directions[:row] @ written[row])
+                changes[row] = (missing[row] - present) / (written[row] @ directions[row])
+            deltas.append(WeightDelta({layer: (changes.T.contiguous(), directions)}))
+        return deltas

@@ -1,25 +1,29 @@
 """The value that makes the model say the new answer: found for many requests at once.
 
 ROME (arXiv 2202.05262), section 3.1, step 2, eq. 4, as in its public code: gradient descent on a vector delta that is
-added to the output of the edited module at the subject's last token.
+added to a module's output at the subject's last token. MEMIT (arXiv 2210.07229), section 4.1, eq. 16, adds it to a block's
+output, and PMET (arXiv 2308.08742), section 3, eq. 7, to the attention's and the MLP's at once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from lga_lightning.attribution import at_least_float32
 from lga_lightning.continuation import Continuation
+from lga_lightning.editing.base import Sought
+from lga_lightning.editing.contexts import in_contexts
 from lga_lightning.encoding import EncodedAnswers, encode_answers, encode_subjects
 from lga_lightning.errors import SettingError
 from lga_lightning.families import EditSite
-from lga_lightning.hooks import added_to_output, captured_inputs, frozen
+from lga_lightning.hooks import added_to_output, captured_inputs, captured_outputs, frozen
 from lga_lightning.requests import EditRequest
 from lga_lightning.scoring import answer_nll, input_device
 
@@ -55,14 +59,14 @@ class TargetValueSettings:
                 )
 
 
-@dataclass(frozen=True)
-class TargetValues:
+@dataclass
+class TargetValues(Sought):
     """What the search found for N requests in K contexts.
 
     Attributes:
         keys: [N, K, d_in] inputs of the edited module at the subject's last token, the bare prompt's first.
-        before: [N, d_out] its outputs there on the bare prompt, h0.
-        delta: [N, d_out] what to add to them: v* = h0 + delta.
+        before: [N, d] outputs there, on the bare prompt, of the module that delta was added to: h0.
+        delta: [N, d] what to add to them: v* = h0 + delta. (Of several modules, the last one's.)
         loss: [N] the last loss.
     """
 
@@ -79,6 +83,7 @@ def find_target_values(
     contexts: Sequence[str],
     site: EditSite,
     settings: TargetValueSettings,
+    places: Sequence[nn.Module] = (),
 ) -> TargetValues:
     """Find the target values of N requests in one batch; a request that has converged leaves it.
 
@@ -90,21 +95,25 @@ def find_target_values(
         tokenizer: Its fast tokenizer.
         requests: N requests.
         contexts: K texts to put before the prompt, "" the first.
-        site: The module to whose output delta is added.
+        site: The module that is edited: keys are its inputs.
         settings: How to search.
+        places: P modules of the same block to whose outputs a delta each is added, in the order in which they run; by
+            default the edited module alone.
     """
     device = input_device(model)
+    places = list(places) or [site.module]
     with torch.inference_mode(False), torch.enable_grad(), frozen(model):
-        answers = Continuation(model, _in_contexts(tokenizer, requests, contexts).to(device))
-        subjects = Continuation(model, _about_subjects(tokenizer, requests).to(device))
+        answers = Continuation(model, _with_answers(tokenizer, requests, contexts).to(device), site.layer)
+        subjects = Continuation(model, _about_subjects(tokenizer, requests).to(device), site.layer)
         with torch.no_grad():
-            with captured_inputs([site.module], answers.batch.subject) as captured:
+            at = answers.batch.subject
+            with captured_inputs([site.module], at) as inputs, captured_outputs(places, at) as outputs:
                 answers.logits()
-            keys = at_least_float32(captured[0]).unflatten(0, (len(requests), len(contexts)))
-            before = site.values(keys[:, 0])
+            keys = at_least_float32(inputs[0]).unflatten(0, (len(requests), len(contexts)))
+            before = torch.stack([at_least_float32(output)[:: len(contexts)] for output in outputs], 1)
             original = subjects.logits()[:, 0].log_softmax(-1)
-        delta, loss = _descend(answers, subjects, original, before, len(contexts), site, settings)
-    return TargetValues(keys, before, delta, loss)
+        delta, loss = _descend(answers, subjects, original, before, len(contexts), places, settings)
+    return TargetValues(list(requests), keys, before[:, -1], delta[:, -1], loss)
 
 
 def _descend(
@@ -113,22 +122,24 @@ def _descend(
     original: Tensor,
     before: Tensor,
     contexts: int,
-    site: EditSite,
+    places: Sequence[nn.Module],
     settings: TargetValueSettings,
 ) -> tuple[Tensor, Tensor]:
-    """Adam on all deltas at once, projected to the clamp after each step. Returns delta [N, d_out] and loss [N]."""
-    norm = before.norm(dim=1)
-    delta, moment, square = (torch.zeros_like(before) for _ in range(3))
-    losses = torch.full_like(norm, torch.inf)
+    """Adam on all deltas at once, projected to the clamp after each step. Returns delta [N, P, d] and loss [N]."""
+    norm = before.norm(dim=-1)
+    delta = torch.zeros_like(before)
+    adam = RowAdam(delta, settings.learning_rate)
+    losses = torch.full_like(norm[:, 0], torch.inf)
     active = torch.arange(len(before), device=before.device)
-    for step in range(1, max(settings.steps, 2)):
+    for _ in range(1, max(settings.steps, 2)):
         leaf = delta[active].requires_grad_()
-        nll = answer_nll(_logits_with(answers, site, leaf.repeat_interleave(contexts, 0)), answers.batch.labels)
-        edited = _logits_with(subjects, site, leaf)[:, 0].log_softmax(-1)
+        nll = answer_nll(_logits_with(answers, places, leaf.repeat_interleave(contexts, 0)), answers.batch.labels)
+        edited = _logits_with(subjects, places, leaf)[:, 0].log_softmax(-1)
         divergence = (edited.exp() * (edited - original)).sum(-1)
         loss = nll.unflatten(0, (-1, contexts)).mean(1) + settings.kl_factor * divergence
         # at delta = 0 the gradient of this norm is 0
-        loss = loss + settings.weight_decay * torch.linalg.vector_norm(leaf, dim=1) / norm[active] ** 2
+        shares = torch.linalg.vector_norm(leaf, dim=-1) / norm[active] ** 2
+        loss = loss + settings.weight_decay * shares.sum(1)
         losses[active] = loss.detach().to(losses.dtype)
         going = (loss.detach() >= settings.stop_loss).nonzero().squeeze(1)
         if not len(going):
@@ -138,38 +149,63 @@ def _descend(
             active, gradient, original = active[going], gradient[going], original[going]
             rows = (going.unsqueeze(1) * contexts + torch.arange(contexts, device=going.device)).flatten()
             answers, subjects = answers.select(rows), subjects.select(going)
-        # Adam, each request with moments of its own
-        moment[active] = 0.9 * moment[active] + 0.1 * gradient
-        square[active] = 0.999 * square[active] + 0.001 * gradient**2
-        root = (square[active] / (1 - 0.999**step)).sqrt() + 1e-8
-        moved = delta[active] - settings.learning_rate * (moment[active] / (1 - 0.9**step)) / root
+        adam.step_(active, gradient)
         largest = settings.clamp * norm[active]
-        delta[active] = moved * (largest / moved.norm(dim=1).clamp_min(1e-30)).clamp_max(1).unsqueeze(1)
+        moved = delta[active]
+        delta[active] = moved * (largest / moved.norm(dim=-1).clamp_min(1e-30)).clamp_max(1).unsqueeze(-1)
     return delta, losses
 
 
-def _logits_with(rows: Continuation, site: EditSite, delta: Tensor) -> Tensor:
-    """Logits with a delta [N, d_out] added at the subject's last token of each row."""
+class RowAdam:
+    """Adam (betas 0.9 and 0.999) on the rows of one tensor, each with a count of steps of its own.
 
-    def addition(inputs: Tensor) -> Tensor:
-        rest = inputs.shape[1] - 1
-        return functional.pad(delta.unsqueeze(1), (0, 0, 0, rest))
+    Args:
+        parameters: [N, ...] changed in place.
+        learning_rate: Step size.
+    """
 
-    with added_to_output(site.module, addition, rows=len(delta)):
+    def __init__(self, parameters: Tensor, learning_rate: float) -> None:
+        self.parameters = parameters
+        self.learning_rate = learning_rate
+        self._moment, self._square = torch.zeros_like(parameters), torch.zeros_like(parameters)
+        self._steps = torch.zeros(len(parameters), dtype=torch.long, device=parameters.device)
+
+    def step_(self, rows: Tensor, gradient: Tensor) -> None:
+        """Move some rows.
+
+        Args:
+            rows: [M] their indices.
+            gradient: [M, ...] their gradients.
+        """
+        self._steps[rows] += 1
+        moment = 0.9 * self._moment[rows] + 0.1 * gradient
+        square = 0.999 * self._square[rows] + 0.001 * gradient**2
+        self._moment[rows], self._square[rows] = moment, square
+        steps = self._steps[rows].to(gradient).view(-1, *[1] * (gradient.ndim - 1))
+        root = (square / (1 - 0.999**steps)).sqrt() + 1e-8
+        self.parameters[rows] -= self.learning_rate * (moment / (1 - 0.9**steps)) / root
+
+
+def _logits_with(rows: Continuation, places: Sequence[nn.Module], deltas: Tensor) -> Tensor:
+    """Logits with deltas [N, P, d] added to the outputs of P modules at the subject's last token of each row."""
+
+    def at_subject(delta: Tensor, inputs: Tensor) -> Tensor:
+        return functional.pad(delta.unsqueeze(1), (0, 0, 0, inputs.shape[1] - 1))
+
+    with ExitStack() as stack:
+        for place, delta in zip(places, deltas.unbind(1), strict=True):
+            stack.enter_context(
+                added_to_output(place, lambda inputs, delta=delta: at_subject(delta, inputs), rows=len(deltas))  # type: ignore[misc]
+            )
         return rows.logits()
 
 
-def _in_contexts(
+def _with_answers(
     tokenizer: PreTrainedTokenizerBase, requests: Sequence[EditRequest], contexts: Sequence[str]
 ) -> EncodedAnswers:
     """Row i K + j: request i in context j, with its new answer."""
-    pairs = [(request, context) for request in requests for context in contexts]
-    return encode_answers(
-        tokenizer,
-        [context + request.prompt for request, context in pairs],
-        [request.target_new for request, _ in pairs],
-        [len(context) + request.subject_end for request, context in pairs],
-    )
+    texts, ends = in_contexts(requests, contexts)
+    return encode_answers(tokenizer, texts, [request.target_new for request in requests for _ in contexts], ends)
 
 
 def _about_subjects(tokenizer: PreTrainedTokenizerBase, requests: Sequence[EditRequest]) -> EncodedAnswers:

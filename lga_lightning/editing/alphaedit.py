@@ -1,0 +1,56 @@
+"""AlphaEdit (arXiv 2410.02355): updates that leave alone what the layer's usual keys give."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from lga_lightning.editing.published import published_for
+from lga_lightning.editing.spread import Spread
+from lga_lightning.errors import SettingError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class AlphaEdit(Spread):
+    """Delta^T solves (P (K K^T + Kp Kp^T) + L2 I) Delta^T = P K R^T (section 3.3, eq. 14).
+
+    P projects on the singular vectors of C with small singular values; Kp are the keys of the editing run's earlier edits.
+
+    Args:
+        threshold: Singular values of C below this span what may change.
+        l2: Weight of |Delta|^2; None for what is published for the model.
+        arguments: Those of :class:`Spread`.
+    """
+
+    name = "AlphaEdit"
+
+    def __init__(self, threshold: float = 0.02, l2: float | None = None, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        if not threshold > 0 or (l2 is not None and not l2 > 0):
+            raise SettingError(f"`threshold` and `l2` must be above 0, got {threshold} and {l2}.")
+        if self.second_moment.source == "identity":
+            raise SettingError(
+                "AlphaEdit protects what the second moment of the keys spans, and with `second_moment: identity` nothing is "
+                "left to change. Give a text, or `sampled`."
+            )
+        self.threshold = threshold
+        self._l2 = l2
+
+    def l2(self, model: PreTrainedModel) -> float:
+        """Weight of |Delta|^2."""
+        return published_for(model).alphaedit_l2 if self._l2 is None else self._l2
+
+    def closed_form(self, model: PreTrainedModel, layer: int, keys: Tensor, memory: Tensor | None) -> Tensor:
+        """K^T P ([K Kp]^T P [K Kp] + L2 I)^-1 P, the rows of K: a system of n + m, not of d_in."""
+        known = keys if memory is None else torch.cat([keys, memory.to(keys)])
+        free = self.second_moment.project(model, layer, known.double(), self.threshold)
+        inner = free @ free.T + self.l2(model) * torch.eye(len(known), dtype=torch.float64, device=keys.device)
+        return torch.linalg.solve(inner, free)[: len(keys)]
+
+    def settings(self, model: PreTrainedModel) -> dict[str, Any]:
+        """Name and settings, for result files."""
+        return {**super().settings(model), "threshold": self.threshold, "l2": self.l2(model)}

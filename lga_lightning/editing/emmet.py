@@ -1,0 +1,59 @@
+"""EMMET (arXiv 2401.07453, 2403.14236): ROME's equality constraint for many facts at once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from lga_lightning.editing.published import published_for
+from lga_lightning.editing.spread import Spread
+from lga_lightning.errors import SettingError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class EMMET(Spread):
+    """Delta = R (K^T C~^-1 K + alpha I)^-1 K^T C~^-1 with C~ = lambda C: all keys get their values, exactly if alpha is 0.
+
+    Args:
+        moment_weight: lambda; None for what is published for the model.
+        alpha: Keeps the system solvable where keys are alike; only a batch of several requests has it.
+        window: How many layers ``golden`` stands for.
+        arguments: The others of :class:`Spread`.
+    """
+
+    name = "EMMET"
+
+    def __init__(
+        self, moment_weight: float | None = None, alpha: float = 0.1, window: int = 1, **arguments: Any
+    ) -> None:
+        super().__init__(window=window, **arguments)
+        if (moment_weight is not None and not moment_weight > 0) or not alpha >= 0:
+            raise SettingError(
+                f"`moment_weight` must be above 0 and `alpha` at least 0, got {moment_weight} and {alpha}."
+            )
+        self._moment_weight = moment_weight
+        self.alpha = alpha
+
+    def moment_weight(self, model: PreTrainedModel) -> float:
+        """The weight of C, lambda."""
+        return published_for(model).emmet_weight if self._moment_weight is None else self._moment_weight
+
+    def default_layers(self, model: PreTrainedModel) -> list[int]:
+        """ROME's layer; see :func:`published_for`."""
+        return [published_for(model).rome_layer]
+
+    def closed_form(self, model: PreTrainedModel, layer: int, keys: Tensor, memory: Tensor | None) -> Tensor:
+        """(K^T C~^-1 K + alpha I)^-1 K^T C~^-1."""
+        solved = self.second_moment.solve(model, layer, keys.double()) / self.moment_weight(model)
+        inner = keys.double() @ solved.T
+        if len(keys) > 1:
+            inner += self.alpha * torch.eye(len(keys), dtype=torch.float64, device=keys.device)
+        return torch.linalg.solve(inner, solved)
+
+    def settings(self, model: PreTrainedModel) -> dict[str, Any]:
+        """Name and settings, for result files."""
+        return {**super().settings(model), "moment_weight": self.moment_weight(model), "alpha": self.alpha}

@@ -1,0 +1,111 @@
+"""Plain texts: from a text file, a JSON or JSON Lines file, or a data set of the Hub."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from lga_lightning.errors import DataError
+
+FIELD = "text"
+
+
+def read_texts(source: str) -> Iterator[str]:
+    """Texts, one after the other, without holding them all.
+
+    Args:
+        source: A file: ``.jsonl`` (an object with the field ``text``, or a string, a line), ``.json`` (a list of these), or
+            plain text with blank lines between texts, each also as ``.gz``. Else a data set of the Hub, ``owner/name`` or
+            ``owner/name:config``, of which the field ``text`` of the split ``train`` is streamed.
+
+    Raises:
+        DataError: If there is no such file or data set, or it holds something else.
+    """
+    path = Path(source).expanduser()
+    if not path.exists():
+        yield from _hub_texts(source)
+        return
+    kind = path.name.removesuffix(".gz").rsplit(".", 1)[-1]
+    try:
+        with _opened(path) as file:
+            if kind == "jsonl":
+                rows: Iterator[Any] = (json.loads(line) for line in file if line.strip())
+            elif kind == "json":
+                rows = iter(json.load(file))
+            else:
+                rows = _paragraphs(file)
+            for number, row in enumerate(rows, start=1):
+                text = row.get(FIELD) if isinstance(row, dict) else row
+                if not isinstance(text, str):
+                    raise DataError(
+                        f"{path.name}, text {number}: expected a string, or an object with the field {FIELD!r}, got {row!r:.60}."
+                    )
+                yield text
+    except (OSError, ValueError, TypeError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"The texts in {path.name} cannot be read: {error}.") from error
+
+
+def text_fingerprint(source: str) -> str:
+    """A hash of a file's bytes, or the commit of a data set of the Hub."""
+    path = Path(source).expanduser()
+    if path.is_file():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
+    from huggingface_hub import HfApi
+
+    try:
+        return str(HfApi().dataset_info(source.split(":")[0]).sha)
+    except Exception as error:
+        raise _no_data_set(source, error) from error
+
+
+def _digest(file: IO[bytes]) -> str:
+    digest = hashlib.sha256()
+    while chunk := file.read(1 << 20):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _opened(path: Path) -> IO[str]:
+    if path.suffix == ".gz":
+        return gzip.open(path, "rt", encoding="utf-8")
+    return path.open(encoding="utf-8")
+
+
+def _paragraphs(lines: IO[str]) -> Iterator[str]:
+    paragraph: list[str] = []
+    for line in lines:
+        if line.strip():
+            paragraph.append(line)
+        elif paragraph:
+            yield "".join(paragraph)
+            paragraph = []
+    if paragraph:
+        yield "".join(paragraph)
+
+
+def _hub_texts(source: str) -> Iterator[str]:
+    from datasets import load_dataset
+
+    name, _, config = source.partition(":")
+    try:
+        rows = load_dataset(name, config or None, split="train", streaming=True)
+        for row in rows:
+            yield row[FIELD]
+    except Exception as error:
+        raise _no_data_set(source, error) from error
+
+
+def _no_data_set(source: str, error: Exception) -> DataError:
+    reason = str(error).strip().splitlines()
+    return DataError(
+        f"There is no file {source!r}, and no data set of that name with a field {FIELD!r} could be read from the Hub. Give a "
+        "text, JSON or JSON Lines file, or the name of a data set (owner/name, or owner/name:config). The loader said: "
+        f"{reason[0] if reason else type(error).__name__}"
+    )
