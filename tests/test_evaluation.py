@@ -30,13 +30,15 @@ EVERYTHING = Evaluation(max_new_tokens=TOKENS, fluency=True, passages=PASSAGES, 
 
 
 def random_edits(model, count: int, layer: int = 1, rank: int = 1) -> list[WeightDelta]:
-    """Edits that change much of what the model says."""
+    """Edits that change much of what the model says; dense ones for rank 0."""
     site = edit_site(model, layer)
     generator = torch.Generator().manual_seed(5)
 
     def draw(*size: int) -> torch.Tensor:
         return torch.randn(*size, generator=generator, dtype=torch.float64)
 
+    if not rank:
+        return [WeightDelta({layer: (None, draw(site.out_features, site.in_features))}) for _ in range(count)]
     return [
         WeightDelta({layer: (draw(site.out_features, rank) / rank, draw(rank, site.in_features))}) for _ in range(count)
     ]
@@ -96,7 +98,7 @@ def expected_scores(question: Question, before: dict, after: dict) -> dict[str, 
 @pytest.mark.usefixtures("exact")
 @pytest.mark.parametrize(
     ("family_name", "rank", "shared"),
-    [("llama", 1, False), ("llama", 20, False), ("llama", 20, True), ("gpt2", 1, True), ("gemma3_text", 2, False)],
+    [("llama", 1, False), ("llama", 0, False), ("llama", 20, True), ("gpt2", 1, True), ("gemma3_text", 2, False)],
 )
 def test_everything_equals_edited_weights_and_plain_passes(family_name, rank, shared, tokenizer, monkeypatch):
     monkeypatch.setattr("lga_lightning.replies.FLUENCY_TOKENS", 20)
