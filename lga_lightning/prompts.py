@@ -127,23 +127,22 @@ class Prompts:
                 return self.tokenizer.batch_decode(said, skip_special_tokens=True)
             if len(keep) < len(live):
                 chosen = torch.tensor(keep)
-                live, mask, tokens = live[chosen], mask[chosen.to(mask.device)], tokens[chosen.to(tokens.device)]
-                cache.batch_select_indices(chosen.to(mask.device))
+                live, mask, tokens = live[chosen], mask[chosen], tokens[chosen]
+                cache.batch_select_indices(chosen)
             mask = torch.cat([mask, mask.new_ones(len(live), 1)], 1)
             positions = torch.tensor([[lengths[row] + len(said[row]) - 1] for row in live.tolist()], device=mask.device)
-            tokens = self._run(live, tokens.unsqueeze(1), mask, positions, cache)[:, -1].argmax(-1)
+            tokens = self._run(live, tokens.unsqueeze(1).to(mask.device), mask, positions, cache)[:, -1].argmax(-1)
 
     def _answer_logits(self, rows: Tensor, labels: Tensor) -> Tensor:
         """Logits [M, A, V] that predict the answers' tokens, in float32 or better."""
-        on_device = rows.to(self._logits.device)
-        first = self._logits[on_device]
+        first = self._logits[rows]
         if labels.shape[1] == 1:
             return at_least_float32(first)
         cache = self._copy_of_cache()
-        cache.batch_select_indices(on_device)
-        ids = labels[:, :-1].clamp_min(0).to(on_device.device)
-        mask = torch.cat([self._mask[on_device], torch.ones_like(ids)], 1)
-        positions = self._lengths[on_device].unsqueeze(1) + torch.arange(ids.shape[1], device=ids.device)
+        cache.batch_select_indices(rows)
+        ids = labels[:, :-1].clamp_min(0).to(self._mask.device)
+        mask = torch.cat([self._mask[rows], torch.ones_like(ids)], 1)
+        positions = self._lengths[rows].unsqueeze(1) + torch.arange(ids.shape[1], device=ids.device)
         return at_least_float32(torch.cat([first, self._run(rows, ids, mask, positions, cache)], 1))
 
     def _run(self, rows: Tensor, ids: Tensor, mask: Tensor, positions: Tensor, cache: Any = None) -> Tensor:
