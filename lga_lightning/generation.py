@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -34,21 +33,21 @@ def greedy_answers(
     """
     with frozen(model):
         asked = Prompts(model, tokenizer, prompts)
-        texts = asked.continuations([max_new_tokens] * len(asked), full_stops([1] * len(asked)))
+        texts = asked.continuations(max_new_tokens, full_stops([1] * len(asked)))
     return [cuts(text)[0] for text in texts]
 
 
-def full_stops(counts: Sequence[float]) -> Callable[[int, str], bool]:
+def full_stops(counts: Sequence[int]) -> Callable[[int, str], bool]:
     """When a row of :meth:`Prompts.continuations` is finished: at a newline, or at a given full stop.
 
     Args:
-        counts: How many full stops end a row; infinity for a row that newlines do not end either.
+        counts: How many full stops end a row.
     """
     left = list(counts)
 
     def finished(row: int, text: str) -> bool:
         left[row] -= text.count(".")
-        return left[row] <= 0 or ("\n" in text and left[row] != math.inf)
+        return left[row] <= 0 or "\n" in text
 
     return finished
 

@@ -79,39 +79,33 @@ class Prompts:
         labels = pad_sequence([torch.tensor(answer) for answer in answers], batch_first=True, padding_value=IGNORE)
         tokens, nll = torch.full_like(labels, IGNORE), torch.zeros(len(labels), dtype=torch.float64)
         lengths = (labels != IGNORE).sum(1)
-        order = lengths.argsort(
-            stable=True
-        )  # answers of one token need no pass at all, the others run in similar lengths
         step = max(1, MOST_LOGITS // (self._logits.shape[-1] * labels.shape[1]))
-        for part in (*order[lengths[order] == 1].split(step), *order[lengths[order] > 1].split(step)):
-            width = int(lengths[part].max()) if len(part) else 0
-            if width:
-                logits = self._answer_logits(torch.tensor(rows)[part], labels[part, :width])
-                tokens[part, :width] = logits.argmax(-1).cpu().where(labels[part, :width] != IGNORE, IGNORE)
-                nll[part] = answer_nll(logits, labels[part, :width]).double().cpu()
+        # answers of a single token go by themselves: they need no further pass
+        for same in ((lengths == 1).nonzero().flatten(), (lengths > 1).nonzero().flatten()):
+            for part in same.split(step) if len(same) else ():
+                read = labels[part, : int(lengths[part].max())]
+                logits = self._answer_logits(torch.tensor(rows)[part], read)
+                tokens[part, : read.shape[1]] = logits.argmax(-1).cpu().where(read != IGNORE, IGNORE)
+                nll[part] = answer_nll(logits, read).double().cpu()
         return tokens, labels, nll
 
-    def continuations(self, limits: Sequence[int], finished: Callable[[int, str], bool]) -> list[str]:
+    def continuations(self, limit: int, finished: Callable[[int, str], bool]) -> list[str]:
         """Let the model continue every prompt greedily; a row that is finished leaves the batch.
 
         Args:
-            limits: N numbers of new tokens, at most.
+            limit: New tokens at most.
             finished: Called with a row and the text of its newest token; whether the row ends there.
 
         Returns:
             N texts, up to and with the token that finished them. An end-of-text token, or the end of the model's
             positions, finishes any row.
         """
-        said: list[list[int]] = [[] for _ in limits]
+        said: list[list[int]] = [[] for _ in range(len(self))]
         pieces: dict[int, str] = {}
         ends, most = self._end_tokens(), self._most_positions()
         lengths = self._lengths.tolist()
-        live, cache, mask, tokens = (
-            torch.arange(len(self)),
-            self._copy_of_cache(),
-            self._mask,
-            self._logits[:, -1].argmax(-1),
-        )
+        live, mask, cache = torch.arange(len(self)), self._mask, self._copy_of_cache()
+        tokens = self._logits[:, -1].argmax(-1)
         while True:
             keep = []
             for place, (row, token) in enumerate(zip(live.tolist(), tokens.tolist(), strict=True)):
@@ -121,7 +115,7 @@ class Prompts:
                 if token not in pieces:
                     pieces[token] = self.tokenizer.decode([token])
                 count = len(said[row])
-                if not finished(row, pieces[token]) and count < limits[row] and lengths[row] + count < most:
+                if not finished(row, pieces[token]) and count < limit and lengths[row] + count < most:
                     keep.append(place)
             if not keep:
                 return self.tokenizer.batch_decode(said, skip_special_tokens=True)

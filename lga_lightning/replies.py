@@ -65,12 +65,12 @@ def ask(
         return [Reply(nll=nll) for nll in _passage_nll(model, tokenizer, [q.prompt for q in questions], attach)]
     prompts = Prompts(model, tokenizer, [question.prompt for question in questions], attach)
     if questions[0].group == FLUENCY:
-        texts = prompts.continuations([FLUENCY_TOKENS] * len(questions), lambda row, text: False)
+        texts = prompts.continuations(FLUENCY_TOKENS, lambda row, text: False)
         return [Reply(text=text) for text in texts]
     said: Sequence[str | None] = [None] * len(questions)
     if max_new_tokens is not None:
         stops = [1 + max(map(_inner_stops, (*q.answers, q.rival or ""))) for q in questions]
-        said = prompts.continuations([max_new_tokens] * len(questions), full_stops(stops))
+        said = prompts.continuations(max_new_tokens, full_stops(stops))
     return _read(prompts, questions, said)
 
 

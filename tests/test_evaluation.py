@@ -222,9 +222,9 @@ def test_the_old_answer_is_said_in_full():
 def test_answers_with_full_stops_are_generated_to_their_end(llama, tokenizer, monkeypatch):
     ended = []
 
-    def continuations(self, limits, finished):
-        ended.append([finished(row, " St.") for row in range(len(limits))])
-        return [""] * len(limits)
+    def continuations(self, limit, finished):
+        ended.append([finished(row, " St.") for row in range(len(self))])
+        return [""] * len(self)
 
     monkeypatch.setattr("lga_lightning.prompts.Prompts.continuations", continuations)
     asked = [Question("rewrite", "Rome is", answers) for answers in (("Paris",), ("Bonn.",), ("Lyon", "St. Louis"))]
