@@ -22,6 +22,7 @@ lint: .venv/test
 
 bench: .venv/test
 	$(BIN)/python benchmarks/attribution.py
+	$(BIN)/python benchmarks/generation.py
 
 .venv/embedded: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

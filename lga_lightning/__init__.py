@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from lga_lightning.callbacks import EditReport, LayerAttribution
     from lga_lightning.data import EditDataModule, load_requests
     from lga_lightning.editing import ROME, RROME, EditMethod, WeightDelta
+    from lga_lightning.evaluation import Evaluation, evaluate
     from lga_lightning.loading import load_model
     from lga_lightning.locators import LGA, LayerLocator
     from lga_lightning.module import LGAModule
@@ -29,6 +30,8 @@ _PLACES = {
     "RROME": "editing",
     "EditMethod": "editing",
     "WeightDelta": "editing",
+    "Evaluation": "evaluation",
+    "evaluate": "evaluation",
     "load_model": "loading",
     "LGA": "locators",
     "LayerLocator": "locators",
@@ -46,6 +49,7 @@ __all__ = [
     "EditMethod",
     "EditReport",
     "EditRequest",
+    "Evaluation",
     "FrozenDDPStrategy",
     "LGAModule",
     "LayerAttribution",
@@ -53,6 +57,7 @@ __all__ = [
     "Probe",
     "WeightDelta",
     "__version__",
+    "evaluate",
     "load_model",
     "load_requests",
 ]

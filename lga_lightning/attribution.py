@@ -8,6 +8,7 @@ Layers and Where to Find Them (arXiv 2602.20207) for the score and the fences.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -160,16 +161,30 @@ def bootstrap(scores: Tensor, kappa: float = 1.0, resamples: int = 1000, seed: i
     Returns:
         [L] shares, in float64, that add up to one.
     """
-    generator = torch.Generator().manual_seed(seed)
     requests, layers = scores.shape
     scores = scores.double()
     votes = torch.zeros(layers, dtype=torch.float64)
-    for start in range(0, resamples, 100):  # a hundred at a time: the draws of 20,000 requests stay at 16 MB
-        drawn = torch.randint(requests, (min(100, resamples - start), requests), generator=generator)
-        counts = torch.zeros(len(drawn), requests, dtype=torch.float64)
-        counts.scatter_add_(1, drawn, torch.ones_like(counts))
+    for counts in resample_counts(requests, resamples, seed):
         votes += torch.bincount(golden_layers(counts @ scores, kappa), minlength=layers)
     return votes / resamples
+
+
+def resample_counts(requests: int, resamples: int = 1000, seed: int = 0) -> Iterator[Tensor]:
+    """How often each request is drawn when as many are drawn with replacement, draw by draw.
+
+    Args:
+        requests: Number N of requests.
+        resamples: Number of draws.
+        seed: Of the draws.
+
+    Yields:
+        [R, N] counts in float64, a hundred draws at a time: those of 20,000 requests stay at 16 MB.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for start in range(0, resamples, 100):
+        drawn = torch.randint(requests, (min(100, resamples - start), requests), generator=generator)
+        counts = torch.zeros(len(drawn), requests, dtype=torch.float64)
+        yield counts.scatter_add_(1, drawn, torch.ones_like(counts))
 
 
 @dataclass(frozen=True)

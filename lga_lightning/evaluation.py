@@ -1,40 +1,111 @@
-"""Score edits without making them: every request's questions, before and after, in two passes a batch."""
+"""Score edits without making them: every request's questions, before and after the edit, many requests in one batch."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from lga_lightning.editing.delta import WeightDelta, attached
-from lga_lightning.encoding import EncodedAnswers, encode_answers
-from lga_lightning.metrics.tokens import token_accuracy, unchanged_tokens
+from lga_lightning.errors import SettingError
+from lga_lightning.hooks import frozen
+from lga_lightning.outcomes import Outcome, compare, mean_scores
+from lga_lightning.prompts import unedited
+from lga_lightning.questions import FLUENCY, PERPLEXITY, Question, questions_of
+from lga_lightning.replies import Reply, ask
 from lga_lightning.requests import EditRequest
-from lga_lightning.scoring import answer_logits, input_device
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-PROTOCOLS = {
-    "rewrite": "token accuracy of target_new on the prompt, teacher-forced",
-    "rephrase": "token accuracy of target_new, teacher-forced, mean over the request's rephrases",
-    "portability": "token accuracy of a probe's first answer, teacher-forced, mean over probes, then over kinds",
-    "locality": "share of a probe's first answer's tokens at which the prediction is that of the unedited model, "
-    "teacher-forced, mean over probes, then over kinds",
-}
+WIDEST = 16  # edits of a larger rank are not gathered row by row, but attached to all their rows at once
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is measured besides the teacher-forced scores, which are always taken.
+
+    Args:
+        generate: Let the model answer every question in its own words, before and after. Token scores alone flatter.
+        max_new_tokens: Where such an answer is cut at the latest.
+        fluency: Let it also continue every request's prompt by 100 tokens, and measure how repetitive that is.
+        passages: Plain texts, on one of which each request's edit is scored: the drift of perplexity. Empty for no such score.
+        max_rows: Questions a batch.
+
+    Raises:
+        SettingError: If a number is below 1.
+    """
+
+    generate: bool = True
+    max_new_tokens: int = 50
+    fluency: bool = False
+    passages: tuple[str, ...] = ()
+    max_rows: int = 64
+
+    def __post_init__(self) -> None:
+        for name in ("max_new_tokens", "max_rows"):
+            if getattr(self, name) < 1:
+                raise SettingError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+
+    def questions(self, request: EditRequest) -> list[Question]:
+        """Everything that is asked about a request."""
+        asked = questions_of(request)
+        if self.fluency:
+            asked.append(Question(FLUENCY, request.prompt, ()))
+        if self.passages:  # the same one in every run, whatever the batch and the process
+            number = zlib.crc32(f"{request.prompt}\n{request.target_new}".encode())
+            asked.append(Question(PERPLEXITY, self.passages[number % len(self.passages)], ()))
+        return asked
+
+
+def evaluate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    requests: Sequence[EditRequest],
+    deltas: Sequence[WeightDelta],
+    evaluation: Evaluation | None = None,
+) -> list[list[Outcome]]:
+    """Ask the questions of every request, of the unedited model and of the model with the request's edit.
+
+    No weight is touched: every question is two rows of a batch, one of which runs with the edit of its request attached.
+
+    Args:
+        model: A causal language model.
+        tokenizer: Its fast tokenizer.
+        requests: N requests.
+        deltas: N edits; the same object for requests that are edited together.
+        evaluation: What is measured; by default all but fluency and perplexity.
+
+    Returns:
+        N lists of results, one result a question, in the order of :meth:`Evaluation.questions`.
+    """
+    evaluation = evaluation or Evaluation()
+    asked = [
+        _Asked(row, place, question, delta)
+        for row, (request, delta) in enumerate(zip(requests, deltas, strict=True))
+        for place, question in enumerate(evaluation.questions(request))
+    ]
+    found: dict[tuple[int, int], Outcome] = {}
+    with frozen(model):
+        for batch in _batches(asked, evaluation.max_rows):
+            before, after = _both_sides(model, tokenizer, batch, evaluation)
+            for one, *replies in zip(batch, before, after, strict=True):
+                found[one.row, one.place] = compare(one.question, *replies)
+    results: list[list[Outcome]] = [[] for _ in requests]
+    for one in asked:
+        results[one.row].append(found[one.row, one.place])
+    return results
 
 
 def question_columns(requests: Sequence[EditRequest]) -> list[str]:
-    """The groups of questions that occur: rewrite, rephrase, and every kind of portability and locality."""
-    columns = ["rewrite"]
-    if any(request.rephrases for request in requests):
-        columns.append("rephrase")
-    for name in ("portability", "locality"):
-        kinds = {kind for request in requests for kind, probes in getattr(request, name).items() if probes}
-        columns += [f"{name}.{kind}" for kind in sorted(kinds)]
-    return columns
+    """The groups of questions that occur: rewrite, rephrase, and every kind of portability and locality, in this order."""
+    groups = {question.group for request in requests for question in questions_of(request)}
+    order = ("rewrite", "rephrase", "portability", "locality")
+    return sorted(groups, key=lambda group: (order.index(group.split(".")[0]), group))
 
 
 def evaluate_each(
@@ -45,9 +116,7 @@ def evaluate_each(
     columns: Sequence[str],
     max_rows: int = 64,
 ) -> Tensor:
-    """Score each request's edit on its own questions, on an otherwise unedited model.
-
-    All questions of all requests go through the model together, each row with its own request's edit attached.
+    """Teacher-forced token scores alone, as a table: quick, for comparing edits with each other.
 
     Args:
         model: A causal language model; no weight is touched.
@@ -55,53 +124,56 @@ def evaluate_each(
         requests: N requests.
         deltas: N edits.
         columns: C groups of questions, as :func:`question_columns` gives them.
-        max_rows: Questions a pass.
+        max_rows: Questions a batch.
 
     Returns:
         [N, 2, C] before and after: token accuracy, and for locality the share of unchanged predictions (1 before).
         NaN where a request has no such question.
     """
-    questions = [
-        (row, column, prompt, answer)
-        for row, request in enumerate(requests)
-        for column, name in enumerate(columns)
-        for prompt, answer in _questions(request, name)
-    ]
-    questions.sort(key=lambda question: len(question[2]) + len(question[3]))  # similar lengths together
-    total = torch.zeros(len(requests), 2, len(columns), dtype=torch.float64)
-    count = torch.zeros(len(requests), 1, len(columns), dtype=torch.float64)
-    for start in range(0, len(questions), max_rows):
-        rows, cols, prompts, answers = map(list, zip(*questions[start : start + max_rows], strict=True))
-        batch = encode_answers(tokenizer, prompts, answers).to(input_device(model))
-        edit = torch.tensor(rows)
-        scores = _before_and_after(model, batch, deltas, edit, [columns[c].startswith("locality") for c in cols])
-        for side in range(2):
-            total[:, side].index_put_((edit, torch.tensor(cols)), scores[side].double().cpu(), accumulate=True)
-        count[:, 0].index_put_((edit, torch.tensor(cols)), torch.ones(len(rows)).double(), accumulate=True)
-    return total / count.where(count > 0, torch.nan)
+    results = evaluate(model, tokenizer, requests, deltas, Evaluation(generate=False, max_rows=max_rows))
+    return torch.stack([mean_scores(results, column, "token") for column in columns], 2)
 
 
-def _before_and_after(
-    model: PreTrainedModel, batch: EncodedAnswers, deltas: Sequence[WeightDelta], edit: Tensor, is_locality: list[bool]
-) -> tuple[Tensor, Tensor]:
-    """Scores [M] of questions before the edit and after it."""
-    labels = batch.labels
-    with torch.no_grad():
-        before = answer_logits(model, batch).argmax(-1)
-        with attached(model, deltas, edit):
-            after = answer_logits(model, batch).argmax(-1)
-    locality = torch.tensor(is_locality, device=labels.device)
-    return (
-        token_accuracy(before, labels).where(~locality, torch.tensor(1.0, device=labels.device)),
-        token_accuracy(after, labels).where(~locality, unchanged_tokens(before, after, labels)),
-    )
+@dataclass(frozen=True)
+class _Asked:
+    """A question, whose it is, and the edit it is about."""
+
+    row: int
+    place: int
+    question: Question
+    delta: WeightDelta
+
+    @property
+    def kind(self) -> tuple[int, str]:
+        """What can go through the model together: questions that are asked alike, and wide edits one by one."""
+        wide = max(self.delta.ranks.values(), default=0) > WIDEST
+        alike = self.question.group if self.question.group in (FLUENCY, PERPLEXITY) else ""
+        return (id(self.delta) if wide else 0, alike)
 
 
-def _questions(request: EditRequest, column: str) -> list[tuple[str, str]]:
-    """Prompts and answers of one group of questions."""
-    if column == "rewrite":
-        return [(request.prompt, request.target_new)]
-    if column == "rephrase":
-        return [(prompt, request.target_new) for prompt in request.rephrases]
-    name, kind = column.split(".", 1)
-    return [(probe.prompt, probe.answers[0]) for probe in getattr(request, name).get(kind, ())]
+def _batches(asked: Sequence[_Asked], max_rows: int) -> Iterator[list[_Asked]]:
+    """Questions of one kind and of similar length; passages, whose every token has logits, an eighth of the rows."""
+    kinds: dict[tuple[int, str], list[_Asked]] = {}
+    for one in asked:
+        kinds.setdefault(one.kind, []).append(one)
+    for (_, alike), members in kinds.items():
+        members.sort(key=lambda one: len(one.question.prompt))
+        step = max(1, max_rows // 8) if alike == PERPLEXITY else max_rows
+        yield from (members[start : start + step] for start in range(0, len(members), step))
+
+
+def _both_sides(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch: Sequence[_Asked], evaluation: Evaluation
+) -> tuple[list[Reply], list[Reply]]:
+    """Replies before and after."""
+    questions, tokens = [one.question for one in batch], evaluation.max_new_tokens if evaluation.generate else None
+    if batch[0].kind[0]:  # one wide edit
+        after = ask(model, tokenizer, questions, lambda rows: attached(model, [batch[0].delta]), tokens)
+        return ask(model, tokenizer, questions, unedited, tokens), after
+    # both sides in one batch: a step of generation costs as much for a few rows as for some more
+    deltas = list({id(one.delta): one.delta for one in batch}.values())
+    place = {id(delta): number for number, delta in enumerate(deltas)}
+    edit = torch.tensor([len(deltas)] * len(batch) + [place[id(one.delta)] for one in batch])
+    deltas.append(WeightDelta({}))
+    replies = ask(model, tokenizer, questions * 2, lambda rows: attached(model, deltas, edit[rows]), tokens)
+    return replies[: len(batch)], replies[len(batch) :]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,12 +10,11 @@ from torch import Tensor
 
 from lga_lightning.encoding import without_eos
 from lga_lightning.hooks import frozen
+from lga_lightning.prompts import Prompts
 from lga_lightning.scoring import input_device
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-STOPS = ("\n", ".")
 
 
 def greedy_answers(
@@ -32,20 +31,38 @@ def greedy_answers(
     Returns:
         One answer a prompt, without white space around it; "" where the model says nothing before a stop.
     """
-    from transformers import StoppingCriteriaList, StopStringCriteria
+    with frozen(model):
+        asked = Prompts(model, tokenizer, prompts)
+        texts = asked.continuations(max_new_tokens, full_stops([1] * len(asked)))
+    return [cuts(text)[0] for text in texts]
 
-    output, width = generate(
-        model,
-        tokenizer,
-        [prompt.rstrip() for prompt in prompts],
-        max_new_tokens=max_new_tokens,
-        do_sample=False,
-        temperature=None,
-        top_p=None,
-        top_k=None,
-        stopping_criteria=StoppingCriteriaList([StopStringCriteria(tokenizer, list(STOPS))]),
-    )
-    return [_until_stop(text) for text in tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)]
+
+def full_stops(counts: Sequence[int]) -> Callable[[int, str], bool]:
+    """When a row of :meth:`Prompts.continuations` is finished: at a newline, or at a given full stop.
+
+    Args:
+        counts: How many full stops end a row.
+    """
+    left = list(counts)
+
+    def finished(row: int, text: str) -> bool:
+        left[row] -= text.count(".")
+        return left[row] <= 0 or "\n" in text
+
+    return finished
+
+
+def cuts(text: str) -> list[str]:
+    r"""The beginnings of a text that a stop may have ended: up to its first newline, cut at each full stop or not at all.
+
+    Example:
+        >>> cuts(" St. Louis. It\n is")
+        ['St', 'St. Louis', 'St. Louis. It']
+    """
+    line = text.split("\n")[0]
+    parts = line.split(".")
+    whole = [".".join(parts[: count + 1]).strip() for count in range(len(parts))]
+    return whole[:-1] if len(whole) > 1 and not parts[-1].strip() else whole
 
 
 def generate(
@@ -119,8 +136,3 @@ def sample(
         )
     texts: list[list[int]] = output.tolist()
     return texts
-
-
-def _until_stop(text: str) -> str:
-    cut = min((at for stop in STOPS if (at := text.find(stop)) >= 0), default=len(text))
-    return text[:cut].strip()

@@ -14,7 +14,7 @@ from torch import Tensor
 from lga_lightning.data.batches import RequestBatch
 from lga_lightning.editing import RROME, EditMethod
 from lga_lightning.errors import NonFiniteScoreError
-from lga_lightning.evaluation import evaluate_each, question_columns
+from lga_lightning.evaluation import Evaluation, evaluate
 from lga_lightning.families import blocks, check_layer
 from lga_lightning.generation import greedy_answers
 from lga_lightning.loading import load_model
@@ -69,7 +69,7 @@ class LGAModule(L.LightningModule):
         self.tokenizer: PreTrainedTokenizerBase | None = None
         self.edited_layer = -1
         self.layer_source = ""
-        self.columns: list[str] = []
+        self.evaluation = Evaluation()
 
     def configure_model(self) -> None:
         """Load the language model, once."""
@@ -109,25 +109,20 @@ class LGAModule(L.LightningModule):
             (self.edited_layer,), self.layer_source = find_layers(self.layer, root, self.model_name)
 
     def on_validation_start(self) -> None:
-        """Check that the model has the layer, and see what there is to score."""
+        """Check that the model has the layer."""
         llm, _ = self.language_model
         check_layer(llm, self.edited_layer)
-        loaded = getattr(self.trainer, "datamodule", None)
-        self.columns = question_columns(loaded.loaded.requests if loaded else [])
 
-    def validation_step(self, batch: RequestBatch, batch_idx: int) -> dict[str, Tensor]:
+    def validation_step(self, batch: RequestBatch, batch_idx: int) -> dict[str, Any]:
         """Edit every request of the batch on its own and score it; no weight is touched.
 
         Returns:
-            ``index`` [B] and ``values`` [B, 2, C]: the scores of ``columns`` before and after the edit.
+            ``index`` [B] and ``outcomes``, a list for each of the B requests: what became of its questions.
         """
         llm, tokenizer = self.language_model
         deltas = self.editor.compute_each(llm, tokenizer, batch.requests, self.edited_layer)
-        values = evaluate_each(llm, tokenizer, batch.requests, deltas, self.columns)
-        return {
-            "index": torch.tensor(batch.index, device=self.device),
-            "values": values.float().to(self.device),
-        }
+        outcomes = evaluate(llm, tokenizer, batch.requests, deltas, self.evaluation)
+        return {"index": torch.tensor(batch.index, device=self.device), "outcomes": outcomes}
 
     @property
     def language_model(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lga_lightning.files import write_whole
-from lga_lightning.results import Attribution
+from lga_lightning.results import SIDES, Attribution
 
 
 def draw_layers(attribution: Attribution, path: Path) -> None:
@@ -137,10 +137,24 @@ def print_edits(content: Mapping[str, Any], path: Path) -> None:
         title=f"{content['method']['name']} at layer {content['layer']} of {content['model']}, "
         f"{content['num_requests']} requests of {content['data']}, each edited alone"
     )
-    for heading in ("token metric", "before", "after"):
-        table.add_column(heading, justify="left" if heading == "token metric" else "right")
+    for heading in ("", "before", "after", "generated before", "generated after"):
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=not heading)
     for name, metric in content["metrics"].items():
-        table.add_row("  " + name if "." in name else name, f"{metric['before']:.3f}", f"{metric['after']:.3f}")
+        family, _, kind = name.partition(".")
+        shown = f"  {kind}" if family in content["metrics"] and kind else name
+        cells = [_with_interval(sides, side) for sides in (metric, metric.get("generated", {})) for side in SIDES]
+        table.add_row(shown, *cells)
     console.print(table)
+    console.print(
+        "Under each mean its 95% interval over requests. What is not generated is teacher-forced, which flatters."
+    )
     console.print(f"Layer {content['layer']}: {content['layer_source']}.", highlight=False, soft_wrap=True)
     console.print(f"What each number means, and every request: {path}", highlight=False, soft_wrap=True)
+    console.print(f"What the model said: {path.with_name('requests.parquet')}", highlight=False, soft_wrap=True)
+
+
+def _with_interval(sides: Mapping[str, Any], side: str) -> str:
+    if side not in sides:
+        return ""
+    low, high = sides[f"{side}_ci"]
+    return f"{sides[side]:.3f}\n[dim]{low:.2f}…{high:.2f}[/dim]"

@@ -1,4 +1,4 @@
-"""The result files: ``attribution.json`` and ``validation.json``."""
+"""The result files: ``attribution.json``, and the outcomes of questions in ``requests.parquet``."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from torch import Tensor
 from lga_lightning._version import __version__
 from lga_lightning.attribution import Choice, Fences
 from lga_lightning.errors import LayerError
-from lga_lightning.files import write_json
+from lga_lightning.files import write_json, write_whole
+from lga_lightning.outcomes import MEASURES, Outcome
 
+SIDES = ("before", "after")
 ATTRIBUTION_FILE = "attribution.json"
 SCHEMA = 1
 
@@ -85,6 +87,37 @@ class Attribution:
         except (KeyError, TypeError) as error:
             raise LayerError(f"{str(path)!r} lacks the field {error}. Run `lga fit` again.") from error
         return cls(choice=Choice(**choice), means=content, **named)
+
+
+def write_outcomes(path: Path, index: Sequence[int], ids: Sequence[str], outcomes: Sequence[Sequence[Outcome]]) -> None:
+    """Write a Parquet file with one row a question: its text, what the model said, and its scores, before and after.
+
+    Args:
+        path: Where the file is to appear, whole.
+        index: N positions of the requests in their data set.
+        ids: N ids of the requests.
+        outcomes: N requests' outcomes.
+    """
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    rows = []
+    for place, name, of_request in zip(index, ids, outcomes, strict=True):
+        for outcome in of_request:
+            row = {"index": place, "id": name, **asdict(outcome)}
+            scores, said = row.pop("scores"), row.pop("said") or (None, None)
+            row |= {f"said_{side}": words for side, words in zip(SIDES, said, strict=True)}
+            row |= {
+                f"{measure}_{side}": scores.get(measure, (None, None))[i]
+                for measure in MEASURES
+                for i, side in enumerate(SIDES)
+            }
+            rows.append(row)
+    said_columns = [(f"said_{side}", pa.string()) for side in SIDES]
+    numbers = [(f"{measure}_{side}", pa.float64()) for measure in MEASURES for side in SIDES]
+    words = [("id", pa.string()), ("group", pa.string()), ("prompt", pa.string()), ("answers", pa.list_(pa.string()))]
+    table = pa.Table.from_pylist(rows, pa.schema([("index", pa.int64()), *words, *said_columns, *numbers]))
+    write_whole(path, lambda scratch: parquet.write_table(table, scratch))
 
 
 def means_by_layer(values: Tensor, columns: tuple[str, ...]) -> dict[str, list[float]]:

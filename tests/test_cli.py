@@ -124,14 +124,36 @@ def test_validate_at_golden_given_and_file(arguments, model_folder, tmp_path):
     assert {result["layer"] for result in results.values()} == {golden}
     assert results["golden"]["metrics"] == results[str(golden)]["metrics"]
     metrics = results["golden"]["metrics"]
-    assert set(metrics) == {"rewrite", "rephrase", "locality", "locality.neighborhood"}
+    contests = {f"counterfact.{name}" for name in ("ES", "PS", "NS", "EM", "PM", "NM", "S")}
+    assert set(metrics) == {"rewrite", "rephrase", "locality", "locality.neighborhood", *contests}
     assert all(metric["protocol"] for metric in metrics.values())
+    assert all(metric["generated"]["protocol"] for name, metric in metrics.items() if "counterfact" not in name)
     assert metrics["locality"]["before"] == 1
     per_request = [row["rewrite"]["after"] for row in results["golden"]["requests"]]
     assert len(per_request) == 13
     assert metrics["rewrite"]["after"] == pytest.approx(sum(per_request) / 13, abs=1e-6)
     assert results["golden"]["method"]["second_moment"] == "identity"
     assert {path.name: path.read_bytes() for path in model_folder.iterdir()} == before
+
+
+def test_what_validate_measures_is_a_choice(arguments, tmp_path, capsys):
+    from pyarrow import parquet
+
+    text = tmp_path / "text.txt"
+    text.write_text("people say that Rome is in Italy " * 40, encoding="utf-8")
+    common = [*arguments, *FAST_EDIT, "--model.layer=1", "--data.limit=2"]
+    full = lga("validate", [*common, "--edits.fluency=true", f"--edits.text={text}"], tmp_path / "full")
+    assert {"fluency", "perplexity"} < set(full["metrics"])
+    assert "bootstrap" in full["intervals"]
+    rows = parquet.read_table(tmp_path / "full" / "requests.parquet").to_pylist()
+    assert [row["id"] for row in rows if row["group"] == "rewrite"] == [row["id"] for row in full["requests"]]
+    assert all(row["said_after"] is not None for row in rows if row["group"] != "perplexity")
+    quick = lga("validate", [*common, "--edits.generate=false"], tmp_path / "quick")
+    assert "generated" not in quick["metrics"]["rewrite"]
+    assert quick["metrics"]["rewrite"]["after"] == full["metrics"]["rewrite"]["after"]
+    assert not {"fluency", "perplexity"} & set(quick["metrics"])
+    text.write_text("too short", encoding="utf-8")
+    assert "at least 100 words" in refused(["validate", *common, f"--edits.text={text}"], capsys)
 
 
 def test_configs_round_trip(arguments, tmp_path, capsys):
@@ -179,7 +201,8 @@ def test_counterfact_edit_format(arguments, tmp_path):
     common = [*arguments, f"--data.requests={tmp_path / 'counterfact.json'}", "--data.format=counterfact-edit"]
     assert lga("fit", [*common, "--data.limit=3"], root)["num_requests"] == 3
     metrics = lga("validate", [*common, *FAST_EDIT], root)["metrics"]
-    assert set(metrics) == {"rewrite", "rephrase", "locality", "locality.neighborhood"}
+    contests = {f"counterfact.{name}" for name in ("ES", "PS", "NS", "EM", "PM", "NM", "S")}
+    assert set(metrics) == {"rewrite", "rephrase", "locality", "locality.neighborhood", *contests}
 
 
 def refused(arguments: list[str], capsys: pytest.CaptureFixture) -> str:
@@ -255,6 +278,8 @@ def shell(*arguments: str, **kwargs: object) -> subprocess.CompletedProcess:
 
 
 def test_two_processes_give_the_scores_of_one(arguments, tmp_path):
+    from pyarrow import parquet
+
     results = {}
     for devices in (1, 2):
         root = tmp_path / str(devices)
@@ -271,7 +296,13 @@ def test_two_processes_give_the_scores_of_one(arguments, tmp_path):
     assert two["golden_layer"] == one["golden_layer"]
     assert [row["id"] for row in edits_of_two["requests"]] == [row["id"] for row in edits["requests"]]
     for name, metric in edits["metrics"].items():
-        assert edits_of_two["metrics"][name]["after"] == pytest.approx(metric["after"], abs=1e-6)
+        for side in ("after", "after_ci"):
+            assert edits_of_two["metrics"][name][side] == pytest.approx(metric[side], abs=1e-6)
+        if "generated" in metric:
+            assert edits_of_two["metrics"][name]["generated"] == metric["generated"]
+    said = [parquet.read_table(tmp_path / devices / "requests.parquet").to_pydict() for devices in ("1", "2")]
+    for name in ("index", "id", "group", "prompt", "answers", "said_before", "said_after"):
+        assert said[0][name] == said[1][name]
 
 
 def test_resume_counts_no_request_twice_and_loses_none(arguments, tmp_path):

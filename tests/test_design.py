@@ -16,10 +16,21 @@ ROOT = Path(lga_lightning.__file__).parent
 # each row may import from the rows above it, and from its own
 ROWS = [
     {"errors", "_version", "files"},
-    {"requests", "families", "hooks", "loading", "texts"},
-    {"encoding", "scoring", "generation", "continuation", "attribution", "covariance", "estimation"},
+    {"requests", "questions", "families", "hooks", "loading", "texts"},
+    {
+        "encoding",
+        "scoring",
+        "prompts",
+        "generation",
+        "replies",
+        "continuation",
+        "attribution",
+        "passages",
+        "covariance",
+        "estimation",
+    },
     {"metrics", "editing", "locators"},
-    {"evaluation", "results"},
+    {"evaluation", "outcomes", "summary", "results"},
     {"data", "module", "callbacks", "report", "strategies"},
     {"cli", "__main__", "__init__"},
 ]

@@ -1,36 +1,74 @@
-"""Collects the scores of edits over batches and devices, and writes them."""
+"""Collects the outcomes of edits over batches and devices, and writes them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-from torch import Tensor
 
-from lga_lightning.evaluation import PROTOCOLS
+from lga_lightning.errors import SettingError
+from lga_lightning.evaluation import Evaluation
 from lga_lightning.files import write_json
-from lga_lightning.metrics import RequestTable
+from lga_lightning.metrics import RequestRecords
 from lga_lightning.module import LGAModule
+from lga_lightning.outcomes import Outcome
+from lga_lightning.passages import read_passages
 from lga_lightning.report import print_edits
 from lga_lightning.requests import EditRequest
-from lga_lightning.results import SCHEMA, versions
+from lga_lightning.results import SCHEMA, versions, write_outcomes
+from lga_lightning.summary import INTERVALS, mean_by_group, summarise
 
 VALIDATION_FILE = "validation.json"
+REQUESTS_FILE = "requests.parquet"
 
 
 class EditReport(L.Callback):
-    """Writes ``validation.json`` in ``default_root_dir``: scores before and after, in the mean and by request.
+    """Says what is measured about edits, and writes it in ``default_root_dir``.
 
-    The means are also logged, as ``rewrite/before``, ``rewrite/after``, ..., so that ``trainer.validate`` returns them.
+    ``validation.json`` holds scores before and after, in the mean with intervals and by request; ``requests.parquet`` every
+    question with what the model said. The means are also logged, as ``rewrite/before``, ``rewrite/after``,
+    ``generated/rewrite/after``, ..., so that ``trainer.validate`` returns them.
+
+    Args:
+        generate: Let the model answer every question in its own words, beside the teacher-forced scores, which alone flatter.
+            It takes most of the time of scoring.
+        max_new_tokens: Where such an answer is cut at the latest.
+        fluency: Let the model also continue every prompt by 100 tokens, and measure how repetitive that is.
+        text: Plain text (a file, or a data set of the Hub), to measure how edits move the perplexity of text that has nothing
+            to do with them.
+        resamples: Bootstrap resamples for the intervals.
+
+    Raises:
+        SettingError: If a number is below 1.
     """
 
-    def __init__(self) -> None:
-        self.table = RequestTable()
+    def __init__(
+        self,
+        generate: bool = True,
+        max_new_tokens: int = 50,
+        fluency: bool = False,
+        text: str | None = None,
+        resamples: int = 1000,
+    ) -> None:
+        if resamples < 1:
+            raise SettingError(f"`resamples` must be at least 1, got {resamples}.")
+        self.evaluation = Evaluation(generate, max_new_tokens, fluency)
+        self.text = text
+        self.resamples = resamples
+        self.records = RequestRecords()
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Read the text, and tell the module what is measured."""
+        if isinstance(pl_module, LGAModule) and stage != "fit":
+            passages = read_passages(self.text) if self.text is not None else ()
+            pl_module.evaluation = Evaluation(**{**vars(self.evaluation), "passages": passages})
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Begin anew."""
-        self.table = RequestTable().to(pl_module.device)
+        self.records = RequestRecords().to(pl_module.device)
 
     def on_validation_batch_end(
         self,
@@ -41,24 +79,23 @@ class EditReport(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Take in the scores of a batch."""
+        """Take in the outcomes of a batch."""
         if isinstance(pl_module, LGAModule):
-            self.table.update(**outputs)
+            records = [[asdict(outcome) for outcome in of_request] for of_request in outputs["outcomes"]]
+            self.records.update(outputs["index"], records)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Put the scores of all processes together, log their means and write the file."""
-        if not isinstance(pl_module, LGAModule) or not self.table.index:
+        """Put the outcomes of all processes together, log their means and write the files."""
+        if not isinstance(pl_module, LGAModule) or not self.records.index:
             return
-        index, values = self.table.compute()
-        values = values.cpu()
-        columns = pl_module.columns
-        means = summarise(values, columns)
-        flat = {f"{name}/{side}": mean for name, sides in means.items() for side, mean in sides.items()}
-        pl_module.log_dict(flat, sync_dist=True)  # the same on every process
+        index, records = self.records.compute()
+        outcomes = [[Outcome.of(record) for record in of_request] for of_request in records]
+        metrics = summarise(outcomes, self.evaluation.max_new_tokens, self.resamples)
+        pl_module.log_dict(_flat(metrics), sync_dist=True)  # the same on every process
         if not trainer.is_global_zero:
             return
         data = trainer.datamodule  # type: ignore[attr-defined]
-        requests = data.loaded.requests
+        requests = [data.loaded.requests[i] for i in index]
         content = {
             "schema": SCHEMA,
             "model": pl_module.model_name,
@@ -67,46 +104,35 @@ class EditReport(L.Callback):
             "layer_source": pl_module.layer_source,
             "method": pl_module.editor.settings(pl_module.language_model[0]),
             "mode": "independent: every request edited alone, on the unedited model",
-            "num_requests": len(values),
+            "num_requests": len(outcomes),
             "num_skipped": dict(data.loaded.skipped),
-            "metrics": {name: {**sides, "protocol": PROTOCOLS[name.split(".")[0]]} for name, sides in means.items()},
-            "requests": [_row(requests[i], row, columns) for i, row in zip(index.tolist(), values, strict=True)],
+            "intervals": INTERVALS.format(resamples=self.resamples, seed=0),
+            "metrics": metrics,
+            "requests": [_row(*pair) for pair in zip(requests, outcomes, strict=True)],
             "versions": versions(),
         }
         path = Path(trainer.default_root_dir) / VALIDATION_FILE
+        write_outcomes(path.with_name(REQUESTS_FILE), index, [request.id for request in requests], outcomes)
         write_json(path, content)
         print_edits(content, path)
 
 
-def summarise(values: Tensor, columns: list[str]) -> dict[str, dict[str, float]]:
-    """Means over requests, before and after: of every column, and of portability and locality over their kinds.
-
-    Args:
-        values: [N, 2, C] scores, NaN where a request has no such question.
-        columns: The C groups of questions.
-    """
-    means: dict[str, dict[str, float]] = {}
-    for name in ("rewrite", "rephrase", "portability", "locality"):
-        members = [c for c, column in enumerate(columns) if column.split(".")[0] == name]
-        if members:
-            means[name] = _sides(values[:, :, members].nanmean(2))  # kinds first, then requests
-            means |= {columns[c]: _sides(values[:, :, c]) for c in members if columns[c] != name}
-    return means
+def _flat(metrics: dict[str, dict[str, Any]]) -> dict[str, float]:
+    """Means under names for loggers."""
+    flat: dict[str, float] = {}
+    for name, entry in metrics.items():
+        for prefix, sides in (("", entry), ("generated/", entry.get("generated", {}))):
+            flat |= {f"{prefix}{name}/{side}": sides[side] for side in ("before", "after") if side in sides}
+    return flat
 
 
-def _sides(scores: Tensor) -> dict[str, float]:
-    before, after = scores.nanmean(0).tolist()
-    return {"before": before, "after": after}
-
-
-def _row(request: EditRequest, scores: Tensor, columns: list[str]) -> dict[str, Any]:
+def _row(request: EditRequest, outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """One request's part of the file."""
-    before, after = scores.tolist()
     return {
         "id": request.id,
         "prompt": request.prompt,
         "subject": request.subject,
         "target_old": request.target_old,
         "target_new": request.target_new,
-        **{name: {"before": b, "after": a} for name, b, a in zip(columns, before, after, strict=True) if a == a},
+        **mean_by_group(outcomes),
     }
