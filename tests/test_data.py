@@ -209,7 +209,7 @@ def test_a_bad_limit(limit):
 
 
 def test_a_bad_format():
-    with pytest.raises(DataError, match=r"`format` must be one of \['jsonl', 'counterfact-edit'\], got 'csv'"):
+    with pytest.raises(DataError, match=r"`format` must be 'auto' or one of \['jsonl', .*'known_1000'\], got 'csv'"):
         load_requests(format="csv")
 
 
