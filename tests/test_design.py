@@ -16,7 +16,7 @@ ROOT = Path(lga_lightning.__file__).parent
 # each row may import from the rows above it, and from its own
 ROWS = [
     {"errors", "_version", "files"},
-    {"requests", "families", "hooks", "loading"},
+    {"requests", "families", "hooks", "loading", "chat"},
     {"encoding", "scoring", "generation", "continuation", "attribution"},
     {"metrics", "editing", "locators"},
     {"evaluation", "results"},

@@ -25,7 +25,8 @@ class LoadedRequests:
         requests: The valid requests that were asked for, in the file's order (or that of the seed).
         skipped: How many records were left out because they cannot be used, by reason.
         first_skipped: For each reason, what the first of them had.
-        filtered: How many valid requests were left out because something else was asked for, by what.
+        filtered: How many sound records were left out because something else was asked for, or because no request can be made
+            of them, by reason.
         dropped: How many probes were left out of requests that were kept, by reason.
         format: The format that was read.
     """
@@ -117,7 +118,10 @@ def _valid(
         if strict and record.dropped:
             raise record.dropped[0]
         loaded.dropped.update(error.reason for error in record.dropped)
-        yield request
+        if request is None:
+            loaded.filtered["first of its relation, with no other answer to take"] += 1
+        else:
+            yield request
 
 
 def _with_split(request: EditRequest, proxy_share: float) -> EditRequest:
@@ -148,4 +152,6 @@ def _why(loaded: LoadedRequests, split: str | None, relations: Collection[str] |
     if relations is not None and loaded.filtered["of another relation"]:
         has = f"it has {', '.join(map(repr, seen))}" if seen else "its records name none"
         return f" of the relations {list(relations)}: {has}"
-    return f" for the split {split!r}" if split else ": it has no records"
+    if split:
+        return f" for the split {split!r}"
+    return f": left out were {dict(loaded.filtered)}" if loaded.filtered else ": it has no records"

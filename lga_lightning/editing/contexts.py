@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from lga_lightning.chat import plain
 from lga_lightning.generation import generate
 from lga_lightning.scoring import input_device
 
@@ -38,6 +39,7 @@ def sample_contexts(
     """
     if each == 0:
         return [""]
+    tokenizer = plain(tokenizer)  # in a chat, too, these are texts of the model's own
     starters = [STARTERS[index % len(STARTERS)] for index in range(each)]
     contexts = [""]
     device = input_device(model)

@@ -17,7 +17,8 @@ from lga_lightning.requests import EditRequest
 
 __all__ = ["FORMATS", "FormatName", "Reader", "ZsreTarget", "reader_for", "recognise", "to_record"]
 
-Reader = Callable[[Record], EditRequest]
+# None: the record is sound, but no request can be made of it
+Reader = Callable[[Record], EditRequest | None]
 FormatName = Literal[
     "auto",
     "jsonl",

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from lga_lightning.data.records import Record
-from lga_lightning.errors import InvalidRequest
 from lga_lightning.requests import EditRequest
 
 
-def read_known(record: Record, attributes: dict[str, list[str]]) -> EditRequest:
+def read_known(record: Record, attributes: dict[str, list[str]]) -> EditRequest | None:
     """A record of known_1000.
 
     The set has no new answers. As in CounterFact, a fact gets one of its own relation: the latest in the file so far that
@@ -17,18 +16,14 @@ def read_known(record: Record, attributes: dict[str, list[str]]) -> EditRequest:
         record: The record.
         attributes: By relation, the last two different attributes so far; brought up to date here.
 
-    Raises:
-        InvalidRequest: If the file has had no other answer of the relation so far.
+    Returns:
+        The request; None where the file has had no other answer of the relation so far.
     """
     attribute, relation = record.text("attribute"), record.optional_text("relation_id")
     others = [other for other in attributes.get(relation or "", []) if other != attribute]
     attributes[relation or ""] = [*others[-1:], attribute]
     if not others:
-        raise InvalidRequest(
-            "no other answer of its relation before it",
-            f"known_1000 has no new answers, so a fact gets that of another fact of its relation. {attribute!r} is the first of "
-            f"{relation!r}.",
-        )
+        return None
     return EditRequest(
         prompt=record.text("prompt"),
         subject=record.text("subject"),
