@@ -8,6 +8,8 @@ from lga_lightning.data.records import Record
 from lga_lightning.errors import InvalidRequest
 from lga_lightning.requests import EditRequest, Probe
 
+KINDS = {"Reasoning", "Subject_Aliasing", "Logical_Generalization", "Relation_Specificity", "Forgetfulness"}
+
 
 def read_knowedit(record: Record) -> EditRequest:
     """A record of any of the four sets.
@@ -34,13 +36,14 @@ def read_knowedit(record: Record) -> EditRequest:
 
 
 def has_knowedit_probes(values: dict[str, Any]) -> bool:
-    """Whether the first probe of a record answers with a ``ground_truth``."""
-    for name in ("portability", "locality"):
-        kinds = values.get(name)
-        for rows in kinds.values() if isinstance(kinds, dict) else ():
-            if isinstance(rows, list) and rows and isinstance(rows[0], dict):
-                return "ground_truth" in rows[0]
-    return False
+    """Whether a record's first probe answers with a ``ground_truth``; if it has none, whether the kinds are KnowEdit's."""
+    kinds = {kind: rows for name in ("portability", "locality") for kind, rows in _object(values.get(name)).items()}
+    probes = [row for rows in kinds.values() if isinstance(rows, list) for row in rows]
+    return "ground_truth" in _object(probes[0]) if probes else not KINDS.isdisjoint(kinds)
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _probes(record: Record, name: str) -> dict[str, tuple[Probe, ...]]:
