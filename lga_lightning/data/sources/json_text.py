@@ -107,17 +107,20 @@ class _Window:
                 raise self._invalid(f"row {number}: {error.msg}", error.pos) from error
             except (ValueError, RecursionError) as error:
                 raise self._invalid(f"row {number}: {error}", self._at) from error
-            if end < len(self._text) or not self._more():
+            # a number may go on behind a point or an exponent's sign that is the window's last
+            if end < len(self._text) - 2 or not self._more():
                 self._at = end
                 return value
 
     def _more(self) -> bool:
         """Read on, twice as much as there is, and let go of what has been passed; False at the file's end."""
         piece = self._file.read(max(CHUNK, len(self._text) - self._at))
+        if not piece:
+            return False
         self._line += self._text.count("\n", 0, self._at)
         self._text = self._text[self._at :] + piece
         self._at = 0
-        return bool(piece)
+        return True
 
     def _invalid(self, what: str, position: int) -> DataError:
         line = self._line + self._text.count("\n", 0, position)
