@@ -59,7 +59,7 @@ class EditRequest:
         id: Where the request came from, for messages and results.
 
     Raises:
-        InvalidRequest: If the subject is empty or not in the prompt, a target or a rephrase is empty, the targets are
+        InvalidRequest: If the subject is empty or not in the prompt, a target, an alias or a rephrase is empty, the targets are
             equal, or the split is unknown.
     """
 
@@ -83,6 +83,10 @@ class EditRequest:
         if not all(rephrase.strip() for rephrase in self.rephrases):
             raise InvalidRequest(
                 "empty rephrase", f"A rephrase of {self.prompt!r} is empty. Give it a text, or drop it."
+            )
+        if not all(alias.strip() for alias in (*self.target_new_aliases, *self.target_old_aliases)):
+            raise InvalidRequest(
+                "empty alias", f"An alias of an answer to {self.prompt!r} is empty. Give it a text, or drop it."
             )
         if not self.subject.strip():
             raise InvalidRequest(

@@ -290,7 +290,8 @@ def test_the_bundled_facts():
 
 @pytest.mark.skipif(not COUNTERFACT.exists(), reason=f"{COUNTERFACT} is not there")
 def test_counterfact():
-    loaded = load_requests(COUNTERFACT, "counterfact-edit")
+    loaded = load_requests(COUNTERFACT)
+    assert loaded.format == "counterfact-edit"
     assert (
         len(loaded.requests) + sum(loaded.skipped.values()) == len(json.loads(COUNTERFACT.read_text("utf-8"))) == 5000
     )

@@ -312,6 +312,18 @@ def test_knowedit_without_an_old_answer(read, old):
     assert request.target_old_aliases == ()
 
 
+def test_blank_aliases_and_answers_are_left_out(read):
+    loaded = read({**ZSRE, "answers": ["", "football", " "], "loc_ans": ["", "nobody"]})
+    assert loaded.requests[0].target_old == "football"
+    assert loaded.requests[0].target_old_aliases == ()
+    assert loaded.requests[0].locality["unrelated"][0].answers == ("nobody",)
+    loaded = read({**QAEDIT, "target": ["Nobody", ""], "locality": [{"loc": "who", "loc_ans": ""}]})
+    assert (loaded.requests[0].target_new_aliases, loaded.requests[0].locality) == ((), {})
+    assert loaded.dropped == {"probe without an answer": 1}
+    (request,) = read({name: value for name, value in ZSRE.items() if not name.startswith("loc")}).requests
+    assert request.locality == {}
+
+
 def test_lists_that_are_empty_or_null(read):
     for empty in ([], None):
         (request,) = read({**QAEDIT, "locality": empty, "rephrase": empty}).requests

@@ -53,7 +53,7 @@ UNREAD = {
 }
 OPTIONAL = {
     "target_old", "rephrases", "relation", "locality", "portability", "paraphrase_prompts", "neighborhood_prompts",
-    "generation_prompts", "ground_truth", "rephrase_prompt", "rephrase", "loc", "locality_prompt", "relation_id",
+    "generation_prompts", "ground_truth", "rephrase_prompt", "rephrase", "loc", "loc_ans", "locality_prompt", "relation_id",
 }  # fmt: skip
 FORMAT_OF = {"wikibio": "knowedit"}
 

@@ -48,11 +48,13 @@ class Record:
         """A field that must be there: a string, or strings in lists of any depth, all of them kept."""
         return tuple(self._string(item, field) for item in _leaves(self._nested(self._required(field))))
 
-    def optional_answers(self, field: str) -> tuple[str, ...]:
-        """As :meth:`answers`, of a field that may be missing or null; without those that are blank."""
-        if self._optional(field) is None:
-            return ()
+    def filled_answers(self, field: str) -> tuple[str, ...]:
+        """As :meth:`answers`, without those that are blank."""
         return tuple(answer for answer in self.answers(field) if answer.strip())
+
+    def optional_answers(self, field: str) -> tuple[str, ...]:
+        """As :meth:`filled_answers`, of a field that may be missing or null."""
+        return () if self._optional(field) is None else self.filled_answers(field)
 
     def record(self, field: str) -> Record:
         """A field that must be there and must be an object."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from lga_lightning.data.formats.probes import usable_probes
 from lga_lightning.data.records import Record
-from lga_lightning.errors import InvalidRequest
 from lga_lightning.requests import EditRequest, Probe
 
 KINDS = {"Reasoning", "Subject_Aliasing", "Logical_Generalization", "Relation_Specificity", "Forgetfulness"}
@@ -20,7 +20,7 @@ def read_knowedit(record: Record) -> EditRequest:
     biography = "concept" in record.values and "prompt" not in record.values
     prompt, subject, new = ("text", "concept", "labels") if biography else ("prompt", "subject", "target_new")
     old = record.optional_answers("ground_truth")
-    targets = record.answers(new) or ("",)  # an empty list is as good as an empty answer
+    targets = record.filled_answers(new) or ("",)
     return EditRequest(
         prompt=record.text(prompt),
         subject=record.text(subject),
@@ -47,19 +47,5 @@ def _object(value: Any) -> dict[str, Any]:
 
 
 def _probes(record: Record, name: str) -> dict[str, tuple[Probe, ...]]:
-    found = {kind: tuple(_usable(rows)) for kind, rows in record.records(name).items()}
+    found = {kind: usable_probes(rows, "prompt", "ground_truth") for kind, rows in record.records(name).items()}
     return {kind: probes for kind, probes in found.items() if probes}
-
-
-def _usable(rows: list[Record]) -> list[Probe]:
-    probes = []
-    for row in rows:
-        answers = row.optional_answers("ground_truth")
-        for prompt in row.texts("prompt"):
-            if answers and prompt.strip():
-                probes.append(Probe(prompt, answers))
-            else:
-                reason = "probe without an answer" if prompt.strip() else "probe without a prompt"
-                message = f"{row.place}: the probe {prompt!r} has the answers {list(answers)}."
-                row.dropped.append(InvalidRequest(reason, message))
-    return probes

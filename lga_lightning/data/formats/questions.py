@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from lga_lightning.data.formats.probes import usable_probes
 from lga_lightning.data.records import Record
 from lga_lightning.requests import EditRequest, Probe
 
@@ -18,7 +19,7 @@ def read_zsre(record: Record, target: ZsreTarget = "alt") -> EditRequest:
         target: What is edited in. ``alt``, a made-up answer: the old answer is then ``answers[0]``, as in EasyEdit. Or
             ``answers[0]``, the true answer, as in ROME and MEMIT: the old answer is then the model's own.
     """
-    truth, *aliases = record.answers("answers") or ("",)
+    truth, *aliases = record.filled_answers("answers") or ("",)
     made_up = target == "alt"
     return EditRequest(
         prompt=record.text("src"),
@@ -28,14 +29,14 @@ def read_zsre(record: Record, target: ZsreTarget = "alt") -> EditRequest:
         target_new_aliases=() if made_up else tuple(aliases),
         target_old_aliases=tuple(aliases) if made_up else (),
         rephrases=record.texts("rephrase"),
-        locality=_unrelated([record] if record.texts("loc") else []),
+        locality=_unrelated([record]),
         id=record.place,
     )
 
 
 def read_qaedit(record: Record) -> EditRequest:
     """A record of QAEdit: questions with their true answers; the old answer is the model's own."""
-    targets = record.answers("target") or ("",)
+    targets = record.filled_answers("target") or ("",)
     return EditRequest(
         prompt=record.text("prompt"),
         subject=record.text("subject"),
@@ -48,5 +49,5 @@ def read_qaedit(record: Record) -> EditRequest:
 
 
 def _unrelated(rows: list[Record]) -> dict[str, tuple[Probe, ...]]:
-    probes = tuple(Probe(row.text("loc"), row.answers("loc_ans")) for row in rows)
+    probes = usable_probes(rows, "loc", "loc_ans")
     return {"unrelated": probes} if probes else {}
