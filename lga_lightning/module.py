@@ -11,7 +11,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from lga_lightning.chat import ChatTokenizer
+from lga_lightning.chat import ChatTokenizer, plain
 from lga_lightning.data.batches import RequestBatch
 from lga_lightning.editing import RROME, EditMethod
 from lga_lightning.errors import NonFiniteScoreError
@@ -77,8 +77,8 @@ class LGAModule(L.LightningModule):
         """Load the language model, once."""
         if self.llm is None:
             self.llm, self.tokenizer = load_model(self.model_name, self.dtype_name, self.attn_implementation)
-        if self.chat_template and not isinstance(self.tokenizer, ChatTokenizer):
-            self.tokenizer = ChatTokenizer(self.tokenizer)
+        tokenizer = plain(self.tokenizer)
+        self.tokenizer = ChatTokenizer(tokenizer) if self.chat_template else tokenizer  # as the data has it, run by run
         blocks(self.llm)  # an unknown architecture fails here, before any work
 
     def configure_optimizers(self) -> None:

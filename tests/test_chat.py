@@ -17,6 +17,7 @@ from lga_lightning.encoding import encode_answers, target_ids
 from lga_lightning.errors import ModelError
 from lga_lightning.generation import greedy_answers
 from lga_lightning.loading import EMBEDDED_NAME, EMBEDDED_PACKAGE, load_model, load_tokenizer
+from lga_lightning.module import LGAModule
 from lga_lightning.requests import EditRequest, subject_last_token
 from tests.helpers import requests, tiny_model, tiny_tokenizer
 from tests.toy_tokenizers import KINDS, toy_tokenizer
@@ -167,6 +168,17 @@ def test_texts_of_the_models_own_are_no_chat():
     chat = ChatTokenizer(tokenizer)
     assert sample_contexts(model, chat, **options) == sample_contexts(model, tokenizer, **options)
     assert greedy_answers(model, chat, ["Rome is in"], 5) != greedy_answers(model, tokenizer, ["Rome is in"], 5)
+
+
+def test_a_modules_tokenizer_is_as_the_data_has_it():
+    module = LGAModule()
+    module.llm, module.tokenizer = tiny_model("llama"), tiny_tokenizer()
+    module.tokenizer.chat_template = LINES
+    for chat in (False, True, True, False):
+        module.chat_template = chat
+        module.configure_model()
+        assert isinstance(module.tokenizer, ChatTokenizer) == chat
+        assert plain(module.tokenizer).bos_token == "<s>"
 
 
 @pytest.fixture

@@ -91,13 +91,13 @@ class EditDataModule(L.LightningDataModule):
         self.loaded = load_requests(
             self.source,
             self.format,
-            self.limit,
-            self.strict,
-            SPLITS.get(stage),
-            self.relations,
-            self.seed,
-            self.proxy_share,
-            self.zsre_target,
+            limit=self.limit,
+            strict=self.strict,
+            split=SPLITS.get(stage),
+            relations=self.relations,
+            seed=self.seed,
+            proxy_share=self.proxy_share,
+            zsre_target=self.zsre_target,
         )
         for reason, count in self.loaded.skipped.items():
             log.warning(
