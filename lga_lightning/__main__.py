@@ -19,9 +19,11 @@ commands:
 options of both (all of them: lga fit --help, lga validate --help):
   --model.model_name NAME          smollm2-135m (embedded), a Hub id, or a local folder
   --model.layer LAYER              validate: a number, golden (what fit found), or the path of an attribution.json
-  --data.requests PATH             a JSON or JSON Lines file; the bundled facts by default
-  --data.format FORMAT             jsonl (default) or counterfact-edit
-  --data.limit N                   use the first N requests
+  --data.requests SOURCE           a JSON, JSON Lines, CSV or Parquet file, or hub:owner/name; the bundled facts by default
+  --data.format FORMAT             auto (default), jsonl, counterfact, zsre_mend_eval, knowedit, qaedit, ...
+  --data.limit N                   use the first N requests; with --data.seed S, a random N
+  --data.proxy_share SHARE         split by subject: this share for fit, the rest for validate
+  --data.chat_template true        ask in the model's chat template
   --trainer.default_root_dir PATH  where results are left and looked for; the current folder by default
   --trainer.accelerator, --trainer.devices, ...   as in Lightning
   --config PATH                    a YAML file with any of these; --print_config writes one

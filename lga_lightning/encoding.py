@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from lga_lightning.chat import ChatTokenizer
 from lga_lightning.requests import token_at
 
 if TYPE_CHECKING:
@@ -50,8 +51,11 @@ class EncodedAnswers:
 def target_ids(tokenizer: PreTrainedTokenizerBase, answer: str) -> list[int]:
     """Token ids of an answer as it continues a text: exactly one leading space, no special tokens.
 
-    Tokenizers that put a space in front by themselves (SentencePiece with a dummy prefix) get the answer without one.
+    Tokenizers that put a space in front by themselves (SentencePiece with a dummy prefix) get the answer without one. In a
+    chat the template decides: an answer mostly begins its line.
     """
+    if isinstance(tokenizer, ChatTokenizer) and not tokenizer.space:
+        return tokenizer.answer_ids(answer.strip())
     first = tokenizer.convert_ids_to_tokens(tokenizer("a", add_special_tokens=False)["input_ids"])[0]
     space = "" if first.startswith(("▁", "Ġ")) else " "
     return list(tokenizer(space + answer.strip(), add_special_tokens=False)["input_ids"])
@@ -118,6 +122,8 @@ def encode_subjects(
 
 def without_eos(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:
     """A prompt must be open-ended: some tokenizers put their end-of-text token behind every text."""
+    if isinstance(tokenizer, ChatTokenizer):
+        return ids  # a template ends where the answer begins
     return ids[:-1] if len(ids) > 1 and ids[-1] in (tokenizer.eos_token_id, tokenizer.sep_token_id) else ids
 
 

@@ -11,6 +11,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from lga_lightning.chat import ChatTokenizer, plain
 from lga_lightning.data.batches import RequestBatch
 from lga_lightning.editing import RROME, EditMethod
 from lga_lightning.errors import NonFiniteScoreError
@@ -67,6 +68,7 @@ class LGAModule(L.LightningModule):
         self.attn_implementation = attn_implementation
         self.llm: PreTrainedModel | None = None
         self.tokenizer: PreTrainedTokenizerBase | None = None
+        self.chat_template = False
         self.edited_layer = -1
         self.layer_source = ""
         self.evaluation = Evaluation()
@@ -75,6 +77,8 @@ class LGAModule(L.LightningModule):
         """Load the language model, once."""
         if self.llm is None:
             self.llm, self.tokenizer = load_model(self.model_name, self.dtype_name, self.attn_implementation)
+        tokenizer = plain(self.tokenizer)
+        self.tokenizer = ChatTokenizer(tokenizer) if self.chat_template else tokenizer  # as the data has it, run by run
         blocks(self.llm)  # an unknown architecture fails here, before any work
 
     def configure_optimizers(self) -> None:
@@ -103,7 +107,8 @@ class LGAModule(L.LightningModule):
         return {name: tensor.to(self.device) for name, tensor in rows.items()}
 
     def setup(self, stage: str) -> None:
-        """Find out which layer to edit, before the model is loaded."""
+        """Find out how to ask and which layer to edit, before the model is loaded."""
+        self.chat_template = getattr(getattr(self.trainer, "datamodule", None), "chat_template", False)
         if stage == "validate":
             root = Path(self.trainer.default_root_dir)
             (self.edited_layer,), self.layer_source = find_layers(self.layer, root, self.model_name)

@@ -51,12 +51,15 @@ class EditRequest:
         rephrases: Other prompts with the same answer.
         locality: By kind, probes whose answers must not change.
         portability: By kind, probes whose right answers follow from the new fact.
+        target_new_aliases: Other wordings of ``target_new`` that count as right.
+        target_old_aliases: Other wordings of ``target_old``.
+        generation_prompts: Beginnings of texts about the subject, to see how fluent the model is.
         relation: What kind of fact it is, if known.
         split: ``"proxy"`` (kept for attribution), ``"test"`` (kept for validation) or None (serves both).
         id: Where the request came from, for messages and results.
 
     Raises:
-        InvalidRequest: If the subject is empty or not in the prompt, a target or a rephrase is empty, the targets are
+        InvalidRequest: If the subject is empty or not in the prompt, a target, an alias or a rephrase is empty, the targets are
             equal, or the split is unknown.
     """
 
@@ -67,6 +70,9 @@ class EditRequest:
     rephrases: tuple[str, ...] = ()
     locality: Mapping[str, tuple[Probe, ...]] = field(default_factory=dict)
     portability: Mapping[str, tuple[Probe, ...]] = field(default_factory=dict)
+    target_new_aliases: tuple[str, ...] = ()
+    target_old_aliases: tuple[str, ...] = ()
+    generation_prompts: tuple[str, ...] = ()
     relation: str | None = None
     split: str | None = None
     id: str = ""
@@ -77,6 +83,10 @@ class EditRequest:
         if not all(rephrase.strip() for rephrase in self.rephrases):
             raise InvalidRequest(
                 "empty rephrase", f"A rephrase of {self.prompt!r} is empty. Give it a text, or drop it."
+            )
+        if not all(alias.strip() for alias in (*self.target_new_aliases, *self.target_old_aliases)):
+            raise InvalidRequest(
+                "empty alias", f"An alias of an answer to {self.prompt!r} is empty. Give it a text, or drop it."
             )
         if not self.subject.strip():
             raise InvalidRequest(

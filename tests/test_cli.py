@@ -229,7 +229,7 @@ def test_bad_input_each_has_one_clear_paragraph(arguments, tmp_path, capsys, mon
     cases = {
         "does not exist": ["--data.requests=nowhere.jsonl"],
         "broken.jsonl, line 2 is not valid JSON": [data("broken.jsonl", json.dumps(row) + "\n{")],
-        "short.jsonl, line 1: the field 'subject' is missing": [data("short.jsonl", '{"prompt": "a"}')],
+        "short.jsonl, line 1: the format is not recognised": [data("short.jsonl", '{"prompt": "a"}')],
         "holds no usable request": [data("empty.jsonl", "")],
         "does not occur in the prompt": [data("s.jsonl", json.dumps({**row, "subject": "Mars"})), "--data.strict=true"],
         "`target_new` of": [data("t.jsonl", json.dumps({**row, "target_new": " "})), "--data.strict=true"],

@@ -209,7 +209,7 @@ def test_a_bad_limit(limit):
 
 
 def test_a_bad_format():
-    with pytest.raises(DataError, match=r"`format` must be one of \['jsonl', 'counterfact-edit'\], got 'csv'"):
+    with pytest.raises(DataError, match=r"`format` must be 'auto' or one of \['jsonl', .*'known_1000'\], got 'csv'"):
         load_requests(format="csv")
 
 
@@ -290,7 +290,8 @@ def test_the_bundled_facts():
 
 @pytest.mark.skipif(not COUNTERFACT.exists(), reason=f"{COUNTERFACT} is not there")
 def test_counterfact():
-    loaded = load_requests(COUNTERFACT, "counterfact-edit")
+    loaded = load_requests(COUNTERFACT)
+    assert loaded.format == "counterfact-edit"
     assert (
         len(loaded.requests) + sum(loaded.skipped.values()) == len(json.loads(COUNTERFACT.read_text("utf-8"))) == 5000
     )

@@ -16,7 +16,7 @@ ROOT = Path(lga_lightning.__file__).parent
 # each row may import from the rows above it, and from its own
 ROWS = [
     {"errors", "_version", "files"},
-    {"requests", "questions", "families", "hooks", "loading", "texts"},
+    {"requests", "questions", "families", "hooks", "loading", "texts", "chat"},
     {
         "encoding",
         "scoring",

@@ -17,6 +17,8 @@ VALID = {"prompt": "Rome is in", "subject": "Rome", "target_new": "France", "tar
     [
         ({"subject": "Paris"}, "subject not in the prompt", ["'Paris'", "'Rome is in'", "must contain the subject"]),
         ({"subject": "rome"}, "subject not in the prompt", ["'rome'", "letter for letter"]),
+        ({"target_new_aliases": ("x", " ")}, "empty alias", ["'Rome is in'", "drop it"]),
+        ({"target_old_aliases": ("",)}, "empty alias", ["'Rome is in'", "drop it"]),
         ({"subject": ""}, "empty subject", ["'Rome is in'", "Say what the fact is about"]),
         ({"subject": " \n"}, "empty subject", ["'Rome is in'", "Say what the fact is about"]),
         ({"target_new": " "}, "empty target", ["`target_new`", "'Rome is in'", "Give the answer"]),

@@ -1,10 +1,10 @@
-"""Small tokenizers of the three kinds that matter for offsets and spaces, trained on a few sentences."""
+"""Small tokenizers of the kinds that matter for offsets and spaces, trained on a few sentences."""
 
 from __future__ import annotations
 
 import json
 
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 SENTENCES = [
@@ -24,6 +24,36 @@ def byte_level() -> Tokenizer:
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     _train(tokenizer, special_tokens=[*SPECIAL.values()], initial_alphabet=alphabet)
+    return tokenizer
+
+
+def byte_level_words() -> Tokenizer:
+    """As Llama 3's and Qwen's: a sign or a space goes with the word behind it, line breaks with what is before them."""
+    words = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(words), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    _train(tokenizer, special_tokens=[*SPECIAL.values()], initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    return tokenizer
+
+
+def metaspace() -> Tokenizer:
+    """As newer conversions of SentencePiece (Mistral's): a space is put before a text, but not behind a special token."""
+    trained = Tokenizer(models.BPE())
+    trained.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=True)
+    _train(trained, special_tokens=[*SPECIAL.values(), *BYTES])
+    model = json.loads(trained.to_str())["model"]
+    merges = [tuple(merge) for merge in model["merges"]]
+    tokenizer = Tokenizer(models.BPE(model["vocab"], merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
     return tokenizer
 
 
@@ -48,6 +78,8 @@ def sentencepiece(dummy_prefix: bool) -> Tokenizer:
 
 KINDS = {
     "byte-level": byte_level,
+    "byte-level words": byte_level_words,
+    "metaspace": metaspace,
     "dummy prefix": lambda: sentencepiece(dummy_prefix=True),
     "no prefix": lambda: sentencepiece(dummy_prefix=False),
 }

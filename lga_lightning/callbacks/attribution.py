@@ -44,11 +44,11 @@ class LayerAttribution(L.Callback):
     Args:
         checkpoint_every: Batches between two checkpoints (:class:`LGAModule` only). One is also written after the first
             batch and, on a single process, on Ctrl-C.
-        proxies: A file of proxy requests, for a module of yours; ``""`` takes the bundled facts.
+        proxies: A file or Hub data set of proxy requests, for a module of yours; ``""`` takes the bundled facts.
         model: Where your module keeps the language model, as in ``"net.llm"``.
         tokenizer: Name of its tokenizer; None takes the model's ``config.name_or_path``.
         locator: How layers are scored, for a module of yours; LGA by default.
-        format: Format of the file.
+        format: Its format; ``auto`` recognises it.
         limit: Use the first so many proxies.
         batch_size: Proxies a batch.
         every_n_epochs: How often to score the layers of a module of yours.
@@ -68,7 +68,7 @@ class LayerAttribution(L.Callback):
         model: str = "llm",
         tokenizer: str | None = None,
         locator: LayerLocator | None = None,
-        format: str = "jsonl",
+        format: str = "auto",
         limit: int | None = None,
         batch_size: int = 8,
         every_n_epochs: int = 1,

@@ -1,127 +1,157 @@
-"""From a file's records to edit requests: one small function a format."""
+"""Edit requests from a file or a Hub data set: read, checked, filtered, counted."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 
-from lga_lightning.data.records import Record, read_records
+from lga_lightning.data.formats import ZsreTarget, reader_for, recognise
+from lga_lightning.data.selection import split_of, take
+from lga_lightning.data.sources import read_records, source_name
 from lga_lightning.errors import DataError, InvalidRequest
-from lga_lightning.requests import EditRequest, Probe
+from lga_lightning.requests import EditRequest
 
 FACTS = "bundled facts"
 
 
 @dataclass
 class LoadedRequests:
-    """What came out of a file.
+    """What came out of a file or a Hub data set.
 
     Attributes:
-        requests: The valid requests, in the file's order.
-        skipped: How many records were left out, by reason.
+        requests: The valid requests that were asked for, in the file's order (or that of the seed).
+        skipped: How many records were left out because they cannot be used, by reason.
         first_skipped: For each reason, what the first of them had.
+        filtered: How many sound records were left out because something else was asked for, or because no request can be made
+            of them, by reason.
+        dropped: How many probes were left out of requests that were kept, by reason.
+        format: The format that was read.
     """
 
     requests: list[EditRequest]
     skipped: Counter[str] = field(default_factory=Counter)
     first_skipped: dict[str, str] = field(default_factory=dict)
+    filtered: Counter[str] = field(default_factory=Counter)
+    dropped: Counter[str] = field(default_factory=Counter)
+    format: str = ""
 
-
-def read_jsonl(record: Record) -> EditRequest:
-    """Our own format: the fields of :class:`EditRequest`."""
-    return EditRequest(
-        prompt=record.text("prompt"),
-        subject=record.text("subject"),
-        target_new=record.text("target_new"),
-        target_old=record.optional_text("target_old"),
-        rephrases=record.texts("rephrases"),
-        locality=_probes(record, "locality"),
-        portability=_probes(record, "portability"),
-        relation=record.optional_text("relation"),
-        split=record.optional_text("split"),
-        id=record.place,
-    )
-
-
-def read_counterfact_edit(record: Record) -> EditRequest:
-    """EasyEdit's CounterFact: the prompt filled in, one rephrase, one locality probe."""
-    locality = {}
-    if record.values.get("locality_prompt") is not None:
-        probe = Probe(record.text("locality_prompt"), record.answers("locality_ground_truth"))
-        locality["neighborhood"] = (probe,)
-    return EditRequest(
-        prompt=record.text("prompt"),
-        subject=record.text("subject"),
-        target_new=record.text("target_new"),
-        target_old=record.optional_text("ground_truth"),
-        rephrases=record.texts("rephrase_prompt"),
-        locality=locality,
-        id=record.place,
-    )
-
-
-FORMATS: dict[str, Callable[[Record], EditRequest]] = {
-    "jsonl": read_jsonl,
-    "counterfact-edit": read_counterfact_edit,
-}
+    def skip(self, error: InvalidRequest, message: str) -> None:
+        """Count a record that cannot be used."""
+        self.skipped[error.reason] += 1
+        self.first_skipped.setdefault(error.reason, message)
 
 
 def load_requests(
-    path: str | Path | None = None,
-    format: str = "jsonl",
+    source: str | Path | None = None,
+    format: str = "auto",
     limit: int | None = None,
     strict: bool = False,
     split: str | None = None,
+    relations: Collection[str] | None = None,
+    seed: int | None = None,
+    proxy_share: float | None = None,
+    zsre_target: ZsreTarget = "alt",
 ) -> LoadedRequests:
-    """Read edit requests from a file.
+    """Read edit requests from a file or a Hub data set, one record at a time: what is not kept is not held.
 
     Args:
-        path: The file; None for the bundled facts.
-        format: Name of its format, a key of ``FORMATS``.
+        source: A JSON, JSON Lines, CSV or Parquet file, ``hub:owner/name`` (see ``docs/data.md``), or None for the bundled
+            facts.
+        format: Name of its format, a key of ``FORMATS``; ``"auto"`` recognises it by the first record.
         limit: Keep the first so many valid requests.
         strict: Fail at the first record that cannot be used instead of leaving it out.
-        split: Leave out the records that are kept for another split; those without one stay.
+        split: ``"proxy"`` or ``"test"``: leave out the requests that are kept for the other; those without a split stay.
+        relations: Keep requests of these relations alone.
+        seed: Keep a random sample instead of the first so many, and in random order. None keeps the order.
+        proxy_share: Give requests without a split one by their subject: this share of all subjects is for ``"proxy"``, the
+            others for ``"test"``. None leaves them without.
+        zsre_target: For the format ``zsre_mend_eval``: the answer to edit in, ``"alt"`` or ``"answers[0]"``.
 
     Raises:
-        DataError: If the file is missing or malformed, a field is missing, or no request is left.
+        DataError: If an argument is out of its range, the source is missing or malformed, a field is missing, or no request
+            is left.
         InvalidRequest: If ``strict`` and a request cannot be used (subject not in the prompt, empty target, ...).
     """
-    if format not in FORMATS:
-        raise DataError(f"`format` must be one of {list(FORMATS)}, got {format!r}.")
     if limit is not None and limit < 1:
         raise DataError(f"`limit` must be at least 1, got {limit}. Leave it out for all requests.")
-    source = Path(str(files("lga_lightning") / "data" / "facts.jsonl")) if path is None else Path(path).expanduser()
+    if proxy_share is not None and not 0 < proxy_share < 1:
+        raise DataError(
+            f"`proxy_share` must be between 0 and 1, got {proxy_share}. Leave it out to use all requests for everything."
+        )
+    if format != "auto":
+        reader_for(format, zsre_target)  # a name that is wrong fails before the file is read
+    if source is None:
+        source = Path(str(files("lga_lightning") / "data" / "facts.jsonl"))
     loaded = LoadedRequests([])
+    valid = _valid(source, format, strict, zsre_target, loaded)
+    split_up = (
+        request if request.split or proxy_share is None else _with_split(request, proxy_share) for request in valid
+    )
+    seen: dict[str, None] = {}
+    kept = (request for request in split_up if _wanted(request, split, relations, loaded.filtered, seen))
+    loaded.requests = take(kept, limit, seed)
+    if not loaded.requests:
+        raise DataError(f"{source_name(source)} holds no usable request{_why(loaded, split, relations, seen)}.")
+    return loaded
+
+
+def _valid(
+    source: str | Path, format: str, strict: bool, zsre_target: ZsreTarget, loaded: LoadedRequests
+) -> Iterator[EditRequest]:
+    """Requests as they come; what cannot be used is counted in ``loaded``."""
+    read = None
     for record in read_records(source):
+        if read is None:
+            loaded.format = recognise(record) if format == "auto" else format
+            read = reader_for(loaded.format, zsre_target)
         try:
-            request = FORMATS[format](record)
+            request = read(record)
         except InvalidRequest as error:
             message = f"{record.place}: {error}"
             if strict:
                 raise InvalidRequest(error.reason, message) from error
-            loaded.skipped[error.reason] += 1
-            loaded.first_skipped.setdefault(error.reason, message)
+            loaded.skip(error, message)
             continue
-        if split is None or request.split in (None, split):
-            loaded.requests.append(request)
-            if len(loaded.requests) == limit:
-                break
-    if not loaded.requests:
-        raise DataError(f"{source.name} holds no usable request{_why(loaded, split)}.")
-    return loaded
+        if strict and record.dropped:
+            raise record.dropped[0]
+        loaded.dropped.update(error.reason for error in record.dropped)
+        if request is None:
+            loaded.filtered["first of its relation, with no other answer to take"] += 1
+        else:
+            yield request
 
 
-def _why(loaded: LoadedRequests, split: str | None) -> str:
+def _with_split(request: EditRequest, proxy_share: float) -> EditRequest:
+    return replace(request, split=split_of(request.subject, proxy_share))
+
+
+def _wanted(
+    request: EditRequest,
+    split: str | None,
+    relations: Collection[str] | None,
+    filtered: Counter[str],
+    seen: dict[str, None],
+) -> bool:
+    if relations is not None and request.relation not in relations:
+        filtered["of another relation"] += 1
+        if request.relation is not None and len(seen) < 20:
+            seen[request.relation] = None
+    elif split is not None and request.split not in (None, split):
+        filtered["of the other split"] += 1
+    else:
+        return True
+    return False
+
+
+def _why(loaded: LoadedRequests, split: str | None, relations: Collection[str] | None, seen: dict[str, None]) -> str:
     if loaded.skipped:
         return ": " + " ".join(f"{count} left out ({loaded.first_skipped[r]})" for r, count in loaded.skipped.items())
-    return f" for the split {split!r}" if split else ": it has no records"
-
-
-def _probes(record: Record, name: str) -> dict[str, tuple[Probe, ...]]:
-    return {
-        kind: tuple(Probe(row.text("prompt"), row.answers("answers")) for row in rows)
-        for kind, rows in record.records(name).items()
-    }
+    if relations is not None and loaded.filtered["of another relation"]:
+        has = f"it has {', '.join(map(repr, seen))}" if seen else "its records name none"
+        return f" of the relations {list(relations)}: {has}"
+    if split:
+        return f" for the split {split!r}"
+    return f": left out were {dict(loaded.filtered)}" if loaded.filtered else ": it has no records"

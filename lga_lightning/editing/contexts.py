@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
+from lga_lightning.chat import plain
 from lga_lightning.errors import SettingError
 from lga_lightning.generation import generate
 from lga_lightning.requests import EditRequest
@@ -90,6 +91,7 @@ def sample_contexts(
     """
     if each == 0:
         return [""]
+    tokenizer = plain(tokenizer)  # in a chat, too, these are texts of the model's own
     starters = [STARTERS[index % len(STARTERS)] for index in range(each)]
     contexts = [""]
     device = input_device(model)

@@ -1,0 +1,34 @@
+"""known_1000: facts that a model knows, made for causal tracing."""
+
+from __future__ import annotations
+
+from lga_lightning.data.records import Record
+from lga_lightning.requests import EditRequest
+
+
+def read_known(record: Record, attributes: dict[str, list[str]]) -> EditRequest | None:
+    """A record of known_1000.
+
+    The set has no new answers. As in CounterFact, a fact gets one of its own relation: the latest in the file so far that
+    differs from its own.
+
+    Args:
+        record: The record.
+        attributes: By relation, the last two different attributes so far; brought up to date here.
+
+    Returns:
+        The request; None where the file has had no other answer of the relation so far.
+    """
+    attribute, relation = record.text("attribute"), record.optional_text("relation_id")
+    others = [other for other in attributes.get(relation or "", []) if other != attribute]
+    attributes[relation or ""] = [*others[-1:], attribute]
+    if not others:
+        return None
+    return EditRequest(
+        prompt=record.text("prompt"),
+        subject=record.text("subject"),
+        target_new=others[-1],
+        target_old=attribute,
+        relation=relation,
+        id=record.place,
+    )

@@ -1,0 +1,50 @@
+"""Which requests of a data set are kept: by relation, by split, and how many."""
+
+from __future__ import annotations
+
+import heapq
+import unicodedata
+from collections.abc import Iterable
+from hashlib import blake2b
+from itertools import islice
+
+from lga_lightning.requests import EditRequest
+
+
+def split_of(subject: str, proxy_share: float) -> str:
+    """``"proxy"`` or ``"test"``, by the subject alone: on every machine, in every order of the file.
+
+    Args:
+        subject: A subject; case, spacing and Unicode's several ways to write a letter make no difference.
+        proxy_share: Which share of all subjects is to serve as proxies, between 0 and 1.
+
+    Example:
+        >>> split_of("Rome", 0.5) == split_of(" ROME ", 0.5)
+        True
+    """
+    normal = " ".join(unicodedata.normalize("NFKC", subject).casefold().split())
+    return "proxy" if _fraction(normal) < proxy_share else "test"
+
+
+def take(requests: Iterable[EditRequest], limit: int | None = None, seed: int | None = None) -> list[EditRequest]:
+    """The first so many requests, or a random sample; no more than that many are held.
+
+    Args:
+        requests: A stream of requests.
+        limit: How many to take; None for all.
+        seed: None takes them in their order. A number takes them in a random order that depends on the number and on the
+            requests alone, not on the order of the stream, so that a smaller sample is the beginning of a larger one.
+    """
+    if seed is None:
+        return list(islice(requests, limit))
+    keyed = (
+        (_fraction(f"{seed}\0{request.prompt}\0{request.target_new}"), number, request)
+        for number, request in enumerate(requests)
+    )
+    chosen = sorted(keyed) if limit is None else heapq.nsmallest(limit, keyed)
+    return [request for _, _, request in chosen]
+
+
+def _fraction(text: str) -> float:
+    """A text's hash, between 0 and 1."""
+    return int.from_bytes(blake2b(text.encode(), digest_size=7).digest(), "big") / 2**56
