@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from lga_lightning.chat import plain
 from lga_lightning.errors import DataError
 from lga_lightning.families import blocks, edit_site
 from lga_lightning.files import write_whole
@@ -78,7 +79,7 @@ class MomentKey:
             model=Path(model.config._name_or_path).name,
             revision=getattr(model.config, "_commit_hash", None),
             weights=digest.hexdigest(),
-            tokenizer=hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest(),
+            tokenizer=hashlib.sha256(plain(tokenizer).backend_tokenizer.to_str().encode()).hexdigest(),
             dtype=str(model.dtype),
             text=source if sampled else Path(source).name,
             text_hash="seed 0" if sampled else text_fingerprint(source),
@@ -249,7 +250,7 @@ def load_moment(folder: Path, layer: int, key: MomentKey, fields: Sequence[str] 
 def _pieces(tokenizer: PreTrainedTokenizerBase, source: str, tokens: int, sequence_length: int) -> Iterator[list[int]]:
     left = tokens
     for text in read_texts(source):
-        ids = tokenizer(text, verbose=False)["input_ids"]
+        ids = plain(tokenizer)(text, verbose=False)["input_ids"]
         for start in range(0, len(ids), sequence_length):
             piece = ids[start : start + sequence_length][:left]
             left -= len(piece)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from lga_lightning.errors import SettingError
 
 
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:
@@ -30,6 +33,46 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
         scratch.replace(path)
     finally:
         scratch.unlink(missing_ok=True)
+
+
+def write_folder(path: Path, write: Callable[[Path], None], overwrite: bool = False) -> None:
+    """Let ``write`` fill a scratch folder beside ``path``, then rename it to ``path``.
+
+    Whatever goes wrong on the way (a full disk, say), a folder that was there is as it was.
+
+    Args:
+        path: Where the folder is to appear.
+        write: Gets the scratch folder's path.
+        overwrite: Replace a folder that is there.
+
+    Raises:
+        SettingError: If something is there and ``overwrite`` is False, or it is not a folder.
+    """
+    if path.exists() and not (overwrite and path.is_dir()):
+        way_out = (
+            "Give another name, or allow it with --edits.overwrite true." if path.is_dir() else "It is not a folder."
+        )
+        raise SettingError(f"{str(path)!r} is there already and is not overwritten. {way_out}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    try:
+        write(scratch)
+        umask = os.umask(0)
+        os.umask(umask)
+        scratch.chmod(0o777 & ~umask)
+        if path.exists():
+            old = scratch.with_name(f"{scratch.name}-old")
+            path.rename(old)
+            try:
+                scratch.rename(path)
+            except OSError:
+                old.rename(path)
+                raise
+            shutil.rmtree(old)
+        else:
+            scratch.rename(path)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -185,6 +185,7 @@ def golden_window(choice: Choice, window: int) -> list[int]:
         window: How many layers, at most.
 
     Example:
+        >>> import torch
         >>> from lga_lightning.attribution import choose
         >>> choice = choose(torch.tensor([[1.0, 3.0, 9.0, 8.0, 2.0, 900.0]]), kappa=1.0, resamples=10)
         >>> choice.golden_layer, choice.excluded, golden_window(choice, 3)

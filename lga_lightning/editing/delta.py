@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -75,6 +76,33 @@ class WeightDelta:
             if b is not None and a.shape[0] > b.shape[0]:
                 factors[layer] = (torch.eye(b.shape[0]).to(b), b @ a)
         return WeightDelta(factors)
+
+    def save_pretrained(
+        self, folder: str | Path, model: PreTrainedModel, base: str | None = None, overwrite: bool = False
+    ) -> None:
+        """Write a folder that ``PeftModel.from_pretrained(model, folder)`` reads; see :func:`~.adapter.save_delta`.
+
+        Args:
+            folder: Where it is to appear.
+            model: The unedited model.
+            base: Its name for those who load the folder; the name it was loaded by, by default.
+            overwrite: Replace a folder that is there.
+        """
+        from lga_lightning.editing.adapter import save_delta
+
+        save_delta(self, Path(folder), model, base or model.config._name_or_path, overwrite=overwrite)
+
+    @classmethod
+    def load(cls, folder: str | Path, model: PreTrainedModel | None = None) -> WeightDelta:
+        """Read such a folder back; see :func:`~.adapter.load_delta`.
+
+        Args:
+            folder: The folder.
+            model: The model to be edited, to refuse an edit that was made for another one.
+        """
+        from lga_lightning.editing.adapter import load_delta
+
+        return load_delta(Path(folder), model)
 
     @contextmanager
     def attached(self, model: PreTrainedModel) -> Iterator[None]:
