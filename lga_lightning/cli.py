@@ -1,4 +1,4 @@
-"""The command line: ``lga fit`` and ``lga validate``, a LightningCLI."""
+"""The command line: ``lga fit``, ``lga validate`` and ``lga predict``, a LightningCLI."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from lga_lightning.callbacks import EditReport, LayerAttribution
+from lga_lightning.callbacks import AdapterWriter, EditReport, LayerAttribution
 from lga_lightning.data.module import EditDataModule
 from lga_lightning.errors import DataError, SettingError
 from lga_lightning.module import LGAModule
@@ -56,7 +56,11 @@ class LGACLI(LightningCLI):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """What ``lga`` can do."""
-        return {name: skipped for name, skipped in LightningCLI.subcommands().items() if name in ("fit", "validate")}
+        return {
+            name: skipped
+            for name, skipped in LightningCLI.subcommands().items()
+            if name in ("fit", "validate", "predict")
+        }
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Our callbacks, and defaults that ``--print_config`` shows."""
@@ -64,13 +68,19 @@ class LGACLI(LightningCLI):
         others = set(inspect.signature(LayerAttribution).parameters) - {"checkpoint_every"}
         parser.add_class_arguments(LayerAttribution, "attribution", skip=others)
         parser.callback_keys.append("attribution")
-        parser.add_lightning_class_args(EditReport, "edits")
+        writes = self._preparing == "predict"
+        parser.add_lightning_class_args(AdapterWriter if writes else EditReport, "edits")
+        if writes:
+            parser.add_argument("--merge", action="store_true", help="The same as --edits.merge true.")
         parser.set_defaults({"model.locator": {"class_path": "LGA"}, "model.editor": {"class_path": "RROME"}})
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        self._preparing = subcommand
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         if subcommand == "validate":
             parser.set_defaults({"verbose": False})  # EditReport prints a table of its own
+        if subcommand == "predict":
+            parser.set_defaults({"return_predictions": False})
         return parser
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
@@ -84,6 +94,8 @@ class LGACLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Name the saved configuration after the verb, and look for the checkpoint before the model is loaded."""
         self.save_config_kwargs["config_filename"] = f"lga_{self.subcommand}.yaml"
+        if self._get(self.config, "merge"):
+            self.config[self.subcommand]["edits"]["merge"] = True
         checkpoint = self._get(self.config, "ckpt_path")
         if checkpoint and not Path(checkpoint).is_file():
             raise DataError(

@@ -1,9 +1,9 @@
-"""The LightningModule: attribution in ``fit``, edits and their scores in ``validate``."""
+"""The LightningModule: attribution in ``fit``, edits and their scores in ``validate`` and ``predict``."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,34 +13,42 @@ from torch import Tensor
 
 from lga_lightning.chat import ChatTokenizer, plain
 from lga_lightning.data.batches import RequestBatch
-from lga_lightning.editing import RROME, EditMethod
+from lga_lightning.editing import RROME, EditMethod, WeightDelta
+from lga_lightning.editing.base import Sought, ascending
+from lga_lightning.editing.run import EditingRun
 from lga_lightning.errors import NonFiniteScoreError
 from lga_lightning.evaluation import Evaluation, evaluate
-from lga_lightning.families import blocks, check_layer
+from lga_lightning.families import blocks
 from lga_lightning.generation import greedy_answers
 from lga_lightning.loading import load_model
 from lga_lightning.locators import LGA, LayerLocator
+from lga_lightning.outcomes import Outcome
 from lga_lightning.requests import EditRequest
 from lga_lightning.results import find_layers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+Mode = Literal["independent", "batch", "sequential"]
 SKIPPED = {1: "the model does not answer with target_old", 2: "the model gives no answer, or already the new one"}
 
 
 class LGAModule(L.LightningModule):
-    """Wraps a frozen language model: ``fit`` scores its layers, ``validate`` edits one of them.
+    """Wraps a frozen language model: ``fit`` scores its layers, ``validate`` and ``predict`` edit some of them.
 
     Nothing is trained. The language model is loaded in ``configure_model``; to use one that you have, set ``llm`` and
     ``tokenizer`` before the trainer runs.
 
     Args:
         model_name: ``smollm2-135m`` for the embedded model, else a Hub id or a local folder.
-        layer: The block to edit: a number, ``golden`` (what ``fit`` left in ``--trainer.default_root_dir``) or the path of
-            an attribution.json.
+        layer: The block to edit: a number, several (``4-8``, or a list), ``golden`` (what ``fit`` left in
+            ``--trainer.default_root_dir``; a window around it for MEMIT, AlphaEdit and PMET), ``default`` (what is published for the
+            model and the method, or a choice by depth), or the path of an attribution.json.
         locator: How layers are scored; LGA by default.
         editor: How facts are edited; R-ROME by default.
+        mode: ``independent`` edits each request alone, on the unedited model; ``batch`` all together; ``sequential`` in the
+            order of the data, a batch of ``--data.batch_size`` at a time, with what was edited before in place. The last two
+            are scored when all is edited. By default ``independent`` in ``validate`` and ``batch`` in ``predict``.
         only_known: Leave out requests whose old answer the model does not give greedily, in ``fit``.
         dtype: Of the weights; ``auto`` takes the checkpoint's.
         attn_implementation: Passed to transformers.
@@ -49,9 +57,10 @@ class LGAModule(L.LightningModule):
     def __init__(
         self,
         model_name: str = "smollm2-135m",
-        layer: int | str = "golden",
+        layer: int | str | list[int] = "golden",
         locator: LayerLocator | None = None,
         editor: EditMethod | None = None,
+        mode: Mode | None = None,
         only_known: bool = False,
         dtype: Literal["float32", "bfloat16", "float16", "float64", "auto"] = "float32",
         attn_implementation: str | None = None,
@@ -63,15 +72,21 @@ class LGAModule(L.LightningModule):
         self.layer = layer
         self.locator = locator or LGA()
         self.editor = editor or RROME()
+        self.given_mode = mode
+        self.mode: Mode = mode or "independent"
         self.only_known = only_known
         self.dtype_name = dtype
         self.attn_implementation = attn_implementation
         self.llm: PreTrainedModel | None = None
         self.tokenizer: PreTrainedTokenizerBase | None = None
         self.chat_template = False
-        self.edited_layer = -1
+        self.edited_layers: list[int] = []
         self.layer_source = ""
         self.evaluation = Evaluation()
+        self.deltas: list[WeightDelta] = []
+        self.drift: list[Drift] = []
+        self._run: EditingRun | None = None
+        self._sought: list[Sought] = []
 
     def configure_model(self) -> None:
         """Load the language model, once."""
@@ -109,25 +124,93 @@ class LGAModule(L.LightningModule):
     def setup(self, stage: str) -> None:
         """Find out how to ask and which layer to edit, before the model is loaded."""
         self.chat_template = getattr(getattr(self.trainer, "datamodule", None), "chat_template", False)
-        if stage == "validate":
-            root = Path(self.trainer.default_root_dir)
-            (self.edited_layer,), self.layer_source = find_layers(self.layer, root, self.model_name)
+        if stage in ("validate", "predict"):
+            self.mode = self.given_mode or ("independent" if stage == "validate" else "batch")
+            if self.layer != "default":
+                root = Path(self.trainer.default_root_dir)
+                self.edited_layers, self.layer_source = find_layers(
+                    self.layer, root, self.model_name, self.editor.window
+                )
 
     def on_validation_start(self) -> None:
-        """Check that the model has the layer."""
-        llm, _ = self.language_model
-        check_layer(llm, self.edited_layer)
+        """Begin editing anew."""
+        llm, tokenizer = self.language_model
+        if self.layer == "default":
+            self.edited_layers, self.layer_source = self.editor.default_layers(llm), "default of the method"
+        self.edited_layers = ascending(llm, self.edited_layers)
+        self._run = EditingRun(self.editor, llm, tokenizer, self.edited_layers)
+        self.deltas, self.drift, self._sought = [], [], []
+
+    def on_predict_start(self) -> None:
+        """Begin editing anew."""
+        self.on_validation_start()
 
     def validation_step(self, batch: RequestBatch, batch_idx: int) -> dict[str, Any]:
-        """Edit every request of the batch on its own and score it; no weight is touched.
+        """Edit a batch of requests and score it; no weight stays touched.
+
+        In the modes ``batch`` and ``sequential`` every process makes all edits, and the last step scores this process's share
+        of all requests; what comes in between gives nothing.
 
         Returns:
-            ``index`` [B] and ``outcomes``, a list for each of the B requests: what became of its questions.
+            ``index`` [B] and ``outcomes``, a list for each of the B requests: what became of its questions. The edits are in
+            ``deltas``.
         """
+        if self.mode != "independent":
+            return self._edit_together(batch, batch_idx)
         llm, tokenizer = self.language_model
-        deltas = self.editor.compute_each(llm, tokenizer, batch.requests, self.edited_layer)
-        outcomes = evaluate(llm, tokenizer, batch.requests, deltas, self.evaluation)
-        return {"index": torch.tensor(batch.index, device=self.device), "outcomes": outcomes}
+        self.deltas = self.editor.compute_each(llm, tokenizer, batch.requests, self.edited_layers)
+        return self._score(batch.index, batch.requests, self.deltas)
+
+    def predict_step(self, batch: RequestBatch, batch_idx: int) -> dict[str, Any]:
+        """As :meth:`validation_step`."""
+        return self.validation_step(batch, batch_idx)
+
+    def _edit_together(self, batch: RequestBatch, batch_idx: int) -> dict[str, Any]:
+        if self._run is None:
+            raise RuntimeError("on_validation_start has not run. Let a Trainer call the steps.")
+        llm, tokenizer = self.language_model
+        loaders = (
+            self.trainer.num_val_batches if self.trainer.state.fn == "validate" else self.trainer.num_predict_batches
+        )
+        last = batch_idx == int(loaders[0]) - 1
+        if self.mode == "batch":
+            self._sought.append(self.editor.seek(llm, tokenizer, batch.requests, self.edited_layers))
+            if last:
+                everything = type(self._sought[0]).join(self._sought)
+                for count in milestones(len(everything.requests)):
+                    run = EditingRun(self.editor, llm, tokenizer, self.edited_layers)
+                    run.edit_sought(everything.first(count))
+                    self._note_drift(run)
+                self._run.edit_sought(everything)
+        else:
+            before = len(self._run.requests)
+            self._run.edit(batch.requests, len(batch.requests))
+            after = len(self._run.requests)
+            if not last and any(before < point <= after for point in milestones(10 * after)):
+                self._note_drift(self._run)
+        if not last:
+            return {"index": torch.zeros(0, dtype=torch.long, device=self.device), "outcomes": []}
+        self.deltas = [self._run.delta]
+        mine = list(range(self.trainer.global_rank, len(self._run.requests), self.trainer.world_size))
+        requests = [self._run.requests[i] for i in mine]
+        return self._score(mine, requests, [self._run.delta] * len(mine))
+
+    def _score(
+        self, index: Sequence[int], requests: Sequence[EditRequest], deltas: Sequence[WeightDelta]
+    ) -> dict[str, Any]:
+        outcomes = evaluate(*self.language_model, requests, deltas, self.evaluation)
+        return {"index": torch.tensor(index, dtype=torch.long, device=self.device), "outcomes": outcomes}
+
+    def _note_drift(self, run: EditingRun) -> None:
+        """How the requests edited so far fare, by teacher-forced scores."""
+        quick = replace(self.evaluation, generate=False, fluency=False)
+        outcomes = evaluate(*self.language_model, run.requests, [run.delta] * len(run.requests), quick)
+        self.drift.append(Drift(len(run.requests), run.relative_norms(), outcomes))
+
+    @property
+    def change(self) -> dict[int, float]:
+        """By layer, the size of all edits made together, relative to the weight."""
+        return self._run.relative_norms() if self._run else {}
 
     @property
     def language_model(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -135,6 +218,31 @@ class LGAModule(L.LightningModule):
         if self.llm is None or self.tokenizer is None:
             raise RuntimeError("The language model is not loaded yet. Call configure_model(), or let a Trainer do it.")
         return self.llm, self.tokenizer
+
+
+@dataclass(frozen=True)
+class Drift:
+    """A point of the drift curve.
+
+    Attributes:
+        edits: How many edits are in place.
+        change: By layer, the Frobenius norm of the change over that of the weight.
+        outcomes: What became of the questions about the facts edited so far.
+    """
+
+    edits: int
+    change: dict[int, float]
+    outcomes: list[list[Outcome]]
+
+
+def milestones(count: int) -> list[int]:
+    """The numbers of edits below ``count`` at which drift is looked at: 1, 10, 100, ...
+
+    Example:
+        >>> milestones(1000)
+        [1, 10, 100]
+    """
+    return [10**power for power in range(len(str(count))) if 10**power < count]
 
 
 def with_old_targets(

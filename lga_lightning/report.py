@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -125,17 +125,19 @@ def print_attribution(attribution: Attribution, root: Path, top: int = 8) -> Non
     console.print(f"Files: {root}/attribution.json, layers.png, attribution.ckpt", highlight=False, soft_wrap=True)
 
 
-def print_edits(content: Mapping[str, Any], path: Path) -> None:
+def print_edits(content: Mapping[str, Any]) -> None:
     """Print the scores before and after the edits.
 
     Args:
         content: What ``validation.json`` holds.
-        path: Where it lies.
     """
     console = Console()
+    mode = {"independent": "each edited alone", "batch": "edited together"}.get(
+        content["mode"], f"edited one after the other, {content.get('group_size')} at a time"
+    )
     table = Table(
-        title=f"{content['method']['name']} at layer {content['layer']} of {content['model']}, "
-        f"{content['num_requests']} requests of {content['data']}, each edited alone"
+        title=f"{content['method']['name']} at layer {name_layers(content['layers'])} of {content['model']}, "
+        f"{content['num_requests']} requests of {content['data']}, {mode}"
     )
     for heading in ("", "before", "after", "generated before", "generated after"):
         table.add_column(heading, justify="right" if heading else "left", no_wrap=not heading)
@@ -148,9 +150,55 @@ def print_edits(content: Mapping[str, Any], path: Path) -> None:
     console.print(
         "Under each mean its 95% interval over requests. What is not generated is teacher-forced, which flatters."
     )
-    console.print(f"Layer {content['layer']}: {content['layer_source']}.", highlight=False, soft_wrap=True)
+    if len(content.get("drift", ())) > 1:
+        _print_drift(console, content["drift"])
+
+
+def print_places(content: Mapping[str, Any], path: Path) -> None:
+    """Print which layer was edited, and where the files are."""
+    console = Console()
+    layers = name_layers(content["layers"])
+    console.print(f"Layer {layers}: {content['layer_source']}.", highlight=False, soft_wrap=True)
     console.print(f"What each number means, and every request: {path}", highlight=False, soft_wrap=True)
     console.print(f"What the model said: {path.with_name('requests.parquet')}", highlight=False, soft_wrap=True)
+
+
+def print_written(content: Mapping[str, Any], folder: Path, merged: bool) -> None:
+    """Print what was written where."""
+    console = Console()
+    layers = name_layers(content["layers"])
+    console.print(f"Layer {layers}: {content['layer_source']}.", highlight=False, soft_wrap=True)
+    what = (
+        "The edited model"
+        if merged
+        else "The edits, a folder each,"
+        if content["mode"] == "independent"
+        else "The edit"
+    )
+    console.print(f"{what}: {folder}", highlight=False, soft_wrap=True)
+
+
+def name_layers(layers: Sequence[int]) -> str:
+    """Layers in a few signs.
+
+    Example:
+        >>> name_layers([3]), name_layers([4, 5, 6]), name_layers([1, 3])
+        ('3', '4-6', '1, 3')
+    """
+    if len(layers) > 2 and list(layers) == list(range(layers[0], layers[-1] + 1)):
+        return f"{layers[0]}-{layers[-1]}"
+    return ", ".join(map(str, layers))
+
+
+def _print_drift(console: Console, drift: Sequence[Mapping[str, Any]]) -> None:
+    table = Table(title="Drift: the facts edited so far, teacher-forced")
+    names = [name for name in drift[-1] if name not in ("edits", "relative_change")]
+    for heading in ("edits", *names, "largest change of a weight"):
+        table.add_column(heading, justify="right")
+    for point in drift:
+        sizes = f"{max(point['relative_change'].values(), default=0.0):.1%}"
+        table.add_row(str(point["edits"]), *(f"{point.get(name, float('nan')):.3f}" for name in names), sizes)
+    console.print(table)
 
 
 def _with_interval(sides: Mapping[str, Any], side: str) -> str:

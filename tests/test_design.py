@@ -31,7 +31,7 @@ ROWS = [
     },
     {"metrics", "editing", "locators"},
     {"evaluation", "outcomes", "summary", "results"},
-    {"data", "module", "callbacks", "report", "strategies"},
+    {"data", "module", "callbacks", "report", "model_card", "strategies"},
     {"cli", "__main__", "__init__"},
 ]
 

@@ -16,11 +16,16 @@ from lga_lightning.metrics import RequestRecords
 from lga_lightning.module import LGAModule
 from lga_lightning.outcomes import Outcome
 from lga_lightning.passages import read_passages
-from lga_lightning.report import print_edits
+from lga_lightning.report import print_edits, print_places
 from lga_lightning.requests import EditRequest
 from lga_lightning.results import SCHEMA, versions, write_outcomes
 from lga_lightning.summary import INTERVALS, mean_by_group, summarise
 
+MODES = {
+    "independent": "every request edited alone, on the unedited model",
+    "batch": "all requests edited together, then scored",
+    "sequential": "requests edited one group after the other, with all earlier edits in place, then scored",
+}
 VALIDATION_FILE = "validation.json"
 REQUESTS_FILE = "requests.parquet"
 
@@ -81,40 +86,67 @@ class EditReport(L.Callback):
     ) -> None:
         """Take in the outcomes of a batch."""
         if isinstance(pl_module, LGAModule):
-            records = [[asdict(outcome) for outcome in of_request] for of_request in outputs["outcomes"]]
-            self.records.update(outputs["index"], records)
+            self.records.update(outputs["index"], [as_records(of_request) for of_request in outputs["outcomes"]])
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Put the outcomes of all processes together, log their means and write the files."""
         if not isinstance(pl_module, LGAModule) or not self.records.index:
             return
+        index, outcomes, content = self.put_together(trainer, pl_module)
+        pl_module.log_dict(_flat(content["metrics"]), sync_dist=True)  # the same on every process
+        if trainer.is_global_zero:
+            path = Path(trainer.default_root_dir) / VALIDATION_FILE
+            requests = trainer.datamodule.loaded.requests  # type: ignore[attr-defined]
+            write_outcomes(path.with_name(REQUESTS_FILE), index, [requests[i].id for i in index], outcomes)
+            write_json(path, content)
+            print_edits(content)
+            print_places(content, path)
+
+    def put_together(
+        self, trainer: L.Trainer, module: LGAModule
+    ) -> tuple[list[int], list[list[Outcome]], dict[str, Any]]:
+        """The outcomes of all processes, and what the result file says of them; a collective operation.
+
+        Returns:
+            Indices of requests, their outcomes, and the file's content.
+        """
         index, records = self.records.compute()
         outcomes = [[Outcome.of(record) for record in of_request] for of_request in records]
-        metrics = summarise(outcomes, self.evaluation.max_new_tokens, self.resamples)
-        pl_module.log_dict(_flat(metrics), sync_dist=True)  # the same on every process
-        if not trainer.is_global_zero:
-            return
         data = trainer.datamodule  # type: ignore[attr-defined]
         requests = [data.loaded.requests[i] for i in index]
         content = {
             "schema": SCHEMA,
-            "model": pl_module.model_name,
+            "model": module.model_name,
             "data": data.name,
-            "layer": pl_module.edited_layer,
-            "layer_source": pl_module.layer_source,
-            "method": pl_module.editor.settings(pl_module.language_model[0]),
-            "mode": "independent: every request edited alone, on the unedited model",
+            "layers": module.edited_layers,
+            "layer_source": module.layer_source,
+            "method": module.editor.settings(module.language_model[0]),
+            "mode": module.mode,
+            "mode_means": MODES[module.mode],
             "num_requests": len(outcomes),
             "num_skipped": dict(data.loaded.skipped),
             "intervals": INTERVALS.format(resamples=self.resamples, seed=0),
-            "metrics": metrics,
-            "requests": [_row(*pair) for pair in zip(requests, outcomes, strict=True)],
-            "versions": versions(),
+            "metrics": summarise(outcomes, self.evaluation.max_new_tokens, self.resamples),
         }
-        path = Path(trainer.default_root_dir) / VALIDATION_FILE
-        write_outcomes(path.with_name(REQUESTS_FILE), index, [request.id for request in requests], outcomes)
-        write_json(path, content)
-        print_edits(content, path)
+        if module.mode != "independent":
+            content["group_size"] = data.batch_size if module.mode == "sequential" else len(outcomes)
+            content["drift"] = [_drift(d.edits, d.change, d.outcomes) for d in module.drift]
+            content["drift"].append(_drift(len(outcomes), module.change, outcomes))
+        content["requests"] = [_row(*pair) for pair in zip(requests, outcomes, strict=True)]
+        content["versions"] = versions()
+        return index, outcomes, content
+
+
+def as_records(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
+    """One request's outcomes as JSON can say them."""
+    return [asdict(outcome) for outcome in outcomes]
+
+
+def _drift(edits: int, change: dict[int, float], outcomes: Sequence[Sequence[Outcome]]) -> dict[str, Any]:
+    """A point of the drift curve: teacher-forced means over the facts edited so far."""
+    metrics = summarise(outcomes, resamples=1)
+    after = {name: metric["after"] for name, metric in metrics.items() if "." not in name}
+    return {"edits": edits, "relative_change": {str(layer): size for layer, size in change.items()}, **after}
 
 
 def _flat(metrics: dict[str, dict[str, Any]]) -> dict[str, float]:

@@ -40,6 +40,7 @@ class RequestBatches:
         rank: Number of this process.
         world_size: Number of processes.
         done: Indices that need not run again (a resumed run).
+        in_order: Keep the order of the requests, for edits one after the other.
     """
 
     def __init__(
@@ -49,13 +50,15 @@ class RequestBatches:
         rank: int = 0,
         world_size: int = 1,
         done: Collection[int] = (),
+        in_order: bool = False,
     ) -> None:
         self.requests = requests
-        # requests of similar length go together, since every row is padded to its batch's longest
-        order = sorted(range(len(requests)), key=lambda i: (len(requests[i].prompt) + len(requests[i].target_new), i))
+        order = list(range(len(requests)))
+        if not in_order:  # requests of similar length go together, since every row is padded to its batch's longest
+            order.sort(key=lambda i: (len(requests[i].prompt) + len(requests[i].target_new), i))
         batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-        # but short and long batches alternate: time left and confidence are then right from early on
-        random.Random(0).shuffle(batches)
+        if not in_order:  # but short and long batches alternate: time left and confidence are then right from early on
+            random.Random(0).shuffle(batches)
         left = [rest for batch in batches if (rest := [i for i in batch if i not in done])]
         left = left or batches[:1]  # Lightning ends a run without batches before its last hooks
         missing = -len(left) % world_size

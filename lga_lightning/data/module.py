@@ -16,11 +16,11 @@ from lga_lightning.errors import DataError
 
 log = logging.getLogger(__name__)
 
-SPLITS = {"fit": "proxy", "validate": "test"}
+SPLITS = {"fit": "proxy", "validate": "test", "predict": "test"}
 
 
 class EditDataModule(L.LightningDataModule):
-    """Edit requests from a file or a Hub data set: proxies for ``fit``, requests to edit and score for ``validate``.
+    """Edit requests from a file or a Hub data set: proxies for ``fit``, requests to edit for ``validate`` and ``predict``.
 
     A row with ``"split": "proxy"`` serves ``fit`` alone, one with ``"test"`` serves ``validate`` alone, and a row without a
     split serves both, unless ``proxy_share`` says otherwise.
@@ -118,7 +118,17 @@ class EditDataModule(L.LightningDataModule):
         """The requests to edit; nothing while fitting, which has no validation."""
         if self.trainer is not None and self.trainer.state.fn == "fit":
             return []
-        return self._batches()
+        return self._edits()
+
+    def predict_dataloader(self) -> RequestBatches:
+        """The requests to edit."""
+        return self._edits()
+
+    def _edits(self) -> RequestBatches:
+        """Dealt out to processes where every request is edited alone; else all of them, in order, for every process."""
+        if self.trainer is None or getattr(self.trainer.lightning_module, "mode", "independent") == "independent":
+            return self._batches()
+        return RequestBatches(self.loaded.requests, self.batch_size, in_order=True)
 
     def _batches(self, done: Collection[int] = ()) -> RequestBatches:
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

@@ -62,18 +62,17 @@ def save_delta(
         "layers": {str(layer): {"module": site.name, "weight": _digest(site)} for layer, site in sites.items()},
         **(note or {}),
     }
-    dense = any(b is None for b, _ in compact.factors.values())
 
     def write(scratch: Path) -> None:
-        if dense:
+        if compact.is_dense:
             save_file({f"{s.name}.weight": _plain(compact.matrix(n)) for n, s in sites.items()}, scratch / MATRICES)
         else:
             _config(compact, sites, base).save_pretrained(str(scratch))
             tensors = {}
             for layer, site in sites.items():
-                b, a = compact.factors[layer]
-                tensors[f"{PREFIX}{site.name}.lora_A.weight"] = _plain(a)
-                tensors[f"{PREFIX}{site.name}.lora_B.weight"] = _plain(compact.matrix(layer) if b is None else b)
+                for name, factor in zip("BA", compact.factors[layer], strict=True):
+                    if factor is not None:
+                        tensors[f"{PREFIX}{site.name}.lora_{name}.weight"] = _plain(factor)
             save_file(tensors, scratch / FACTORS, metadata={"format": "pt"})
         write_json(scratch / NOTE, content)
         (scratch / "README.md").write_text(readme, encoding="utf-8")

@@ -50,6 +50,11 @@ class WeightDelta:
         """The rank by block; of a dense edit, the number of rows."""
         return {layer: a.shape[0] for layer, (_, a) in self.factors.items()}
 
+    @property
+    def is_dense(self) -> bool:
+        """Whether some block has a dense change."""
+        return any(b is None for b, _ in self.factors.values())
+
     def matrix(self, layer: int) -> Tensor:
         """What is added to a block's out-projection, [d_out, d_in]."""
         b, a = self.factors[layer]
