@@ -32,7 +32,8 @@ class Evaluation:
     Args:
         generate: Let the model answer every question in its own words, before and after. Token scores alone flatter.
         max_new_tokens: Where such an answer is cut at the latest.
-        fluency: Let it also continue every request's prompt by 100 tokens, and measure how repetitive that is.
+        fluency: Let it also continue every request's generation prompts (its prompt, where it has none) by 100 tokens, and
+            measure how repetitive that is.
         passages: Plain texts, on one of which each request's edit is scored: the drift of perplexity. Empty for no such score.
         max_rows: Questions a batch.
 
@@ -55,7 +56,7 @@ class Evaluation:
         """Everything that is asked about a request."""
         asked = questions_of(request)
         if self.fluency:
-            asked.append(Question(FLUENCY, request.prompt, ()))
+            asked += [Question(FLUENCY, prompt, ()) for prompt in request.generation_prompts or (request.prompt,)]
         if self.passages:  # the same one in every run, whatever the batch and the process
             number = zlib.crc32(f"{request.prompt}\n{request.target_new}".encode())
             asked.append(Question(PERPLEXITY, self.passages[number % len(self.passages)], ()))

@@ -37,8 +37,9 @@ def questions_of(request: EditRequest) -> list[Question]:
     should beat the new target. Without an old target there is no contest.
     """
     new, old = request.target_new, request.target_old
-    asked = [Question("rewrite", request.prompt, (new,), old)]
-    asked += [Question("rephrase", prompt, (new,), old) for prompt in request.rephrases]
+    accepted = (new, *request.target_new_aliases)
+    asked = [Question("rewrite", request.prompt, accepted, old)]
+    asked += [Question("rephrase", prompt, accepted, old) for prompt in request.rephrases]
     for name in ("portability", "locality"):
         for kind, probes in getattr(request, name).items():
             group = f"{name}.{kind}"

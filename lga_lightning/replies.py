@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from lga_lightning.chat import plain
 from lga_lightning.encoding import IGNORE, EncodedAnswers, target_ids, without_eos
 from lga_lightning.generation import full_stops
 from lga_lightning.prompts import Attach, Prompts
@@ -62,7 +63,8 @@ def ask(
         N replies.
     """
     if questions[0].group == PERPLEXITY:
-        return [Reply(nll=nll) for nll in _passage_nll(model, tokenizer, [q.prompt for q in questions], attach)]
+        passages = [question.prompt for question in questions]  # no turns of a chat
+        return [Reply(nll=nll) for nll in _passage_nll(model, plain(tokenizer), passages, attach)]
     prompts = Prompts(model, tokenizer, [question.prompt for question in questions], attach)
     if questions[0].group == FLUENCY:
         texts = prompts.continuations(FLUENCY_TOKENS, lambda row, text: False)

@@ -28,8 +28,8 @@ _WORDS = (
     "case, no punctuation, no articles), "
 )
 GENERATED = {
-    "rewrite": _WORDS + "is target_new",
-    "rephrase": _WORDS + "is target_new; mean over the request's rephrases",
+    "rewrite": _WORDS + "is target_new or an alias",
+    "rephrase": _WORDS + "is target_new or an alias; mean over the request's rephrases",
     "portability": _WORDS + "is one of a probe's answers; mean over probes, then over kinds",
     "locality": _WORDS + "is that of the unedited model; mean over probes, then over kinds",
 }
@@ -53,7 +53,7 @@ OTHERS = {
     FLUENCY: (
         "fluency",
         "weighted entropy in bits of the 2- and 3-grams (weights 2/3 and 4/3, then mean) of the words in 100 tokens that the "
-        "model continues the prompt with, greedily",
+        "model continues the generation prompts (without any: the prompt) with, greedily",
     ),
     PERPLEXITY: (
         "nll",

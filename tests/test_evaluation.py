@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import chain
 
 import pytest
 import torch
 
+from lga_lightning.chat import ChatTokenizer
 from lga_lightning.editing.delta import WeightDelta
+from lga_lightning.encoding import target_ids
 from lga_lightning.errors import DataError, SettingError
 from lga_lightning.evaluation import Evaluation, evaluate, evaluate_each, question_columns
 from lga_lightning.families import edit_site
@@ -21,7 +23,8 @@ from lga_lightning.prompts import unedited
 from lga_lightning.questions import Question, questions_of
 from lga_lightning.replies import Reply, ask
 from lga_lightning.requests import EditRequest, Probe
-from tests.helpers import requests, tiny_model
+from tests.helpers import requests, tiny_model, tiny_tokenizer
+from tests.test_chat import LINES
 from tests.test_generation import TOKENS, plain
 
 EXACT = {"rtol": 1e-9, "atol": 1e-9}
@@ -144,6 +147,23 @@ def test_the_size_of_batches_does_not_matter(tokenizer):
                 assert other.scores[measure] == pytest.approx(pair, rel=1e-5, abs=1e-7)
 
 
+def test_in_a_chat_questions_are_turns_and_plain_text_is_plain(llama):
+    tokenizer, data = tiny_tokenizer(), requests(2)
+    tokenizer.chat_template = LINES
+    chat, deltas = ChatTokenizer(tokenizer), random_edits(llama, 2)
+    plainly, in_chat = (
+        evaluate(llama, t, data, deltas, Evaluation(max_new_tokens=5, passages=PASSAGES)) for t in (tokenizer, chat)
+    )
+    for request, one, other in zip(data, plainly, in_chat, strict=True):
+        assert one[-1].group == "perplexity"
+        assert other[-1].scores["nll"] == pytest.approx(one[-1].scores["nll"])
+        ids, target = chat(request.prompt)["input_ids"], target_ids(chat, request.target_new)
+        logits = llama(torch.tensor([ids + target])).logits[0, len(ids) - 1 : -1]
+        expected = torch.nn.functional.cross_entropy(logits, torch.tensor(target)).item()
+        assert other[0].scores["nll"][0] == pytest.approx(expected, rel=1e-4)
+        assert other[0].scores["nll"][0] != pytest.approx(one[0].scores["nll"][0], rel=1e-4)
+
+
 def test_the_table_of_token_scores(llama, tokenizer):
     data = requests(5)
     deltas = random_edits(llama, 5)
@@ -190,6 +210,12 @@ def test_the_questions_of_a_request():
         ("locality.neighborhood", "Paris is in", "France", None),  # the new target is the right answer
         ("locality.other", "Oslo is in", "Norway", None),
     ]
+    aliases = EditRequest("Rome is in", "Rome", "the US", rephrases=("Rome: in",), target_new_aliases=("America",))
+    assert [question.answers for question in questions_of(aliases)] == [("the US", "America")] * 2
+    fluency = Evaluation(fluency=True).questions
+    assert fluency(aliases)[-1] == Question("fluency", "Rome is in", ())
+    told = replace(aliases, generation_prompts=("Rome's mayor", "In Rome"))
+    assert [question.prompt for question in fluency(told)[-2:]] == ["Rome's mayor", "In Rome"]
     without = questions_of(EditRequest("Rome is in", "Rome", "France", locality={"neighborhood": (probe,)}))
     assert [question.rival for question in without] == [None, None]
 
