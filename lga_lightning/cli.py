@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import re
+import sys
 import warnings
 from pathlib import Path
 from pickle import UnpicklingError
@@ -19,6 +20,8 @@ from lga_lightning.callbacks import AdapterWriter, EditReport, LayerAttribution
 from lga_lightning.data.module import EditDataModule
 from lga_lightning.errors import DataError, SettingError
 from lga_lightning.module import LGAModule
+from lga_lightning.moments import MomentsModule
+from lga_lightning.report import print_moments
 from lga_lightning.strategies import FrozenDDPStrategy
 
 # what Lightning says about any run, or about one in which nothing is trained: true, meant, and no news
@@ -29,7 +32,50 @@ EXPECTED = re.compile(
 )
 
 
-class LGACLI(LightningCLI):
+TRAINER_DEFAULTS = {
+    "max_epochs": 1,
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_model_summary": False,
+    "num_sanity_val_steps": 0,
+    "inference_mode": False,  # editing takes gradients
+    "use_distributed_sampler": False,
+}
+
+
+class FrozenCLI(LightningCLI):
+    """A LightningCLI for models that nobody trains."""
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        """A trainer whose processes, if there are several, do not insist on a trainable parameter."""
+        config = self._get(self.config_init, "trainer", default={})
+        strategy = config.get("strategy")
+        if strategy == "ddp" or (strategy == "auto" and _wants_ddp(config)):
+            kwargs["strategy"] = FrozenDDPStrategy()
+        return super().instantiate_trainer(**kwargs)
+
+
+class MomentsCLI(FrozenCLI):
+    """``lga moments``: estimates second moments of keys."""
+
+    def __init__(self, args: ArgsType = None) -> None:
+        super().__init__(
+            MomentsModule,
+            args=args,
+            run=False,
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            save_config_callback=None,
+            trainer_defaults=TRAINER_DEFAULTS,
+            parser_kwargs={"parser_mode": "yaml", "prog": "lga moments"},
+        )
+        self.trainer.predict(self.model, return_predictions=False)
+        if self.trainer.is_global_zero:
+            print_moments(self.model.key)
+
+
+class LGACLI(FrozenCLI):
     """LightningCLI for :class:`LGAModule` and :class:`EditDataModule`."""
 
     def __init__(self, args: ArgsType = None) -> None:
@@ -41,15 +87,7 @@ class LGACLI(LightningCLI):
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
             save_config_kwargs={"overwrite": True},
-            trainer_defaults={
-                "max_epochs": 1,
-                "logger": False,
-                "enable_checkpointing": False,
-                "enable_model_summary": False,
-                "num_sanity_val_steps": 0,
-                "inference_mode": False,  # editing takes gradients
-                "use_distributed_sampler": False,
-            },
+            trainer_defaults=TRAINER_DEFAULTS,
             parser_kwargs={"parser_mode": "yaml"},
         )
 
@@ -83,14 +121,6 @@ class LGACLI(LightningCLI):
             parser.set_defaults({"return_predictions": False})
         return parser
 
-    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
-        """A trainer whose processes, if there are several, do not insist on a trainable parameter."""
-        config = self._get(self.config_init, "trainer", default={})
-        strategy = config.get("strategy")
-        if strategy == "ddp" or (strategy == "auto" and _wants_ddp(config)):
-            kwargs["strategy"] = FrozenDDPStrategy()
-        return super().instantiate_trainer(**kwargs)
-
     def before_instantiate_classes(self) -> None:
         """Name the saved configuration after the verb, and look for the checkpoint before the model is loaded."""
         self.save_config_kwargs["config_filename"] = f"lga_{self.subcommand}.yaml"
@@ -114,7 +144,7 @@ def _wants_ddp(config: dict[str, Any]) -> bool:
     return type(strategy) is DDPStrategy
 
 
-def run(args: ArgsType = None) -> LGACLI:
+def run(args: ArgsType = None) -> FrozenCLI:
     """Run the command line in this process; errors about the user's input come out as :class:`LGAError`."""
     warnings.filterwarnings("ignore", f".*({EXPECTED.pattern})")
     for name in (
@@ -124,7 +154,8 @@ def run(args: ArgsType = None) -> LGACLI:
     ):
         logging.getLogger(name).addFilter(lambda record: not EXPECTED.search(record.getMessage()))
     try:
-        return LGACLI(args)
+        words = list(args) if isinstance(args, list | tuple) else sys.argv[1:]
+        return MomentsCLI(words[1:]) if words[:1] == ["moments"] else LGACLI(args)
     except MisconfigurationException as error:
         raise SettingError(str(error)) from error
     except (UnpicklingError, EOFError) as error:

@@ -145,7 +145,11 @@ class SecondMoments(Metric):
         self.tokens += int(real.sum())
 
     def compute(self) -> dict[int, Tensor]:
-        """C [d_in, d_in] by layer, in float64."""
+        """C [d_in, d_in] by layer, in float64, over all processes."""
+        return self.means()
+
+    def means(self) -> dict[int, Tensor]:
+        """C [d_in, d_in] by layer, in float64, of the sums that are here."""
         return {layer: getattr(self, f"sum_{layer}") / self.tokens for layer in self.layers}
 
     def _add(self, layer: int, inputs: Tensor, real: Tensor) -> None:
@@ -201,7 +205,7 @@ def save_moments(moments: SecondMoments, key: MomentKey, folder: Path) -> None:
     """Write one file a layer, whole, with what they were made from."""
     from safetensors.torch import save_file
 
-    for layer, moment in moments.compute().items():
+    for layer, moment in moments.means().items():
         note = {"key": json.dumps(asdict(key)), "layer": str(layer), "counted": str(int(moments.tokens))}
 
         def write(scratch: Path, moment: Tensor = moment, note: dict[str, str] = note) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from lga_lightning.covariance import MomentKey
 from lga_lightning.files import write_whole
 from lga_lightning.results import SIDES, Attribution
 
@@ -176,6 +177,16 @@ def print_written(content: Mapping[str, Any], folder: Path, merged: bool) -> Non
         else "The edit"
     )
     console.print(f"{what}: {folder}", highlight=False, soft_wrap=True)
+
+
+def print_moments(key: MomentKey) -> None:
+    """Print where the second moments are, and how to use them."""
+    console = Console()
+    layers = sorted(int(path.stem) for path in key.folder.glob("*.safetensors") if path.stem.isdigit())
+    console.print(
+        f"Second moments of {key.model}, layers {name_layers(layers)}, from {key.text}: {key.folder}", soft_wrap=True
+    )
+    console.print("Use them with --model.editor.second_moment and that folder, or the same text and number of tokens.")
 
 
 def name_layers(layers: Sequence[int]) -> str:

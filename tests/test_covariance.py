@@ -69,7 +69,7 @@ def test_sums_stay_exact_over_many_tokens(tokenizer):
         moments._add(0, keys, torch.ones(1, 4096, dtype=torch.bool))
     moments.tokens += 64 * 4096
     exact = (1.0 + 2**-12) ** 2
-    assert (moments.compute()[0] - exact).abs().max() < 2e-7  # a float32 sum of 262,144 ones is off by 1e-3
+    assert (moments.means()[0] - exact).abs().max() < 2e-7  # a float32 sum of 262,144 ones is off by 1e-3
 
 
 def test_two_processes_give_the_sums_of_one(tokenizer, corpus):
@@ -84,7 +84,7 @@ def test_two_processes_give_the_sums_of_one(tokenizer, corpus):
     assert total == whole.tokens == 600
     for layer in (1, 2):
         both = sum(getattr(share, f"sum_{layer}") for share in shares)
-        torch.testing.assert_close(both / total, whole.compute()[layer], rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(both / total, whole.means()[layer], rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("source", ["file", "sampled"])

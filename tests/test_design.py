@@ -31,7 +31,7 @@ ROWS = [
     },
     {"metrics", "editing", "locators"},
     {"evaluation", "outcomes", "summary", "results"},
-    {"data", "module", "callbacks", "report", "model_card", "strategies"},
+    {"data", "module", "callbacks", "report", "model_card", "moments", "strategies"},
     {"cli", "__main__", "__init__"},
 ]
 
