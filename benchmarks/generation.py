@@ -138,9 +138,13 @@ def main() -> None:
     ours(model, tokenizer, requests[:2], deltas[:2], full, args.batch_size)  # warm-up
     load = os.getloadavg()[0]
 
+    console = Console()
+    console.print("Ours, generated and token scores ...")
     every, words = timed(lambda: ours(model, tokenizer, requests, deltas, full, args.batch_size), args.device)
+    console.print(f"{every[0]:.1f} s, {every[1]:.1f} CPU s. Ours, token scores alone ...")
     forced = Evaluation(generate=False)
     tokens, _ = timed(lambda: ours(model, tokenizer, requests, deltas, forced, args.batch_size), args.device)
+    console.print(f"{tokens[0]:.1f} s, {tokens[1]:.1f} CPU s. One by one ...")
     alone, said = timed(
         lambda: [one_by_one(model, tokenizer, requests[i], deltas[i], args.max_new_tokens) for i in sample], args.device
     )
@@ -167,7 +171,6 @@ def main() -> None:
         clock, work = seconds.tolist()
         rate = f"{2 * count / clock:.1f}" if "generated" in name else ""
         table.add_row(name, f"{clock:.1f}", f"{work:.1f}", rate, f"{float(alone[1]) / work:.1f}x")
-    console = Console()
     console.print(table)
     console.print(f"Answers equal to those one by one: {sum(same)} of {len(same)}")
     threads = f"{torch.get_num_threads()} threads on {os.cpu_count()} cores"
