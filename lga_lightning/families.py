@@ -222,6 +222,24 @@ def attribution_sites(model: PreTrainedModel, scope: Scope = "mlp") -> list[list
     return sites
 
 
+def attention_module(model: PreTrainedModel, layer: int) -> nn.Module:
+    """The attention of one block; its output, or the first part of it, goes to the residual stream.
+
+    Raises:
+        LayerError: If the model has no such block.
+        ModelError: If the block has no attention, or more than one.
+    """
+    name, block = _named_blocks(model)[check_layer(model, layer)]
+    found = _attention(block)
+    if len(found) != 1:
+        raise ModelError(
+            f"Expected one attention in {name} of {_describe(model)}, found {len(found)} ({', '.join(found) or 'none'}). "
+            "Causal tracing needs to know where a block's attention is."
+        )
+    module: nn.Module = block.get_submodule(found[0])
+    return module
+
+
 def is_matrix(module: nn.Module) -> bool:
     """Whether a module is a linear map (``Linear`` or GPT-2's ``Conv1D``, quantised ones included)."""
     return isinstance(module, nn.Linear | Conv1D)
