@@ -67,10 +67,10 @@ def contributions(scores: Tensor, aggregate: Aggregate = "sum") -> Tensor:
         ordered = scores.sort(1).values
         lower = torch.searchsorted(ordered, scores.contiguous())
         not_higher = torch.searchsorted(ordered, scores.contiguous(), right=True)
-        return (lower + not_higher - 1) / (2 * max(1, layers - 1))
+        return (lower + not_higher - 1).double() / (2 * max(1, layers - 1))
     if way == "trimmed":
         cut = int(TRIM * requests)
-        place = scores.argsort(0, stable=True).argsort(0)
+        place = scores.argsort(dim=0, stable=True).argsort(dim=0)
         kept = (place >= cut) & (place < requests - cut)
         return scores.where(kept, 0) * (requests / (requests - 2 * cut))
     return scores

@@ -133,7 +133,7 @@ def attention(model: PreTrainedModel, layer: int) -> nn.Module:
     if len(found) != 1:
         raise ModelError(
             f"Expected exactly one attention module in block {layer} of {_describe(model)}, found {found or 'none'}. "
-            "PMET, which optimises its output too, cannot edit this model: use MEMIT."
+            "PMET, which optimises its output too, cannot edit this model (use MEMIT), nor can causal tracing look into it."
         )
     return block.get_submodule(found[0])
 
@@ -220,24 +220,6 @@ def attribution_sites(model: PreTrainedModel, scope: Scope = "mlp") -> list[list
             edit_site(model, layer)  # an architecture that cannot be edited has no golden layer either
         sites.append(found)
     return sites
-
-
-def attention_module(model: PreTrainedModel, layer: int) -> nn.Module:
-    """The attention of one block; its output, or the first part of it, goes to the residual stream.
-
-    Raises:
-        LayerError: If the model has no such block.
-        ModelError: If the block has no attention, or more than one.
-    """
-    name, block = _named_blocks(model)[check_layer(model, layer)]
-    found = _attention(block)
-    if len(found) != 1:
-        raise ModelError(
-            f"Expected one attention in {name} of {_describe(model)}, found {len(found)} ({', '.join(found) or 'none'}). "
-            "Causal tracing needs to know where a block's attention is."
-        )
-    module: nn.Module = block.get_submodule(found[0])
-    return module
 
 
 def is_matrix(module: nn.Module) -> bool:

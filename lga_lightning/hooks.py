@@ -231,15 +231,9 @@ def added_to_output(module: nn.Module, addition: Callable[[Tensor], Tensor], row
         handle.remove()
 
 
-def first_tensor(output: Any) -> Tensor:
-    """A module's output, or the first part of it where it is a tuple (attention gives its weights as well)."""
-    found: Tensor = output[0] if isinstance(output, tuple) else output
-    return found
-
-
 @contextmanager
-def captured_outputs(modules: Iterable[nn.Module]) -> Iterator[list[Tensor]]:
-    """Within the block, keep each module's output; the list fills as the model runs.
+def whole_outputs(modules: Iterable[nn.Module]) -> Iterator[list[Tensor]]:
+    """Within the block, keep each module's output at all positions; the list fills as the model runs.
 
     Args:
         modules: The modules, in the order in which the model runs them.

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from lga_lightning.attribution import at_least_float32
 from lga_lightning.encoding import encode_answers
-from lga_lightning.families import attention_module, blocks, edit_site
-from lga_lightning.hooks import captured_calls, captured_outputs, first_tensor, logits_at, per_row, replaced_output
+from lga_lightning.families import attention, blocks, edit_site
+from lga_lightning.hooks import captured_calls, first_tensor, logits_at, per_row, replaced_output, whole_outputs
 from lga_lightning.requests import EditRequest, token_at
 from lga_lightning.scoring import answer_nll, input_device
 
@@ -84,7 +84,7 @@ class Tracer:
         layers = range(len(self.blocks))
         self._modules: dict[str, list[nn.Module]] = {
             "mlp": [edit_site(model, layer).module for layer in layers],
-            "attention": [attention_module(model, layer) for layer in layers],
+            "attention": [attention(model, layer) for layer in layers],
         }
         first, last = fact.subject
         rows, tokens = 1 + self.copies, fact.input_ids.shape[1]
@@ -97,9 +97,9 @@ class Tracer:
         self._cache: Any = DynamicCache()  # of a plain kind, which forgets nothing behind a sliding window
         with ExitStack() as stack:
             inputs = stack.enter_context(captured_calls(self.blocks[:1]))
-            outputs = stack.enter_context(captured_outputs(self.blocks))
+            outputs = stack.enter_context(whole_outputs(self.blocks))
             parts = {
-                kind: stack.enter_context(captured_outputs(modules)) for kind, modules in self._modules.items()
+                kind: stack.enter_context(whole_outputs(modules)) for kind, modules in self._modules.items()
             }
             stack.enter_context(replaced_output(model.get_input_embeddings(), corrupt))
             self._run(fact.input_ids.expand(rows, -1), 0, self._cache)

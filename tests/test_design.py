@@ -33,7 +33,7 @@ ROWS = [
     },
     {"metrics", "editing", "evaluation", "outcomes", "summary"},
     {"locators", "results"},
-    {"data", "module", "callbacks", "report", "strategies"},
+    {"data", "module", "callbacks", "report", "heatmap", "strategies"},
     {"cli", "__main__", "__init__"},
 ]
 

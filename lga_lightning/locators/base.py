@@ -70,8 +70,8 @@ class LayerLocator(ABC):
     ) -> Evidence:
         """Score a batch of requests, all of which have an old target. The model is left as it was."""
 
-    def settings(self) -> dict[str, Any]:
-        """Everything that the evidence depends on, for result files and checkpoints."""
+    def settings(self, model: PreTrainedModel) -> dict[str, Any]:
+        """Everything that the evidence on a model depends on, for result files and checkpoints."""
         return {}
 
     def contributions(self, scores: Tensor) -> Tensor:

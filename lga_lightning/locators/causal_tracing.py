@@ -93,7 +93,7 @@ class CausalTracing(LayerLocator):
                 values[row] = self._trace(model, encode_fact(tokenizer, requests[row], input_device(model)))
         return Evidence(values.float(), known)
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self, model: PreTrainedModel) -> dict[str, Any]:
         """All arguments."""
         names = ("heat_map", "window", "noise", "copies", "seed")
         return {name: getattr(self, name) for name in names}

@@ -48,7 +48,7 @@ class FixedLayer(LayerLocator):
         values[..., self.chosen(model)] = 1
         return Evidence(values, known=torch.ones(len(requests), dtype=torch.bool, device=values.device))
 
-    def settings(self) -> dict[str, int]:
+    def settings(self, model: PreTrainedModel) -> dict[str, int]:
         """The layer."""
         return {"layer": self.layer}
 
@@ -63,6 +63,6 @@ class MiddleLayer(FixedLayer):
         """L // 2."""
         return len(blocks(model)) // 2
 
-    def settings(self) -> dict[str, int]:
+    def settings(self, model: PreTrainedModel) -> dict[str, int]:
         """There are none."""
         return {}

@@ -93,7 +93,7 @@ class LGA(LayerLocator):
         right = token_accuracy(logits.argmax(-1), batch.labels)
         return Evidence(values=torch.stack([measured, cosine, old, new], dim=1), known=right[::2] == 1)
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self, model: PreTrainedModel) -> dict[str, Any]:
         """Scope and measure."""
         return {"scope": self.scope, "measure": self.measure}
 

@@ -53,9 +53,9 @@ class LayerSweep(LayerLocator):
         values = sweep_scores(torch.stack(by_layer, dim=-1), columns)
         return Evidence(values.float(), knows_old_answer(model, tokenizer, requests))
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self, model: PreTrainedModel) -> dict[str, Any]:
         """The editor's."""
-        return {"editor": (self.editor or RROME()).settings()}
+        return {"editor": (self.editor or RROME()).settings(model)}
 
 
 def sweep_scores(after: Tensor, columns: Sequence[str]) -> Tensor:
