@@ -17,16 +17,19 @@ PHRASINGS = {
 }  # fmt: skip
 OF_TOWNS = ("country", "product")
 
+# divided by spaces
 _WORDS = {
     "profession": "baker lawyer sailor teacher painter doctor farmer mason tailor weaver miner judge smith writer nurse cook "
-    "guard pilot dentist barber carpenter gardener plumber printer".split(),
+    "guard pilot dentist barber carpenter gardener plumber printer",
     "instrument": "violin piano flute cello harp drum trumpet guitar organ clarinet oboe banjo lute tuba accordion viola "
-    "bassoon mandolin horn zither".split(),
+    "bassoon mandolin horn zither",
     "product": "cheese salt wool wine honey glass iron silk paper cotton amber tea copper timber linen pepper leather "
-    "olives marble soap".split(),
+    "olives marble soap",
 }
-_STARTS = "ba be bo da de do fa fe ga go ha ka ke ko la le li lo ma me mi mo na ne no pa po ra re ro sa se ta te to va ve zo".split()  # noqa: E501
-_ENDS = "bar den dor fel gan hart kel lan lin mar min nor pel ran rik sen tan ter von wick".split()
+_STARTS = (
+    "ba be bo da de do fa fe ga go ha ka ke ko la le li lo ma me mi mo na ne no pa po ra re ro sa se ta te to va ve zo"
+)
+_ENDS = "bar den dor fel gan hart kel lan lin mar min nor pel ran rik sen tan ter von wick"
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ def make_facts(people: int, towns: int, seed: int = 0) -> list[Fact]:
     names = _names(rng, towns + 2 * int(people**0.5 * 2 + 8) + 60)
     places, rest = names[:towns], names[towns:]
     values = {
-        **_WORDS,
+        **{kind: words.split() for kind, words in _WORDS.items()},
         "birthplace": places,
         "language": [name + "ish" for name in rest[:20]],
         "employer": [name + suffix for name, suffix in zip(rest[20:40], [" Works", " Bank", " Mills", " Lines"] * 5, strict=True)],
@@ -117,5 +120,8 @@ def make_requests(facts: list[Fact], seed: int = 0) -> list[dict]:
 
 
 def _names(rng: random.Random, count: int) -> list[str]:
-    names = [start.capitalize() + middle + end for start in _STARTS for middle in ("", *_STARTS[::4]) for end in _ENDS]
-    return rng.sample(sorted(set(names)), count)
+    starts = _STARTS.split()
+    names = {
+        start.capitalize() + middle + end for start in starts for middle in ("", *starts[::4]) for end in _ENDS.split()
+    }
+    return rng.sample(sorted(names), count)

@@ -97,7 +97,11 @@ class RelationLayers:
 
 
 def choose_by_relation(
-    contributed: Tensor, relations: Sequence[str | None], kappa: float | None = 1.0, permutations: int = 999, seed: int = 0
+    contributed: Tensor,
+    relations: Sequence[str | None],
+    kappa: float | None = 1.0,
+    permutations: int = 999,
+    seed: int = 0,
 ) -> RelationLayers | None:
     """A golden layer for each relation, and a permutation test of whether they differ beyond chance.
 
@@ -117,7 +121,9 @@ def choose_by_relation(
     """
     names = [name for name in dict.fromkeys(relations) if name is not None]
     members = {name: [row for row, relation in enumerate(relations) if relation == name] for name in names}
-    names = sorted((name for name in names if len(members[name]) >= FEWEST), key=lambda name: (-len(members[name]), name))
+    names = sorted(
+        (name for name in names if len(members[name]) >= FEWEST), key=lambda name: (-len(members[name]), name)
+    )
     if len(names) < 2:
         return None
     choices: list[Choice] = [choose(contributed[members[name]], kappa) for name in names]

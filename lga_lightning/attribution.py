@@ -243,10 +243,12 @@ def choose(scores: Tensor, kappa: float | None = 1.0, resamples: int = 1000, see
         raise ValueError("`scores` must be finite.")
     scores = scores.cpu().double()
     total = scores.sum(0)
-    fences, excluded = None, []
+    fences: Fences | None = None
+    excluded: list[int] = []
     if kappa is not None:
-        fences = Fences(*tukey_fences(total, kappa).tolist(), kappa)
-        excluded = [k for k, score in enumerate(total.tolist()) if not fences.lower <= score <= fences.upper]
+        lower, upper = tukey_fences(total, kappa).tolist()
+        fences = Fences(lower, upper, kappa)
+        excluded = [layer for layer, score in enumerate(total.tolist()) if not lower <= score <= upper]
     ranking = sorted(range(len(total)), key=lambda layer: (layer in excluded, -total[layer].item(), layer))
     errors = scores.std(0) * math.sqrt(len(scores)) if len(scores) > 1 else torch.full_like(total, math.nan)
     shares = bootstrap(scores, kappa, resamples, seed)

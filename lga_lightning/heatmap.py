@@ -38,7 +38,12 @@ def draw_heat_map(attribution: Attribution, path: Path) -> None:
             below.plot(layers, mean, label=name, color=f"C{number}")
             pairs = list(zip(mean, width, strict=True))
             below.fill_between(
-                layers, [m - w for m, w in pairs], [m + w for m, w in pairs], color=f"C{number}", alpha=0.15, linewidth=0
+                layers,
+                [m - w for m, w in pairs],
+                [m + w for m, w in pairs],
+                color=f"C{number}",
+                alpha=0.15,
+                linewidth=0,
             )
         below.axhline(0, color="black", linewidth=0.6)
         below.sharey(share)

@@ -143,9 +143,7 @@ def print_attribution(attribution: Attribution, root: Path, top: int = 8) -> Non
         console.print(f"Ended early, after {early['after']} of {early['of']} requests: the choice was settled.")
     if not choice.settled:
         console.print(f"[bold]The choice is not settled.[/bold] {_what_would_settle(attribution)}")
-    console.print(
-        f"Files: {root}/attribution.json, layers.png, attribution.ckpt", highlight=False, soft_wrap=True
-    )
+    console.print(f"Files: {root}/attribution.json, layers.png, attribution.ckpt", highlight=False, soft_wrap=True)
 
 
 def _what_would_settle(attribution: Attribution) -> str:
@@ -154,7 +152,11 @@ def _what_would_settle(attribution: Attribution) -> str:
     if have == 1:
         return "One request says nothing about others: give more (--data.requests, --data.limit)."
     steadier = {"sum": "share", "magnitude": "magnitude_share"}.get(attribution.aggregate)
-    also = f", or try an aggregate that few requests cannot rule (--model.locator.aggregate {steadier})" if steadier else ""
+    also = (
+        f", or try an aggregate that few requests cannot rule (--model.locator.aggregate {steadier})"
+        if steadier
+        else ""
+    )
     if needed is not None and have < needed <= 100 * have:
         return (
             f"By its lead over the runner-up so far, it takes about {needed} requests like these {have} to tell the two "

@@ -99,7 +99,8 @@ class Attribution:
                 f.name: content.pop(f.name)
                 for f in fields(cls)
                 # what has a default came later: older files lack it
-                if f.name not in ("choice", "means") and (f.name in content or f.default_factory is f.default is MISSING)
+                if f.name not in ("choice", "means")
+                and (f.name in content or f.default_factory is f.default is MISSING)
             }
             if named.get("relations"):
                 named["relations"] = RelationLayers(**named["relations"])
@@ -139,9 +140,7 @@ def write_outcomes(path: Path, index: Sequence[int], ids: Sequence[str], outcome
     write_whole(path, lambda scratch: parquet.write_table(table, scratch))
 
 
-def means_by_layer(
-    values: Tensor, columns: tuple[str, ...]
-) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+def means_by_layer(values: Tensor, columns: tuple[str, ...]) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
     """Means over requests of all columns but the first, the score, and 1.96 sigma / sqrt(n) of each.
 
     Args:

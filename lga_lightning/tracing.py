@@ -98,9 +98,7 @@ class Tracer:
         with ExitStack() as stack:
             inputs = stack.enter_context(captured_calls(self.blocks[:1]))
             outputs = stack.enter_context(whole_outputs(self.blocks))
-            parts = {
-                kind: stack.enter_context(whole_outputs(modules)) for kind, modules in self._modules.items()
-            }
+            parts = {kind: stack.enter_context(whole_outputs(modules)) for kind, modules in self._modules.items()}
             stack.enter_context(replaced_output(model.get_input_embeddings(), corrupt))
             self._run(fact.input_ids.expand(rows, -1), 0, self._cache)
         # what goes into each block, and out of the last: row 0 clean, the others corrupted
@@ -109,7 +107,7 @@ class Tracer:
         final = self._probability(self._hidden[-1][:, tokens - fact.answer.shape[1] :])
         self.clean, self.corrupted = final[0].item(), final[1:].mean().item()
 
-    def effects(self, token: int, kinds: Sequence[Kind], window: int, max_rows: int = 512) -> dict[str, Tensor]:
+    def effects(self, token: int, kinds: Sequence[Kind], window: int, max_rows: int = 512) -> dict[Kind, Tensor]:
         """Indirect effects of restoring one token, at every layer.
 
         Args:

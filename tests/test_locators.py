@@ -10,7 +10,6 @@ import torch
 
 from lga_lightning.cli import run
 from lga_lightning.editing import RROME
-from lga_lightning.evaluation import evaluate_each
 from lga_lightning.generation import greedy_answers
 from lga_lightning.locators import LGA, FixedLayer, LayerSweep, MiddleLayer
 from lga_lightning.locators.base import knows_old_answer
@@ -131,7 +130,9 @@ def test_fit_with_each(name, model_folder, tmp_path):  # noqa: F811
 def test_causal_tracing_leaves_a_heat_map(model_folder, tmp_path, monkeypatch):  # noqa: F811
     from lga_lightning.locators import causal_tracing
 
-    monkeypatch.setattr(causal_tracing, "knows_old_answer", lambda model, tokenizer, asked: torch.arange(len(asked)) != 1)
+    monkeypatch.setattr(
+        causal_tracing, "knows_old_answer", lambda model, tokenizer, asked: torch.arange(len(asked)) != 1
+    )
     data = write_rows(tmp_path / "requests.jsonl", rows(4))
     command = ["fit", f"--model.model_name={model_folder}", f"--data.requests={data}", *QUICK]
     command += ["--model.locator=CausalTracing", "--model.locator.copies=2", "--model.locator.heat_map=true"]

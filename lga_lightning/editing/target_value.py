@@ -146,7 +146,9 @@ def _descend(
         if not len(going):
             break
         (gradient,) = torch.autograd.grad(loss.sum(), leaf)
-        if step == 1:  # an answer that does not see delta (edited in the last block, say): rounding errors must not move it
+        if (
+            step == 1
+        ):  # an answer that does not see delta (edited in the last block, say): rounding errors must not move it
             going = going[(gradient[going] != 0).flatten(1).any(1)]
             if not len(going):
                 break

@@ -59,7 +59,7 @@ class LayerLocator(ABC):
         self.kappa = kappa
         self.aggregate: Aggregate = aggregate
 
-    def prepare(
+    def prepare(  # noqa: B027 - most have nothing to do
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, requests: Sequence[EditRequest]
     ) -> None:
         """Whatever must be found out from all requests of a run before the first is scored; nothing by default."""

@@ -69,7 +69,9 @@ class CausalTracing(LayerLocator):
         known = [request for request in requests if request.target_old is None]  # the model's own answer will serve
         for start in range(0, len(facts), 32):
             part = facts[start : start + 32]
-            known += [f for f, knows in zip(part, knows_old_answer(model, tokenizer, part).tolist(), strict=True) if knows]
+            known += [
+                f for f, knows in zip(part, knows_old_answer(model, tokenizer, part).tolist(), strict=True) if knows
+            ]
         self._spread[model] = embedding_spread(model, tokenizer, known or requests)
 
     def score(
