@@ -9,6 +9,14 @@ from lga_lightning.locators.causal_tracing import GROUPS, KINDS
 from lga_lightning.results import Attribution
 
 _TITLES = {"block": "one block's output", "mlp": "{} MLP outputs", "attention": "{} attention outputs"}
+_GROUPS = (
+    "first subject token",
+    "middle subject tokens",
+    "last subject token",
+    "first token after",
+    "further tokens",
+    "last token",
+)
 _COLOURS = {"block": "Purples", "mlp": "Greens", "attention": "Reds"}
 
 
@@ -24,7 +32,6 @@ def draw_heat_map(attribution: Attribution, path: Path) -> None:
     figure = Figure(figsize=(15, 7.5), layout="constrained")
     maps, curves = figure.subplots(2, len(KINDS), height_ratios=(1, 1.2))
     layers = list(range(len(attribution.choice.scores)))
-    names = [group.replace("_", " ") + (" token" if group != "further" else " tokens") for group in GROUPS]
     window = attribution.settings.get("window", "")
     share = next(iter(curves))
     for kind, above, below in zip(KINDS, maps, curves, strict=True):
@@ -32,9 +39,9 @@ def draw_heat_map(attribution: Attribution, path: Path) -> None:
         widths = [_numbers(attribution.half_widths[f"{kind}.{group}"]) for group in GROUPS]
         image = above.imshow(means, aspect="auto", cmap=_COLOURS[kind], interpolation="nearest")
         figure.colorbar(image, ax=above)
-        above.set_yticks(range(len(GROUPS)), names if kind == KINDS[0] else [""] * len(GROUPS))
+        above.set_yticks(range(len(GROUPS)), _GROUPS if kind == KINDS[0] else [""] * len(GROUPS))
         above.set_title(f"Restoring {_TITLES[kind].format(window)}")
-        for number, (name, mean, width) in enumerate(zip(names, means, widths, strict=True)):
+        for number, (name, mean, width) in enumerate(zip(_GROUPS, means, widths, strict=True)):
             below.plot(layers, mean, label=name, color=f"C{number}")
             pairs = list(zip(mean, width, strict=True))
             below.fill_between(
@@ -53,7 +60,7 @@ def draw_heat_map(attribution: Attribution, path: Path) -> None:
         for axes in (above, below):
             axes.set_xlabel("layer" if kind == "block" else f"centre of a window of {window} layers")
     share.set_ylabel("average indirect effect on p(answer)")
-    share.legend(fontsize=8)
+    figure.legend(*share.get_legend_handles_labels(), loc="outside lower center", ncols=len(GROUPS), frameon=False)
     figure.suptitle(
         f"Causal tracing of {attribution.num_requests} known facts of {attribution.data} in {attribution.model}; "
         f"layer {attribution.choice.golden_layer} by the MLPs at the last subject token"

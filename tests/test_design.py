@@ -32,7 +32,7 @@ ROWS = [
         "estimation",
     },
     {"metrics", "editing", "evaluation", "outcomes", "summary"},
-    {"locators", "results"},
+    {"locators", "results", "comparison"},
     {"data", "module", "callbacks", "report", "heatmap", "strategies"},
     {"cli", "__main__", "__init__"},
 ]
