@@ -15,6 +15,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 
 import torch
 from rich.console import Console
@@ -111,8 +112,8 @@ def main() -> None:
     spread = embedding_spread(model, tokenizer, chosen)
     kinds: list[Kind] = ["block", "mlp", "attention"] if args.heat_map else ["mlp"]
     contenders: dict[str, Callable[..., Tensor]] = {
-        "one forward pass at a time": lambda *given: plain(*given, copies=1),
-        "ten copies a pass": lambda *given: plain(*given, copies=10),
+        "one forward pass at a time": partial(plain, copies=1),
+        "ten copies a pass": partial(plain, copies=10),
         "ours": together,
     }
     times: dict[str, list[float]] = {name: [] for name in contenders}
