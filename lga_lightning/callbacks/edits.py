@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +85,7 @@ class EditReport(L.Callback):
     ) -> None:
         """Take in the outcomes of a batch."""
         if isinstance(pl_module, LGAModule):
-            self.records.update(outputs["index"], [as_records(of_request) for of_request in outputs["outcomes"]])
+            self.records.update(outputs["index"], outputs["outcomes"])
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Put the outcomes of all processes together, log their means and write the files."""
@@ -135,11 +134,6 @@ class EditReport(L.Callback):
         content["requests"] = [_row(*pair) for pair in zip(requests, outcomes, strict=True)]
         content["versions"] = versions()
         return index, outcomes, content
-
-
-def as_records(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
-    """One request's outcomes as JSON can say them."""
-    return [asdict(outcome) for outcome in outcomes]
 
 
 def _drift(edits: int, change: dict[int, float], outcomes: Sequence[Sequence[Outcome]]) -> dict[str, Any]:

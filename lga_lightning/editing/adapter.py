@@ -59,8 +59,8 @@ def save_delta(
     content = {
         "lga_lightning": __version__,
         "base_model": base,
-        "layers": {str(layer): {"module": site.name, "weight": _digest(site)} for layer, site in sites.items()},
         **(note or {}),
+        "edited": {str(layer): {"module": site.name, "weight": _digest(site)} for layer, site in sites.items()},
     }
 
     def write(scratch: Path) -> None:
@@ -96,7 +96,7 @@ def load_delta(folder: Path, model: PreTrainedModel | None = None) -> WeightDelt
     folder = Path(folder).expanduser()
     try:
         note = json.loads((folder / NOTE).read_text(encoding="utf-8"))
-        modules = {int(layer): entry["module"] for layer, entry in note["layers"].items()}
+        modules = {int(layer): entry["module"] for layer, entry in note["edited"].items()}
         if (folder / MATRICES).is_file():
             matrices = load_file(folder / MATRICES)
             delta = WeightDelta({layer: (None, matrices[f"{module}.weight"]) for layer, module in modules.items()})
@@ -117,7 +117,7 @@ def load_delta(folder: Path, model: PreTrainedModel | None = None) -> WeightDelt
 
 
 def _check_base(folder: Path, note: Mapping[str, Any], model: PreTrainedModel) -> None:
-    for layer, entry in note["layers"].items():
+    for layer, entry in note["edited"].items():
         site = edit_site(model, int(layer))
         if site.name != entry["module"] or (site.weight.is_floating_point() and _digest(site) != entry["weight"]):
             raise DataError(
