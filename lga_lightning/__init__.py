@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from lga_lightning.editing import ROME, RROME, EditMethod, WeightDelta
     from lga_lightning.evaluation import Evaluation, evaluate
     from lga_lightning.loading import load_model
-    from lga_lightning.locators import LGA, LayerLocator
+    from lga_lightning.locators import LGA, CausalTracing, FixedLayer, LayerLocator, LayerSweep, MiddleLayer
     from lga_lightning.module import LGAModule
     from lga_lightning.requests import EditRequest, Probe
     from lga_lightning.strategies import FrozenDDPStrategy
@@ -35,6 +35,10 @@ _PLACES = {
     "load_model": "loading",
     "LGA": "locators",
     "LayerLocator": "locators",
+    "CausalTracing": "locators",
+    "FixedLayer": "locators",
+    "LayerSweep": "locators",
+    "MiddleLayer": "locators",
     "LGAModule": "module",
     "EditRequest": "requests",
     "Probe": "requests",
@@ -45,15 +49,19 @@ __all__ = [
     "LGA",
     "ROME",
     "RROME",
+    "CausalTracing",
     "EditDataModule",
     "EditMethod",
     "EditReport",
     "EditRequest",
     "Evaluation",
+    "FixedLayer",
     "FrozenDDPStrategy",
     "LGAModule",
     "LayerAttribution",
     "LayerLocator",
+    "LayerSweep",
+    "MiddleLayer",
     "Probe",
     "WeightDelta",
     "__version__",

@@ -127,12 +127,12 @@ def tukey_fences(scores: Tensor, kappa: float = 1.0) -> Tensor:
     return torch.stack([q1 - kappa * (q3 - q1), q3 + kappa * (q3 - q1)], dim=-1)
 
 
-def golden_layers(scores: Tensor, kappa: float = 1.0) -> Tensor:
+def golden_layers(scores: Tensor, kappa: float | None = 1.0) -> Tensor:
     """The layer of the highest score within the fences; ties go to the shallower layer.
 
     Args:
         scores: [..., L] scores.
-        kappa: Width of the fences in interquartile ranges.
+        kappa: Width of the fences in interquartile ranges; None for no fences.
 
     Returns:
         [...] indices of layers.
@@ -141,20 +141,21 @@ def golden_layers(scores: Tensor, kappa: float = 1.0) -> Tensor:
         >>> golden_layers(torch.tensor([1.0, 3.0, 3.0, 2.0, 100.0]))
         tensor(1)
     """
-    scores = scores.double()
-    fences = tukey_fences(scores, kappa)
-    inside = (scores >= fences[..., :1]) & (scores <= fences[..., 1:])
-    candidates = scores.where(inside, -math.inf)
+    candidates = scores = scores.double()
+    if kappa is not None:
+        fences = tukey_fences(scores, kappa)
+        inside = (scores >= fences[..., :1]) & (scores <= fences[..., 1:])
+        candidates = scores.where(inside, -math.inf)
     best = candidates.amax(-1, keepdim=True)
     return (candidates == best).int().argmax(-1)  # argmax of integers gives the first
 
 
-def bootstrap(scores: Tensor, kappa: float = 1.0, resamples: int = 1000, seed: int = 0) -> Tensor:
+def bootstrap(scores: Tensor, kappa: float | None = 1.0, resamples: int = 1000, seed: int = 0) -> Tensor:
     """How often each layer is chosen when the requests are drawn anew with replacement.
 
     Args:
-        scores: [N, L] per-request scores.
-        kappa: Width of the fences in interquartile ranges.
+        scores: [N, L] what each request contributes.
+        kappa: Width of the fences in interquartile ranges; None for no fences.
         resamples: Number of draws.
         seed: Of the draws.
 
@@ -194,7 +195,7 @@ class Choice:
     Attributes:
         scores: [L] sum of the requests' scores.
         standard_errors: [L] of these sums, over requests.
-        fences: The Tukey fences.
+        fences: The Tukey fences; None where there are none.
         excluded: Layers outside the fences.
         ranking: All layers, the golden one first, the excluded ones last.
         golden_layer: The first of the ranking.
@@ -204,20 +205,25 @@ class Choice:
 
     scores: list[float]
     standard_errors: list[float]
-    fences: Fences
+    fences: Fences | None
     excluded: list[int]
     ranking: list[int]
     golden_layer: int
     confidence: float
     confidence_set: list[int]
 
+    @property
+    def settled(self) -> bool:
+        """Whether 90% of the resamples choose the golden layer."""
+        return self.confidence_set == [self.golden_layer]
 
-def choose(scores: Tensor, kappa: float = 1.0, resamples: int = 1000, seed: int = 0) -> Choice:
+
+def choose(scores: Tensor, kappa: float | None = 1.0, resamples: int = 1000, seed: int = 0) -> Choice:
     """Add up the requests' scores and choose the golden layer.
 
     Args:
-        scores: [N, L] per-request scores, finite.
-        kappa: Width of the Tukey fences in interquartile ranges.
+        scores: [N, L] what each request contributes, finite.
+        kappa: Width of the Tukey fences in interquartile ranges; None for no fences.
         resamples: Bootstrap resamples for the confidence.
         seed: Of the resamples.
 
@@ -237,8 +243,12 @@ def choose(scores: Tensor, kappa: float = 1.0, resamples: int = 1000, seed: int 
         raise ValueError("`scores` must be finite.")
     scores = scores.cpu().double()
     total = scores.sum(0)
-    lower, upper = tukey_fences(total, kappa).tolist()
-    excluded = [layer for layer, score in enumerate(total.tolist()) if not lower <= score <= upper]
+    fences: Fences | None = None
+    excluded: list[int] = []
+    if kappa is not None:
+        lower, upper = tukey_fences(total, kappa).tolist()
+        fences = Fences(lower, upper, kappa)
+        excluded = [layer for layer, score in enumerate(total.tolist()) if not lower <= score <= upper]
     ranking = sorted(range(len(total)), key=lambda layer: (layer in excluded, -total[layer].item(), layer))
     errors = scores.std(0) * math.sqrt(len(scores)) if len(scores) > 1 else torch.full_like(total, math.nan)
     shares = bootstrap(scores, kappa, resamples, seed)
@@ -247,7 +257,7 @@ def choose(scores: Tensor, kappa: float = 1.0, resamples: int = 1000, seed: int 
     return Choice(
         scores=total.tolist(),
         standard_errors=errors.tolist(),
-        fences=Fences(lower, upper, kappa),
+        fences=fences,
         excluded=excluded,
         ranking=ranking,
         golden_layer=ranking[0],

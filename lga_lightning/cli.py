@@ -103,7 +103,7 @@ class LGACLI(FrozenCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Our callbacks, and defaults that ``--print_config`` shows."""
         # the other arguments are for modules that are not ours
-        others = set(inspect.signature(LayerAttribution).parameters) - {"checkpoint_every"}
+        others = set(inspect.signature(LayerAttribution).parameters) - {"checkpoint_every", "stop_at_confidence"}
         parser.add_class_arguments(LayerAttribution, "attribution", skip=others)
         parser.callback_keys.append("attribution")
         writes = self._preparing == "predict"

@@ -133,7 +133,7 @@ def attention(model: PreTrainedModel, layer: int) -> nn.Module:
     if len(found) != 1:
         raise ModelError(
             f"Expected exactly one attention module in block {layer} of {_describe(model)}, found {found or 'none'}. "
-            "PMET, which optimises its output too, cannot edit this model: use MEMIT."
+            "PMET, which optimises its output too, cannot edit this model (use MEMIT), nor can causal tracing look into it."
         )
     return block.get_submodule(found[0])
 

@@ -231,6 +231,59 @@ def added_to_output(module: nn.Module, addition: Callable[[Tensor], Tensor], row
         handle.remove()
 
 
+@contextmanager
+def whole_outputs(modules: Iterable[nn.Module]) -> Iterator[list[Tensor]]:
+    """Within the block, keep each module's output at all positions; the list fills as the model runs.
+
+    Args:
+        modules: The modules, in the order in which the model runs them.
+    """
+    captured: list[Tensor] = []
+    with ExitStack() as stack:
+        for module in modules:
+            handle = module.register_forward_hook(lambda module, args, output: captured.append(first_tensor(output)))
+            stack.callback(handle.remove)
+        yield captured
+
+
+@contextmanager
+def replaced_output(module: nn.Module, replace: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Within the block, a module's output is what a function makes of it; of a tuple, the first part.
+
+    Args:
+        module: Any module.
+        replace: Takes the output and returns what is to take its place.
+    """
+
+    def hook(module: nn.Module, args: tuple[Tensor, ...], output: Any) -> Any:
+        replaced = replace(first_tensor(output))
+        return (replaced, *output[1:]) if isinstance(output, tuple) else replaced
+
+    handle = module.register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def captured_calls(modules: Iterable[nn.Module]) -> Iterator[list[tuple[tuple[Any, ...], dict[str, Any]]]]:
+    """Within the block, keep the arguments that each module is called with, positional ones and keywords.
+
+    Args:
+        modules: The modules, in the order in which the model runs them.
+    """
+    captured: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+
+    def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        captured.append((args, kwargs))
+
+    with ExitStack() as stack:
+        for module in modules:
+            stack.callback(module.register_forward_pre_hook(keep, with_kwargs=True).remove)
+        yield captured
+
+
 class OutputGradients:
     """Hands every module's input and output gradient to a function while a backward pass runs.
 

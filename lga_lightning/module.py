@@ -21,7 +21,7 @@ from lga_lightning.evaluation import Evaluation, evaluate
 from lga_lightning.families import blocks
 from lga_lightning.generation import greedy_answers
 from lga_lightning.loading import load_model
-from lga_lightning.locators import LGA, LayerLocator
+from lga_lightning.locators import LGA, LayerLocator, LayerSweep
 from lga_lightning.outcomes import Outcome
 from lga_lightning.requests import EditRequest
 from lga_lightning.results import find_layers
@@ -74,6 +74,8 @@ class LGAModule(L.LightningModule):
         self.editor = editor or RROME()
         self.given_mode = mode
         self.mode: Mode = mode or "independent"
+        if isinstance(self.locator, LayerSweep):
+            self.locator.editor = self.locator.editor or self.editor
         self.only_known = only_known
         self.dtype_name = dtype
         self.attn_implementation = attn_implementation
@@ -106,6 +108,10 @@ class LGAModule(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave out how far the loops are: a resumed run leaves out the requests that are done, in any batches."""
         checkpoint.pop("loops", None)
+
+    def on_train_start(self) -> None:
+        """Let the locator see all requests before the first is scored."""
+        self.locator.prepare(*self.language_model, self.trainer.datamodule.loaded.requests)  # type: ignore[attr-defined]
 
     def training_step(self, batch: RequestBatch, batch_idx: int) -> dict[str, Tensor]:
         """Score every layer for every request of the batch.
@@ -296,7 +302,7 @@ def score_requests(
         evidence = locator.score(llm, tokenizer, [request for request in requests if request is not None])
         values = values.to(evidence.values)
         values[usable] = evidence.values.detach()
-        status[usable] = (~evidence.known).long().cpu() if only_known else 0
+        status[usable] = (~evidence.known).long().cpu() if only_known or locator.only_known else 0
     check_finite(values[:, 0], batch.requests, llm.dtype)
     return {"index": torch.tensor(batch.index), "values": values, "status": status}
 

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from lga_lightning.aggregation import RelationLayers
 from lga_lightning.covariance import MomentKey
 from lga_lightning.files import write_whole
 from lga_lightning.results import SIDES, Attribution
@@ -32,14 +33,14 @@ def draw_layers(attribution: Attribution, path: Path) -> None:
     kept = [layer for layer in layers if layer not in choice.excluded]
     # the axis shows what the choice is made from: everything within the fences, with its errors
     errors = [error if error == error else 0.0 for error in choice.standard_errors]
-    low = min([choice.fences.lower, *(choice.scores[k] - errors[k] for k in kept)])
-    high = max([choice.fences.upper, *(choice.scores[k] + errors[k] for k in kept)])
+    fences = [choice.fences.lower, choice.fences.upper] if choice.fences else []
+    low = min([*fences, *(choice.scores[k] - errors[k] for k in kept)])
+    high = max([*fences, *(choice.scores[k] + errors[k] for k in kept)])
     margin = 0.12 * (high - low or 1.0)
     low, high = low - margin, high + margin
 
-    axes.axhspan(
-        choice.fences.lower, choice.fences.upper, color="tab:blue", alpha=0.08, label="within the Tukey fences"
-    )
+    if fences:
+        axes.axhspan(*fences, color="tab:blue", alpha=0.08)
     axes.axhline(0, color="black", linewidth=0.6)
     for layer in layers:
         score = choice.scores[layer]
@@ -62,18 +63,17 @@ def draw_layers(attribution: Attribution, path: Path) -> None:
                 color="black",
             )
     legend = [
-        Patch(color="tab:blue", alpha=0.08, label="within the Tukey fences"),
         Patch(facecolor="goldenrod", edgecolor="black", label=f"golden layer: {choice.golden_layer}"),
-        Patch(color="lightgrey", label="outside the fences: left out"),
         Line2D([], [], color="dimgrey", label="± one standard error over requests"),
     ]
+    if fences:
+        legend.insert(0, Patch(color="tab:blue", alpha=0.08, label="within the Tukey fences"))
+        legend.insert(2, Patch(color="lightgrey", label="outside the fences: left out"))
     axes.set_ylim(low, high)
     axes.set_xlim(-0.7, len(choice.scores) - 0.3)
     axes.set_xticks(list(layers)[:: max(1, len(choice.scores) // 40)])
     axes.set_xlabel("layer (block of the model, shallowest first)")
-    inner = "⟨$g_{old}$, $g_{new}$⟩"
-    summand = f"|{inner}|" if attribution.aggregate == "magnitude" else inner
-    axes.set_ylabel(f"score: sum over requests of {summand}" if attribution.scope else "score: sum over requests")
+    axes.set_ylabel(_score_in_words(attribution))
     scope = f" over {attribution.scope}" if attribution.scope else ""
     axes.set_title(
         f"Layer {choice.golden_layer} is the golden layer of {attribution.model}\n"
@@ -82,6 +82,18 @@ def draw_layers(attribution: Attribution, path: Path) -> None:
     )
     figure.legend(handles=legend, loc="outside lower center", ncols=4, fontsize=9, frameon=False)
     write_whole(path, lambda scratch: figure.savefig(scratch, dpi=150))
+
+
+def _score_in_words(attribution: Attribution) -> str:
+    """What the vertical axis shows."""
+    if attribution.aggregate == "mean":
+        return "score: mean over requests"
+    dot = attribution.scope and attribution.settings.get("measure", "dot") == "dot"
+    measure = "⟨$g_{old}$, $g_{new}$⟩" if dot else attribution.settings.get("measure", "scores")
+    if attribution.aggregate.startswith("magnitude"):
+        measure = f"|{measure}|"
+    way = attribution.aggregate.removeprefix("magnitude").removeprefix("_")
+    return f"score: sum over requests of {measure}" + (f", as {way}" if way not in ("", "sum") else "")
 
 
 def print_attribution(attribution: Attribution, root: Path, top: int = 8) -> None:
@@ -97,33 +109,79 @@ def print_attribution(attribution: Attribution, root: Path, top: int = 8) -> Non
     table = Table(
         title=f"{attribution.locator} on {attribution.model}, {attribution.num_requests} requests of {attribution.data}"
     )
-    for heading in ("layer", "score", "± standard error", *attribution.means):
+    means = attribution.means if len(attribution.means) <= 4 else {}  # those of a heat map are drawn, not listed
+    for heading in ("layer", "score", "± standard error", *means):
         table.add_column(heading.replace("_", " "), justify="right")
     for place, layer in enumerate(choice.ranking[:top]):
         table.add_row(
             f"{layer} (golden)" if place == 0 else f"{layer} (outlier)" if layer in choice.excluded else str(layer),
             f"{choice.scores[layer]:.4g}",
             f"{choice.standard_errors[layer]:.2g}",
-            *(f"{column[layer]:.4g}" for column in attribution.means.values()),
+            *(f"{column[layer]:.4g}" for column in means.values()),
             style="bold yellow" if place == 0 else None,
         )
     console.print(table)
-    left_out = ", ".join(map(str, choice.excluded)) or "none"
-    console.print(f"Left out by the Tukey fences (kappa = {choice.fences.kappa:g}): layers {left_out}.")
+    if choice.fences is not None:
+        left_out = ", ".join(map(str, choice.excluded)) or "none"
+        console.print(f"Left out by the Tukey fences (kappa = {choice.fences.kappa:g}): layers {left_out}.")
     for reason, count in attribution.num_skipped.items():
         if count:
             console.print(f"Requests left out: {count} ({reason}).")
-    if attribution.aggregate == "sum" and max(choice.scores) < 0:
+    if attribution.scope and max(choice.scores) < 0:  # LGA, and the aggregate is one of signed scores
         console.print(
             "Every score is negative: the model knows these facts, and the signed sum then favours layers that have little to do "
             "with them. Compare with --model.locator.aggregate magnitude."
         )
+    if attribution.relations is not None:
+        _print_relations(console, attribution.relations, choice.golden_layer)
     others = ", ".join(map(str, choice.confidence_set))
     console.print(
         f"[bold]Golden layer: {choice.golden_layer}[/bold], chosen in {choice.confidence:.0%} of bootstrap resamples; "
         f"90% of them choose among the layers {others}."
     )
+    if attribution.stopped_early is not None:
+        early = attribution.stopped_early
+        console.print(f"Ended early, after {early['after']} of {early['of']} requests: the choice was settled.")
+    if not choice.settled:
+        console.print(f"[bold]The choice is not settled.[/bold] {_what_would_settle(attribution)}")
     console.print(f"Files: {root}/attribution.json, layers.png, attribution.ckpt", highlight=False, soft_wrap=True)
+
+
+def _what_would_settle(attribution: Attribution) -> str:
+    """What the user can do about a choice that could as well have been another."""
+    have, needed = attribution.num_requests, attribution.requests_to_settle
+    if have == 1:
+        return "One request says nothing about others: give more (--data.requests, --data.limit)."
+    steadier = {"sum": "share", "magnitude": "magnitude_share"}.get(attribution.aggregate)
+    also = (
+        f", or try an aggregate that few requests cannot rule (--model.locator.aggregate {steadier})"
+        if steadier
+        else ""
+    )
+    if needed is not None and have < needed <= 100 * have:
+        return (
+            f"By its lead over the runner-up so far, it takes about {needed} requests like these {have} to tell the two "
+            f"apart: give more{also}."
+        )
+    return (
+        "No practical number of requests like these would tell these layers apart: compare them with `lga validate "
+        f"--model.layer ...`{also}."
+    )
+
+
+def _print_relations(console: Console, found: RelationLayers, common: int, top: int = 12) -> None:
+    """A layer for each relation, and whether that means anything."""
+    table = Table(title="A layer for each relation")
+    for heading in ("relation", "requests", "layer", "confidence"):
+        table.add_column(heading, justify="left" if heading == "relation" else "right")
+    columns = (found.relations, found.num_requests, found.golden_layers, found.confidences)
+    for name, count, layer, confidence in list(zip(*columns, strict=True))[:top]:
+        table.add_row(name, str(count), str(layer), f"{confidence:.0%}", style=None if layer == common else "cyan")
+    console.print(table)
+    if len(found.relations) > top:
+        console.print(f"{len(found.relations) - top} more relations: attribution.json.")
+    verdict = "differ beyond chance" if found.p_value < 0.05 else "differ no more than chance would have it"
+    console.print(f"The relations' layers {verdict} (permutation test, p = {found.p_value:.3f}).")
 
 
 def print_edits(content: Mapping[str, Any]) -> None:

@@ -7,12 +7,14 @@ import json
 import platform
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from lga_lightning._version import __version__
+from lga_lightning.aggregation import RelationLayers
 from lga_lightning.attribution import Choice, Fences
 from lga_lightning.errors import LayerError
 from lga_lightning.files import write_json, write_whole
@@ -39,6 +41,11 @@ class Attribution:
         signed_scores: [L] sums of the signed scores, whatever the aggregate.
         means: [L] a name: means over requests of the locator's other columns (cosine, old_norm, new_norm).
         versions: Versions of the packages that made it.
+        settings: All that the locator's evidence depends on.
+        half_widths: [L] a name: 1.96 sigma / sqrt(n) of each of the means.
+        requests_to_settle: About how many requests would settle the choice; None where it is settled, or there is no telling.
+        stopped_early: ``{"after": 64, "of": 129, "confidence": 0.95}`` for a run that ended before its last request.
+        relations: A layer for each relation, where the data has relations.
     """
 
     model: str
@@ -52,6 +59,11 @@ class Attribution:
     signed_scores: list[float]
     means: dict[str, list[float]]
     versions: dict[str, str]
+    settings: dict[str, Any] = field(default_factory=dict)
+    half_widths: dict[str, list[float]] = field(default_factory=dict)
+    requests_to_settle: int | None = None
+    stopped_early: dict[str, float] | None = None
+    relations: RelationLayers | None = None
 
     def save(self, path: Path) -> None:
         """Write the file, whole."""
@@ -82,8 +94,16 @@ class Attribution:
             raise LayerError(f"{str(path)!r} is not an attribution of schema {SCHEMA}. Run `lga fit` again.")
         try:
             choice = {f.name: content.pop(f.name) for f in fields(Choice)}
-            choice["fences"] = Fences(**choice["fences"])
-            named = {f.name: content.pop(f.name) for f in fields(cls) if f.name not in ("choice", "means")}
+            choice["fences"] = Fences(**choice["fences"]) if choice["fences"] else None
+            named = {
+                f.name: content.pop(f.name)
+                for f in fields(cls)
+                # what has a default came later: older files lack it
+                if f.name not in ("choice", "means")
+                and (f.name in content or f.default_factory is f.default is MISSING)
+            }
+            if named.get("relations"):
+                named["relations"] = RelationLayers(**named["relations"])
         except (KeyError, TypeError) as error:
             raise LayerError(f"{str(path)!r} lacks the field {error}. Run `lga fit` again.") from error
         return cls(choice=Choice(**choice), means=content, **named)
@@ -120,14 +140,21 @@ def write_outcomes(path: Path, index: Sequence[int], ids: Sequence[str], outcome
     write_whole(path, lambda scratch: parquet.write_table(table, scratch))
 
 
-def means_by_layer(values: Tensor, columns: tuple[str, ...]) -> dict[str, list[float]]:
-    """Means over requests of all columns but the first, the score.
+def means_by_layer(values: Tensor, columns: tuple[str, ...]) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Means over requests of all columns but the first, the score, and 1.96 sigma / sqrt(n) of each.
 
     Args:
-        values: [N, C, L] evidence.
+        values: [N, C, L] evidence, NaN where a request says nothing.
         columns: The names of the C columns.
     """
-    return {name: values[:, column].double().mean(0).tolist() for column, name in enumerate(columns) if column}
+    means, half_widths = {}, {}
+    for column, name in enumerate(columns[1:], start=1):
+        found = values[:, column].double()
+        count = found.isfinite().sum(0)
+        mean = found.nanmean(0)
+        variance = ((found - mean) ** 2).nansum(0) / (count - 1)  # NaN or infinite for a single request
+        means[name], half_widths[name] = mean.tolist(), (1.96 * (variance / count).sqrt()).tolist()
+    return means, half_widths
 
 
 def versions() -> dict[str, str]:

@@ -25,13 +25,15 @@ ROWS = [
         "replies",
         "continuation",
         "attribution",
+        "aggregation",
+        "tracing",
         "passages",
         "covariance",
         "estimation",
     },
-    {"metrics", "editing", "locators"},
-    {"evaluation", "outcomes", "summary", "results"},
-    {"data", "module", "callbacks", "report", "model_card", "moments", "strategies"},
+    {"metrics", "editing", "evaluation", "outcomes", "summary"},
+    {"locators", "results", "comparison"},
+    {"data", "module", "callbacks", "report", "model_card", "moments", "heatmap", "strategies"},
     {"cli", "__main__", "__init__"},
 ]
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
+from collections.abc import Sequence
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,21 +12,26 @@ from typing import TYPE_CHECKING, Any
 import lightning as L
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
+from lga_lightning.aggregation import requests_to_settle
 from lga_lightning.data import RequestBatches, load_requests
 from lga_lightning.data.readers import FACTS, LoadedRequests
 from lga_lightning.errors import DataError, SettingError
+from lga_lightning.heatmap import draw_heat_map
 from lga_lightning.loading import load_tokenizer
 from lga_lightning.locators import LGA, LayerLocator
 from lga_lightning.metrics import LayerScores
 from lga_lightning.module import SKIPPED, LGAModule, score_requests
 from lga_lightning.report import draw_layers, print_attribution
+from lga_lightning.requests import EditRequest
 from lga_lightning.results import ATTRIBUTION_FILE, Attribution, means_by_layer, versions
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 CHECKPOINT_FILE = "attribution.ckpt"
 PICTURE_FILE = "layers.png"
+HEAT_MAP_FILE = "heat_map.png"
+FEWEST_TO_STOP = 32  # requests: the bootstrap of a handful is sure of anything
 FINGERPRINT = "lga_scores_of"
 
 
@@ -39,7 +46,8 @@ class LayerAttribution(L.Callback):
     layers before training and after every ``every_n_epochs`` epochs, and logs the scores as ``lga/layer_<number>`` and the
     layer as ``lga/golden_layer``. Your model's hooks, modes, gradients and random state stay as they are.
 
-    At the end both leave ``attribution.json`` and ``layers.png`` in ``default_root_dir``.
+    At the end both leave ``attribution.json`` and ``layers.png`` in ``default_root_dir``, and ``heat_map.png`` where the
+    locator draws one.
 
     Args:
         checkpoint_every: Batches between two checkpoints (:class:`LGAModule` only). One is also written after the first
@@ -52,6 +60,8 @@ class LayerAttribution(L.Callback):
         limit: Use the first so many proxies.
         batch_size: Proxies a batch.
         every_n_epochs: How often to score the layers of a module of yours.
+        stop_at_confidence: End ``fit`` when, at two looks in a row, this share of bootstrap resamples chooses the same layer
+            (0.95, say), and at least 32 requests count. None scores all requests (:class:`LGAModule` only).
 
     Attributes:
         attribution: The latest result.
@@ -72,6 +82,7 @@ class LayerAttribution(L.Callback):
         limit: int | None = None,
         batch_size: int = 8,
         every_n_epochs: int = 1,
+        stop_at_confidence: float | None = None,
     ) -> None:
         for name, number in (
             ("checkpoint_every", checkpoint_every),
@@ -80,6 +91,8 @@ class LayerAttribution(L.Callback):
         ):
             if number < 1:
                 raise SettingError(f"`{name}` must be at least 1, got {number}.")
+        if stop_at_confidence is not None and not 0 < stop_at_confidence <= 1:
+            raise SettingError(f"`stop_at_confidence` must be above 0 and at most 1, got {stop_at_confidence}.")
         self.checkpoint_every = checkpoint_every
         self.proxies = proxies
         self.model = model
@@ -89,10 +102,13 @@ class LayerAttribution(L.Callback):
         self.limit = limit
         self.batch_size = batch_size
         self.every_n_epochs = every_n_epochs
+        self.stop_at_confidence = stop_at_confidence
         self.scores = LayerScores()
         self.attribution: Attribution | None = None
         self._loaded = LoadedRequests([])
         self._tokenizer: PreTrainedTokenizerBase | None = None
+        self._next_look = 1
+        self._sure_of: int | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Read the proxies, and refuse a module in which there is nothing to score."""
@@ -123,6 +139,7 @@ class LayerAttribution(L.Callback):
         """Take in the scores of a batch of :class:`LGAModule`."""
         if isinstance(pl_module, LGAModule):
             self.scores.update(**outputs)
+            self._look(trainer, pl_module, batch_idx + 1)
             if batch_idx == 0 or (batch_idx + 1) % self.checkpoint_every == 0:
                 _save(trainer)
 
@@ -131,11 +148,16 @@ class LayerAttribution(L.Callback):
         root = Path(trainer.default_root_dir)
         if isinstance(pl_module, LGAModule):
             data = trainer.datamodule  # type: ignore[attr-defined]
-            self.attribution = self._choose(pl_module.model_name, data.name, data.loaded.skipped)
+            llm, _ = pl_module.language_model
+            self.attribution = self._choose(
+                llm, pl_module.model_name, data.name, data.loaded.skipped, data.loaded.requests, trainer.should_stop
+            )
             _save(trainer)
         if self.attribution is not None and trainer.is_global_zero:
             self.attribution.save(root / ATTRIBUTION_FILE)
             draw_layers(self.attribution, root / PICTURE_FILE)
+            if getattr(self.locator, "heat_map", False):
+                draw_heat_map(self.attribution, root / HEAT_MAP_FILE)
             print_attribution(self.attribution, root)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
@@ -190,24 +212,63 @@ class LayerAttribution(L.Callback):
             ) from error
         name = self.tokenizer or llm.config.name_or_path
         self._tokenizer = self._tokenizer or load_tokenizer(name)
+        self.locator.prepare(llm, self._tokenizer, self._loaded.requests)
         scores = LayerScores().to(pl_module.device)
         for batch in RequestBatches(self._loaded.requests, self.batch_size, trainer.global_rank, trainer.world_size):
             rows = score_requests(self.locator, llm, self._tokenizer, batch)
             scores.update(**{column: tensor.to(pl_module.device) for column, tensor in rows.items()})
         self.scores = scores
-        self.attribution = self._choose(name, self.proxies or FACTS, self._loaded.skipped)
+        data = self.proxies or FACTS
+        self.attribution = self._choose(llm, name, data, self._loaded.skipped, self._loaded.requests)
         metrics = {f"lga/layer_{layer}": score for layer, score in enumerate(self.attribution.choice.scores)}
         metrics["lga/golden_layer"] = self.attribution.choice.golden_layer
         for logger in trainer.loggers:
             logger.log_metrics(metrics, step=trainer.global_step)
 
-    def _choose(self, model: str, data: str, skipped: Counter[str]) -> Attribution:
-        """Put the scores of all processes together and pick a layer; a collective operation."""
+    def _look(self, trainer: L.Trainer, pl_module: LGAModule, batches: int) -> None:
+        """Show the choice so far, and end the run when it is settled; a collective operation, at the same batches everywhere.
+
+        Looks become rarer as requests add up, so that their cost stays small beside that of the scores.
+        """
+        if batches < self._next_look:
+            return
+        self._next_look = max(batches + 1, math.ceil(1.1 * batches))
         _, values, status = self.scores.compute()
-        counted = values[status == 0].cpu()
+        counted = values[status == 0, 0].cpu()
+        if not len(counted):
+            return
+        choice = self.locator.choose(counted, resamples=1000 if self.stop_at_confidence else 200)
+        progress = {"layer": float(choice.golden_layer), "confidence": choice.confidence}
+        pl_module.log_dict(progress, prog_bar=True, on_step=True, on_epoch=False, batch_size=1)
+        if self.stop_at_confidence is None:
+            return
+        sure = choice.confidence >= self.stop_at_confidence and len(counted) >= FEWEST_TO_STOP
+        if sure and self._sure_of == choice.golden_layer:
+            trainer.should_stop = True  # every process has seen the same scores
+        self._sure_of = choice.golden_layer if sure else None
+
+    def _choose(
+        self,
+        llm: PreTrainedModel,
+        model: str,
+        data: str,
+        skipped: Counter[str],
+        requests: Sequence[EditRequest],
+        stopped: bool = False,
+    ) -> Attribution:
+        """Put the scores of all processes together and pick a layer; a collective operation."""
+        index, values, status = self.scores.compute()
+        counted, scores = values[status == 0].cpu(), values[status == 0, 0].cpu()
         skipped = skipped + Counter({why: int((status == code).sum()) for code, why in SKIPPED.items()})
         if not len(counted):
             raise DataError(f"No proxy request of {data} is left to score layers by: {dict(skipped)}.")
+        choice = self.locator.choose(scores)
+        rivals = [layer for layer in choice.confidence_set if layer != choice.golden_layer]
+        needed = None
+        if rivals:
+            needed = requests_to_settle(self.locator.contributions(scores), choice.golden_layer, rivals[0])
+        means, half_widths = means_by_layer(counted, self.locator.columns)
+        early = stopped and self.stop_at_confidence is not None and len(index) < len(requests)
         return Attribution(
             model=model,
             data=data,
@@ -216,10 +277,19 @@ class LayerAttribution(L.Callback):
             aggregate=self.locator.aggregate,
             num_requests=len(counted),
             num_skipped=dict(skipped),
-            choice=self.locator.choose(counted[:, 0]),
-            signed_scores=counted[:, 0].double().sum(0).tolist(),
-            means=means_by_layer(counted, self.locator.columns),
+            choice=choice,
+            signed_scores=scores.double().sum(0).tolist(),
+            means=means,
             versions=versions(),
+            settings=self.locator.settings(llm),
+            half_widths=half_widths,
+            requests_to_settle=needed,
+            stopped_early={"after": len(index), "of": len(requests), "confidence": self.stop_at_confidence or 0.0}
+            if early
+            else None,
+            relations=self.locator.choose_by_relation(
+                scores, [requests[row].relation for row in index[status == 0].tolist()]
+            ),
         )
 
 
@@ -232,9 +302,9 @@ def _fingerprint(trainer: L.Trainer, module: LGAModule) -> dict[str, str]:
     """What a checkpoint's scores depend on."""
     return {
         "model": module.model_name,
-        "dtype": str(module.llm.dtype if module.llm is not None else module.dtype_name),
+        "dtype": str(module.language_model[0].dtype),
         "only_known": str(module.only_known),
         "locator": type(module.locator).__name__,
-        "scope": str(getattr(module.locator, "scope", None)),
+        **{name: str(setting) for name, setting in module.locator.settings(module.language_model[0]).items()},
         "requests": trainer.datamodule.fingerprint,  # type: ignore[attr-defined]
     }

@@ -131,11 +131,12 @@ def _descend(
     adam = RowAdam(delta, settings.learning_rate)
     losses = torch.full_like(norm[:, 0], torch.inf)
     active = torch.arange(len(before), device=before.device)
-    for _ in range(1, max(settings.steps, 2)):
+    for step in range(1, max(settings.steps, 2)):
         leaf = delta[active].requires_grad_()
         nll = answer_nll(_logits_with(answers, places, leaf.repeat_interleave(contexts, 0)), answers.batch.labels)
         edited = _logits_with(subjects, places, leaf)[:, 0].log_softmax(-1)
-        divergence = (edited.exp() * (edited - original)).sum(-1)
+        # the gradient of KL without the term sum dp, which is 0 but for rounding: at delta = 0 it is 0 exactly
+        divergence = (edited.exp() * (edited - original).detach()).sum(-1)
         loss = nll.unflatten(0, (-1, contexts)).mean(1) + settings.kl_factor * divergence
         # at delta = 0 the gradient of this norm is 0
         shares = torch.linalg.vector_norm(leaf, dim=-1) / norm[active] ** 2
@@ -145,6 +146,12 @@ def _descend(
         if not len(going):
             break
         (gradient,) = torch.autograd.grad(loss.sum(), leaf)
+        if (
+            step == 1
+        ):  # an answer that does not see delta (edited in the last block, say): rounding errors must not move it
+            going = going[(gradient[going] != 0).flatten(1).any(1)]
+            if not len(going):
+                break
         if len(going) < len(active):
             active, gradient, original = active[going], gradient[going], original[going]
             rows = (going.unsqueeze(1) * contexts + torch.arange(contexts, device=going.device)).flatten()

@@ -5,19 +5,22 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
+from lga_lightning.aggregation import AGGREGATES, Aggregate, RelationLayers, choose_by_relation, contributions
 from lga_lightning.attribution import Choice, choose
+from lga_lightning.encoding import encode_answers
 from lga_lightning.errors import SettingError
+from lga_lightning.hooks import frozen
+from lga_lightning.metrics.tokens import token_accuracy
 from lga_lightning.requests import EditRequest
+from lga_lightning.scoring import answer_logits, input_device
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-
-Aggregate = Literal["sum", "magnitude"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,8 @@ class Evidence:
     """What a locator found out about a batch of B requests in a model of L blocks.
 
     Attributes:
-        values: [B, C, L] one column for each of the locator's ``columns``, the score first.
+        values: [B, C, L] one column for each of the locator's ``columns``, the score first. Columns after it are NaN where
+            a request says nothing about them.
         known: [B] whether the model answers with the old target by itself.
     """
 
@@ -37,20 +41,28 @@ class LayerLocator(ABC):
     """Scores every block of a model for every request, and picks one block.
 
     Args:
-        kappa: Width of the Tukey fences, in interquartile ranges.
-        aggregate: How requests are added up: ``sum`` (the paper's: of signed scores) or ``magnitude`` (of absolute values).
+        kappa: Width of the Tukey fences, in interquartile ranges; None for no fences.
+        aggregate: How requests are added up; see :func:`contributions`.
     """
 
     columns: tuple[str, ...] = ("scores",)
     """What is kept for each request and layer; the first is what layers are chosen by."""
 
-    def __init__(self, kappa: float = 1.0, aggregate: Aggregate = "sum") -> None:
-        if not kappa >= 0:
+    only_known: bool = False
+    """Whether requests count only where the model gives the old target, whatever the run's own setting."""
+
+    def __init__(self, kappa: float | None = 1.0, aggregate: Aggregate = "sum") -> None:
+        if kappa is not None and not kappa >= 0:
             raise SettingError(f"`kappa` must be at least 0, got {kappa}.")
-        if aggregate not in get_args(Aggregate):
-            raise SettingError(f"`aggregate` must be one of {list(get_args(Aggregate))}, got {aggregate!r}.")
+        if aggregate not in AGGREGATES:
+            raise SettingError(f"`aggregate` must be one of {list(AGGREGATES)}, got {aggregate!r}.")
         self.kappa = kappa
         self.aggregate: Aggregate = aggregate
+
+    def prepare(  # noqa: B027 - most have nothing to do
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, requests: Sequence[EditRequest]
+    ) -> None:
+        """Whatever must be found out from all requests of a run before the first is scored; nothing by default."""
 
     @abstractmethod
     def score(
@@ -58,10 +70,48 @@ class LayerLocator(ABC):
     ) -> Evidence:
         """Score a batch of requests, all of which have an old target. The model is left as it was."""
 
-    def choose(self, scores: Tensor) -> Choice:
+    def settings(self, model: PreTrainedModel) -> dict[str, Any]:
+        """Everything that the evidence on a model depends on, for result files and checkpoints."""
+        return {}
+
+    def contributions(self, scores: Tensor) -> Tensor:
+        """What each request contributes to the layers' scores, [N, L] -> [N, L]."""
+        return contributions(scores, self.aggregate)
+
+    def choose(self, scores: Tensor, resamples: int = 1000) -> Choice:
         """Pick the layer: add up over requests, Tukey fences over layers, argmax.
 
         Args:
             scores: [N, L] per-request scores.
+            resamples: Bootstrap resamples for the confidence.
         """
-        return choose(scores.abs() if self.aggregate == "magnitude" else scores, self.kappa)
+        return choose(self.contributions(scores), self.kappa, resamples)
+
+    def choose_by_relation(self, scores: Tensor, relations: Sequence[str | None]) -> RelationLayers | None:
+        """A layer for each relation by the same rule, and whether they differ.
+
+        Args:
+            scores: [N, L] per-request scores.
+            relations: N names of relations, or None.
+        """
+        return choose_by_relation(self.contributions(scores), relations, self.kappa)
+
+
+def knows_old_answer(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, requests: Sequence[EditRequest]
+) -> Tensor:
+    """Whether the model gives each request's old target by itself, greedily.
+
+    Args:
+        model: A causal language model; it is not changed.
+        tokenizer: Its fast tokenizer.
+        requests: B requests with old targets.
+
+    Returns:
+        [B] booleans, on the device of the token ids.
+    """
+    prompts, answers = [request.prompt for request in requests], [str(request.target_old) for request in requests]
+    batch = encode_answers(tokenizer, prompts, answers).to(input_device(model))
+    with torch.no_grad(), frozen(model):
+        predicted = answer_logits(model, batch).argmax(-1)
+    return token_accuracy(predicted, batch.labels) == 1

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
+from lga_lightning.aggregation import Aggregate
 from lga_lightning.attribution import matrix_gram, norm_gram
 from lga_lightning.encoding import EncodedAnswers, encode_answers
 from lga_lightning.errors import SettingError
 from lga_lightning.families import SCOPES, Scope, Site, attribution_sites, is_matrix, normalised
 from lga_lightning.hooks import OutputGradients, frozen, per_row
-from lga_lightning.locators.base import Aggregate, Evidence, LayerLocator
+from lga_lightning.locators.base import Evidence, LayerLocator
 from lga_lightning.metrics.tokens import token_accuracy
 from lga_lightning.requests import EditRequest
 from lga_lightning.scoring import answer_logits, answer_nll, input_device
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Measure = Literal["dot", "cosine", "new_norm", "dot_per_old_norm", "dot_per_new_norm"]
 
 
 class LGA(LayerLocator):
@@ -31,24 +34,36 @@ class LGA(LayerLocator):
     Args:
         scope: Which parameters of a block count: ``mlp`` (all matrices of the MLP), ``mlp_out`` (the matrix that is
             edited), ``attention`` (all matrices of the attention), ``block`` (every parameter).
-        kappa: Width of the Tukey fences, in interquartile ranges.
+        kappa: Width of the Tukey fences, in interquartile ranges; None for no fences.
         aggregate: ``sum`` adds up signed scores, as the paper does. ``magnitude`` adds up their absolute values: the sign is
             positive where the model knows neither answer and negative where it knows the old one, at all layers alike, so
-            with facts that the model knows the sum favours layers that have *little* to do with the answer.
+            with facts that the model knows the sum favours layers that have *little* to do with the answer. Others:
+            :func:`lga_lightning.aggregation.contributions`.
+        measure: What is compared. ``dot``: <g_old, g_new>, the paper's. Ablations of it: ``cosine``; ``new_norm`` |g_new|;
+            ``dot_per_old_norm`` <g_old, g_new> / |g_old|; ``dot_per_new_norm`` <g_old, g_new> / |g_new|.
     """
 
     columns = ("scores", "cosine", "old_norm", "new_norm")
 
-    def __init__(self, scope: Scope = "mlp", kappa: float = 1.0, aggregate: Aggregate = "sum") -> None:
+    def __init__(
+        self,
+        scope: Scope = "mlp",
+        kappa: float | None = 1.0,
+        aggregate: Aggregate = "sum",
+        measure: Measure = "dot",
+    ) -> None:
         super().__init__(kappa, aggregate)
         if scope not in SCOPES:
             raise SettingError(f"`scope` must be one of {list(SCOPES)}, got {scope!r}.")
+        if measure not in get_args(Measure):
+            raise SettingError(f"`measure` must be one of {list(get_args(Measure))}, got {measure!r}.")
         self.scope: Scope = scope
+        self.measure: Measure = measure
 
     def score(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, requests: Sequence[EditRequest]
     ) -> Evidence:
-        """Per-request scores, cosines and gradient norms of every block.
+        """Per-request scores (the measure), cosines and gradient norms of every block.
 
         Args:
             model: A causal language model, on any device, in any dtype.
@@ -66,9 +81,21 @@ class LGA(LayerLocator):
         # a gradient of zero may come out a rounding error below zero
         old, new = (gram[..., side, side].clamp_min(0).sqrt() for side in range(2))
         dot = gram[..., 0, 1]
-        cosine = dot / (old * new).clamp_min(torch.finfo(dot.dtype).tiny)
+        tiny = torch.finfo(dot.dtype).tiny
+        cosine = dot / (old * new).clamp_min(tiny)
+        measured = {
+            "dot": dot,
+            "cosine": cosine,
+            "new_norm": new,
+            "dot_per_old_norm": dot / old.clamp_min(tiny),
+            "dot_per_new_norm": dot / new.clamp_min(tiny),
+        }[self.measure]
         right = token_accuracy(logits.argmax(-1), batch.labels)
-        return Evidence(values=torch.stack([dot, cosine, old, new], dim=1), known=right[::2] == 1)
+        return Evidence(values=torch.stack([measured, cosine, old, new], dim=1), known=right[::2] == 1)
+
+    def settings(self, model: PreTrainedModel) -> dict[str, Any]:
+        """Scope and measure."""
+        return {"scope": self.scope, "measure": self.measure}
 
 
 def encode_pairs(tokenizer: PreTrainedTokenizerBase, requests: Sequence[EditRequest]) -> EncodedAnswers:
