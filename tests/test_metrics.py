@@ -254,6 +254,15 @@ def test_the_snapshot_of_an_empty_table():
     assert table.index == []
 
 
+def test_a_batch_without_records():
+    records = RequestRecords()
+    records.update(torch.zeros(0, dtype=torch.long), [])
+    assert records.compute() == ([], [])
+    records.update(torch.tensor([3]), [{"said": "x"}])
+    records.update(torch.zeros(0, dtype=torch.long), [])
+    assert records.compute() == ([3], [{"said": "x"}])
+
+
 def test_records_of_two_processes():
     def record(index: int) -> dict:
         return {"said": ["Zoë", "東京", ""][index % 3] * index, "scores": [0.1 * index, 1 / 3, 1e-300]}

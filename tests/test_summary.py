@@ -13,7 +13,7 @@ from pyarrow import parquet
 
 from lga_lightning.metrics import percentile_interval
 from lga_lightning.outcomes import Outcome
-from lga_lightning.report import print_edits
+from lga_lightning.report import print_edits, print_places
 from lga_lightning.results import write_outcomes
 from lga_lightning.summary import mean_by_group, summarise
 
@@ -146,13 +146,15 @@ def test_the_table_shows_generated_beside_token_accuracy(capsys, monkeypatch):
     metrics = json.loads(json.dumps(summarise(outcomes(), resamples=50)))
     content = {
         "method": {"name": "ROME"},
-        "layer": 3,
+        "layers": [3],
         "layer_source": "given",
+        "mode": "independent",
         "model": "m",
         "data": "d",
         "num_requests": 12,
     }
-    print_edits({**content, "metrics": metrics}, Path("here/validation.json"))
+    print_edits({**content, "metrics": metrics})
+    print_places(content, Path("here/validation.json"))
     said = capsys.readouterr().out
     assert "generated after" in said
     (line,) = [line for line in said.splitlines() if "rewrite" in line]

@@ -48,8 +48,11 @@ class RequestRecords(Metric):
         texts = [json.dumps(record, ensure_ascii=False).encode() for record in records]
         device = self.device
         self.index.append(index.to(device))
-        self.lengths.append(torch.tensor([len(text) for text in texts], device=device))
-        self.content.append(torch.frombuffer(bytearray(b"".join(texts)), dtype=torch.uint8).to(device))
+        self.lengths.append(torch.tensor([len(text) for text in texts], dtype=torch.long, device=device))
+        content = bytearray(b"".join(texts))  # a process may have none
+        self.content.append(
+            (torch.frombuffer(content, dtype=torch.uint8) if content else torch.empty(0).byte()).to(device)
+        )
 
     def compute(self) -> tuple[list[int], list[Any]]:
         """Indices in ascending order and their records, each request once."""
