@@ -43,8 +43,6 @@ class RequestRecords(Metric):
             index: [B] indices of requests.
             records: B records.
         """
-        if not records:
-            return
         texts = [json.dumps(record, ensure_ascii=False).encode() for record in records]
         device = self.device
         self.index.append(index.to(device))
