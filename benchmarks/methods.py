@@ -59,8 +59,8 @@ def methods(text: str, tokens: int, contexts: int, steps: int | None) -> dict[st
     }
     with_c: dict[str, Any] = {**search, "second_moment": text}
     return {
-        "ROME, C = I": (ROME(**search), "rome"),
-        "R-ROME, C = I": (RROME(**search), "rome"),
+        "ROME, C = I": (ROME(**search, second_moment="identity"), "rome"),
+        "R-ROME, C = I": (RROME(**search, second_moment="identity"), "rome"),
         "R-ROME": (RROME(**with_c), "rome"),
         "MEMIT": (MEMIT(**with_c), "memit"),
         "AlphaEdit": (AlphaEdit(**with_c), "memit"),

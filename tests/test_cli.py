@@ -20,7 +20,12 @@ from lga_lightning.locators import LGA
 from tests.helpers import requests, tiny_model, tiny_tokenizer
 
 QUICK = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
-FAST_EDIT = ["--model.editor.steps=3", "--model.editor.contexts_each=1", "--model.editor.context_lengths=[3]"]
+FAST_EDIT = [
+    "--model.editor.steps=3",
+    "--model.editor.contexts_each=1",
+    "--model.editor.context_lengths=[3]",
+    "--model.editor.second_moment=identity",
+]
 
 
 def rows(count: int) -> list[dict]:

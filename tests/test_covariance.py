@@ -23,11 +23,6 @@ TEXTS = [f"The capital of country {number} is {'very ' * (number % 7)}old." for 
 LENGTH = 8
 
 
-@pytest.fixture(autouse=True)
-def _cache(monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-
 @pytest.fixture
 def corpus(tmp_path):
     path = tmp_path / "texts.jsonl"
