@@ -54,7 +54,8 @@ def make_facts(people: int, towns: int, seed: int = 0) -> list[Fact]:
         seed: Of the draws.
     """
     rng = random.Random(seed)
-    names = _names(rng, towns + 2 * int(people**0.5 * 2 + 8) + 60)
+    firsts, lasts = 10 + int(2 * people**0.5), 10 + people // 2
+    names = _names(rng, towns + 60 + firsts + lasts)
     places, rest = names[:towns], names[towns:]
     values = {
         **{kind: words.split() for kind, words in _WORDS.items()},
@@ -63,8 +64,7 @@ def make_facts(people: int, towns: int, seed: int = 0) -> list[Fact]:
         "employer": [name + suffix for name, suffix in zip(rest[20:40], [" Works", " Bank", " Mills", " Lines"] * 5, strict=True)],
         "country": [name + "ia" for name in rest[40:60]],
     }  # fmt: skip
-    half = (len(rest) - 60) // 2
-    pairs = [(first, last) for first in rest[60 : 60 + half] for last in rest[60 + half :]]
+    pairs = [(first, last) for first in rest[60 : 60 + firsts] for last in rest[60 + firsts :]]
     facts = []
     for first, last in rng.sample(pairs, people):
         person = f"{first} {last}"
