@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
 from dataclasses import dataclass
 
 PHRASINGS = {
@@ -90,14 +89,17 @@ def make_requests(facts: list[Fact], seed: int = 0) -> list[dict]:
     rng = random.Random(seed)
     order = {subject: place for place, subject in enumerate(dict.fromkeys(fact.subject for fact in facts))}
     answers = {kind: sorted({fact.answer for fact in facts if fact.relation == kind}) for kind in PHRASINGS}
-    frequent = Counter(fact.relation for fact in facts)
+    by_relation = {kind: [fact for fact in facts if fact.relation == kind] for kind in PHRASINGS}
+    by_subject: dict[str, list[Fact]] = {}
+    for fact in facts:
+        by_subject.setdefault(fact.subject, []).append(fact)
     requests = []
     for fact in facts:
         split = ("proxy", "test")[order[fact.subject] % 2]
         phrasing = rng.randrange(4)
-        others = [f for f in facts if f.relation == fact.relation and f.answer != fact.answer]
-        siblings = [f for f in facts if f.subject == fact.subject and f.relation != fact.relation]
-        near = rng.sample(others, min(2, frequent[fact.relation] - 1, len(others)))
+        drawn = rng.sample(by_relation[fact.relation], min(12, len(by_relation[fact.relation])))
+        near = [other for other in drawn if other.answer != fact.answer][:2]
+        siblings = [other for other in by_subject[fact.subject] if other.relation != fact.relation]
         requests.append(
             {
                 "prompt": fact.prompt(phrasing),
