@@ -127,7 +127,7 @@ def print_attribution(attribution: Attribution, root: Path, top: int = 8) -> Non
     for reason, count in attribution.num_skipped.items():
         if count:
             console.print(f"Requests left out: {count} ({reason}).")
-    if attribution.scope and max(choice.scores) < 0:  # LGA, and the aggregate is one of signed scores
+    if attribution.scope and not attribution.aggregate.startswith("magnitude") and max(choice.scores) < 0:
         console.print(
             "Every score is negative: the model knows these facts, and the signed sum then favours layers that have little to do "
             "with them. Compare with --model.locator.aggregate magnitude."
