@@ -19,7 +19,7 @@ from torchmetrics import Metric
 
 from lga_lightning.chat import plain
 from lga_lightning.errors import DataError
-from lga_lightning.families import blocks, edit_site
+from lga_lightning.families import blocks, edit_site, longest_text
 from lga_lightning.files import write_whole
 from lga_lightning.generation import sample
 from lga_lightning.hooks import ends_after, frozen, inputs_seen
@@ -84,7 +84,7 @@ class MomentKey:
             text=source if sampled else Path(source).name,
             text_hash="seed 0" if sampled else text_fingerprint(source),
             tokens=tokens,
-            sequence_length=sequence_length,
+            sequence_length=longest_text(model, sequence_length),
         )
 
     @property
@@ -187,6 +187,7 @@ def batches(
         sequence_length: Tokens a piece, at most.
         skip: Leave out so many batches (a resumed run).
     """
+    sequence_length = longest_text(model, sequence_length)
     if source == SAMPLED:
         for number in range(-(-tokens // (PIECES * sequence_length))):
             if number >= skip:

@@ -83,7 +83,7 @@ class MomentsModule(L.LightningModule):
             self.moments.reset()
         pending: Iterator[Any] = batches(llm, tokenizer, self.text, self.tokens, self.sequence_length, self.done)
         if self.text == SAMPLED:
-            count = -(-self.tokens // (PIECES * self.sequence_length)) - self.done
+            count = -(-self.tokens // (PIECES * self.key.sequence_length)) - self.done
         else:  # token ids of the whole budget are no more than some megabytes
             whole = list(pending)
             pending, count = iter(whole), len(whole)
