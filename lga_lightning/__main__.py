@@ -17,7 +17,7 @@ commands:
              -> validation.json, requests.parquet
   predict    edit facts, score them, and write the edit
              -> adapter/ (a PEFT LoRA adapter), or with --merge merged/ (the edited model)
-  moments    estimate second moments of keys from text, which most editing methods need, ahead of time
+  moments    estimate ahead of time, from text, the second moments of keys that MEMIT and others need
              -> a folder in the cache, where validate and predict find it
 
 options of fit, validate and predict (all of them: lga fit --help, lga validate --help, ...):
