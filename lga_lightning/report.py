@@ -228,11 +228,7 @@ def print_written(content: Mapping[str, Any], folder: Path, merged: bool) -> Non
     layers = name_layers(content["layers"])
     console.print(f"Layer {layers}: {content['layer_source']}.", highlight=False, soft_wrap=True)
     what = (
-        "The edited model"
-        if merged
-        else "The edits, a folder each,"
-        if content["mode"] == "independent"
-        else "The edit"
+        "The edited model" if merged else "The edits, a folder each" if content["mode"] == "independent" else "The edit"
     )
     console.print(f"{what}: {folder}", highlight=False, soft_wrap=True)
 

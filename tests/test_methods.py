@@ -8,8 +8,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from lga_lightning import families
 from lga_lightning.editing import EMMET, FTL, FTM, MEMIT, PMET, ROME, RROME, AlphaEdit, EditMethod
 from lga_lightning.editing.contexts import in_contexts
+from lga_lightning.editing.published import published_for
 from lga_lightning.errors import DataError, LayerError, SettingError
 from lga_lightning.families import blocks, edit_site
 from lga_lightning.requests import subject_last_token
@@ -369,3 +371,15 @@ def test_nothing_below_the_threshold(tokenizer):
     method.second_moment._moments[model][2] = torch.eye(40).double()
     with pytest.raises(DataError, match=r"nothing may change.*threshold"):
         method.compute(model, tokenizer, requests(2), 2)
+
+
+def test_a_model_is_known_by_its_type_and_size(monkeypatch, llama):
+    assert published_for(llama).rome_layer == 1  # round(0.18 * 4)
+    assert published_for(llama).memit_layers == (0, 1)
+    assert published_for(llama).memit_weight == 42  # 1.05 * 40
+    monkeypatch.setitem(families.PUBLISHED, ("llama", 4, 40), "llama3-8b")
+    assert MEMIT().default_layers(llama) == [4, 5, 6, 7, 8]
+    assert MEMIT().search(llama).clamp == 0.75
+    assert MEMIT(clamp=3.0).search(llama).clamp == 3.0
+    assert ROME().search(llama).steps == 25
+    assert AlphaEdit().l2(llama) == 10
