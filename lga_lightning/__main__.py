@@ -12,9 +12,9 @@ Find the layer of a causal language model at which facts are best edited, edit t
 
 commands:
   fit        score every layer on proxy requests and pick the golden one
-             -> attribution.json, layers.png, attribution.ckpt
+             -> report.html, attribution.json, layers.png, attribution.ckpt
   validate   edit facts at one layer and score rewrite, rephrase, portability and locality
-             -> validation.json
+             -> report.html, validation.json, requests.parquet
 
 options of both (all of them: lga fit --help, lga validate --help):
   --model.model_name NAME          smollm2-135m (embedded), a Hub id, or a local folder
