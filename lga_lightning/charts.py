@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from lga_lightning.results import Attribution
 
 WIDTH, HEIGHT = 680, 320
-LEFT, RIGHT, TOP, BOTTOM = 62, 62, 30, 46
+LEFT, RIGHT, TOP, BOTTOM = 62, 14, 30, 46
+
+SECOND_AXIS = 48  # more on the right, where there is one
 
 Number = float | None
 Tick = tuple[float, str, bool]  # place, text, whether it stands out
@@ -117,16 +120,16 @@ def layer_chart(attribution: Attribution, y_name: str, sweep: Attribution | None
     choice = attribution.choice
     count = len(choice.scores)
     errors = [_finite(error) for error in choice.standard_errors]
-    slot = (WIDTH - LEFT - RIGHT) / count
+    curves = is_sweep(attribution)
+    end = WIDTH - RIGHT - (SECOND_AXIS if sweep is not None and not curves else 0)
+    slot = (end - LEFT) / count
     centres = [round(LEFT + slot * (layer + 0.5), 2) for layer in range(count)]
     kept = [layer for layer in range(count) if layer not in choice.excluded]
     fences = [choice.fences.lower, choice.fences.upper] if choice.fences else []
-    curves = is_sweep(attribution)
     values = [choice.scores[k] + side * errors[k] for k in kept for side in (-1, 1)]
     if curves:
         values += [v for mean in attribution.means.values() for v in mean if v is not None and math.isfinite(v)]
     scale = _vertical([*values, *fences], zero=not curves)
-    parts = choice.confidence_set
     bars, lines = [], []
     if curves:
         named = {"mean of these": choice.scores, **attribution.means}
@@ -151,13 +154,14 @@ def layer_chart(attribution: Attribution, y_name: str, sweep: Attribution | None
         lines=lines,
         band=(scale(fences[1]), scale(fences[0])) if fences else None,
         zero=scale(0) if scale.low <= 0 <= scale.high else None,
-        dots=[centres[k] for k in parts],
+        dots=[centres[k] for k in choice.confidence_set],
         hover=[
             (round(centres[k] - slot / 2, 2), round(slot, 2), _said_of(k, attribution, errors[k], sweep))
             for k in range(count)
         ],
         right_name=right_name,
         right_ticks=right_ticks,
+        right=end,
     )
 
 
@@ -172,7 +176,7 @@ def drift_chart(edits: Sequence[int], columns: Mapping[str, Sequence[Number]]) -
     along = Scale(edits[0], edits[-1], LEFT + 12, WIDTH - RIGHT - 12, logarithmic)
     scale = Scale(0.0, 1.0, HEIGHT - BOTTOM, TOP)
     places = [along(number) for number in edits]
-    edges = [LEFT, *((one + two) / 2 for one, two in zip(places, places[1:], strict=False)), WIDTH - RIGHT]
+    edges = [LEFT, *((one + two) / 2 for one, two in pairwise(places)), WIDTH - RIGHT]
     return Chart(
         x_name="edits in place" + (" (logarithmic)" if logarithmic else ""),
         y_name="token accuracy of the facts edited so far",
@@ -216,16 +220,14 @@ def _bar(layer: int, attribution: Attribution, centre: float, width: float, scal
         height=round(abs(tip - zero), 2),
         kind=kind,
         whisker=(scale(score + error), scale(score - error)) if error and not cut else None,
-        label=f"{score:.3g}" if cut else "",
+        label=(f"{score:,.0f}" if 100 <= abs(score) < 1e6 else f"{score:.3g}") if cut else "",
         label_y=tip + (6 if score > 0 else -6),
     )
 
 
 def _said_of(layer: int, attribution: Attribution, error: float, sweep: Attribution | None) -> str:
     choice = attribution.choice
-    role = (
-        " (golden)" if layer == choice.golden_layer else " (outside the fences)" if layer in choice.excluded else ""
-    )
+    role = " (golden)" if layer == choice.golden_layer else " (outside the fences)" if layer in choice.excluded else ""
     said = f"Layer {layer}{role}: {choice.scores[layer]:.4g}" + (f" ± {error:.2g}" if error else "")
     if is_sweep(attribution):
         said += "".join(f", {name} {_short(column[layer])}" for name, column in attribution.means.items())
@@ -256,4 +258,4 @@ def _finite(value: Number) -> float:
 
 
 def _short(value: Number) -> str:
-    return "–" if value is None or not math.isfinite(value) else f"{value:.3f}"
+    return "n/a" if value is None or not math.isfinite(value) else f"{value:.3f}"

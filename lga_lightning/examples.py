@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 SHOWN = 3  # of a kind
+LONGEST = 160  # characters of what the model said
 
 Row = Mapping[str, Any]
 
@@ -26,7 +27,11 @@ KINDS: dict[str, list[tuple[str, bool, Callable[[Row], bool]]]] = {
     "rewrite": [
         ("The edit holds: the model says the new answer", True, _right),
         ("The new answer, and more behind it (no exact match)", True, _begins),
-        ("Right only when teacher-forced: by itself it says something else", False, lambda row: row["token_after"] == 1),
+        (
+            "Right only when teacher-forced: by itself it says something else",
+            False,
+            lambda row: row["token_after"] == 1,
+        ),
         ("The edit does not hold", False, lambda row: True),
     ],
     "rephrase": [
@@ -92,8 +97,12 @@ def _example(row: Row, family: str, edits: Mapping[int, tuple[str, str]]) -> dic
     return {
         "prompt": row["prompt"],
         "answers": None if family == "locality" else " / ".join(row["answers"]),
-        "before": row["said_before"] or "",
-        "after": row["said_after"],
+        "before": _shortened(row["said_before"] or ""),
+        "after": _shortened(row["said_after"]),
         "edit": None if family == "rewrite" else edits.get(row["index"]),
         "group": row["group"].partition(".")[2].replace("_", " "),
     }
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= LONGEST else text[:LONGEST].rstrip() + " …"

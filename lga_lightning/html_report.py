@@ -15,7 +15,14 @@ from lga_lightning.errors import LGAError
 from lga_lightning.examples import read_examples
 from lga_lightning.files import write_whole
 from lga_lightning.heatmap import HEAT_MAP_FILE
-from lga_lightning.report import mode_in_words, name_layers, relations_verdict, remarks, score_in_words, what_would_settle
+from lga_lightning.report import (
+    mode_in_words,
+    name_layers,
+    relations_verdict,
+    remarks,
+    score_in_words,
+    what_would_settle,
+)
 from lga_lightning.results import ATTRIBUTION_FILE, REQUESTS_FILE, SCHEMA, SIDES, VALIDATION_FILE, Attribution
 from lga_lightning.summary import FAMILIES
 
@@ -219,7 +226,7 @@ def _row(name: str, entries: Sequence[Content], metrics: Mapping[str, Any]) -> C
     """A row of the table of scores: pairs of a mean and its interval, before and after."""
     family, _, kind = name.partition(".")
     cells = [
-        (_number(e[side], 3), "–".join(f"{end:.2f}" for end in e[f"{side}_ci"])) if side in e else ("", "")
+        (_number(e[side], 3), "…".join(_number(end, 2) for end in e[f"{side}_ci"])) if side in e else ("", "")
         for e in entries
         for side in SIDES
     ]
@@ -288,5 +295,5 @@ def _flat(settings: Mapping[str, Any], before: str = "") -> list[tuple[str, str]
 
 def _number(value: float | None, decimals: int | None = None) -> str:
     if value is None or value != value:
-        return "–"
+        return "n/a"
     return f"{value:.{decimals}f}" if decimals is not None else f"{value:.4g}"

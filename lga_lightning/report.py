@@ -132,7 +132,9 @@ def print_attribution(attribution: Attribution, root: Path, top: int = 8) -> Non
     )
     if not choice.settled:
         console.print(f"[bold]The choice is not settled.[/bold] {what_would_settle(attribution)}")
-    console.print(f"Files: {root}/report.html, attribution.json, layers.png, attribution.ckpt", highlight=False, soft_wrap=True)
+    console.print(
+        f"Files: {root}/report.html, attribution.json, layers.png, attribution.ckpt", highlight=False, soft_wrap=True
+    )
 
 
 def remarks(attribution: Attribution) -> list[str]:
