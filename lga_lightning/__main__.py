@@ -12,9 +12,9 @@ Find the layer of a causal language model at which facts are best edited, edit t
 
 commands:
   fit        score every layer on proxy requests and pick the golden one
-             -> attribution.json, layers.png, attribution.ckpt
+             -> report.html, attribution.json, layers.png, attribution.ckpt
   validate   edit facts and score rewrite, rephrase, portability, locality and more, before and after
-             -> validation.json, requests.parquet
+             -> report.html, validation.json, requests.parquet
   predict    edit facts, score them, and write the edit
              -> adapter/ (a PEFT LoRA adapter), or with --merge merged/ (the edited model)
   moments    estimate ahead of time, from text, the second moments of keys that MEMIT and others need

@@ -8,6 +8,8 @@ from lga_lightning.files import write_whole
 from lga_lightning.locators.causal_tracing import GROUPS, KINDS
 from lga_lightning.results import Attribution
 
+HEAT_MAP_FILE = "heat_map.png"
+
 _TITLES = {"block": "one block's output", "mlp": "{} MLP outputs", "attention": "{} attention outputs"}
 _GROUPS = (
     "first subject token",

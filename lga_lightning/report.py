@@ -73,7 +73,7 @@ def draw_layers(attribution: Attribution, path: Path) -> None:
     axes.set_xlim(-0.7, len(choice.scores) - 0.3)
     axes.set_xticks(list(layers)[:: max(1, len(choice.scores) // 40)])
     axes.set_xlabel("layer (block of the model, shallowest first)")
-    axes.set_ylabel(_score_in_words(attribution))
+    axes.set_ylabel(score_in_words(attribution))
     scope = f" over {attribution.scope}" if attribution.scope else ""
     axes.set_title(
         f"Layer {choice.golden_layer} is the golden layer of {attribution.model}\n"
@@ -84,7 +84,7 @@ def draw_layers(attribution: Attribution, path: Path) -> None:
     write_whole(path, lambda scratch: figure.savefig(scratch, dpi=150))
 
 
-def _score_in_words(attribution: Attribution) -> str:
+def score_in_words(attribution: Attribution) -> str:
     """What the vertical axis shows."""
     if attribution.aggregate == "mean":
         return "score: mean over requests"
@@ -121,17 +121,8 @@ def print_attribution(attribution: Attribution, root: Path, top: int = 8) -> Non
             style="bold yellow" if place == 0 else None,
         )
     console.print(table)
-    if choice.fences is not None:
-        left_out = ", ".join(map(str, choice.excluded)) or "none"
-        console.print(f"Left out by the Tukey fences (kappa = {choice.fences.kappa:g}): layers {left_out}.")
-    for reason, count in attribution.num_skipped.items():
-        if count:
-            console.print(f"Requests left out: {count} ({reason}).")
-    if attribution.scope and not attribution.aggregate.startswith("magnitude") and max(choice.scores) < 0:
-        console.print(
-            "Every score is negative: the model knows these facts, and the signed sum then favours layers that have little to do "
-            "with them. Compare with --model.locator.aggregate magnitude."
-        )
+    for remark in remarks(attribution):
+        console.print(remark)
     if attribution.relations is not None:
         _print_relations(console, attribution.relations, choice.golden_layer)
     others = ", ".join(map(str, choice.confidence_set))
@@ -139,15 +130,32 @@ def print_attribution(attribution: Attribution, root: Path, top: int = 8) -> Non
         f"[bold]Golden layer: {choice.golden_layer}[/bold], chosen in {choice.confidence:.0%} of bootstrap resamples; "
         f"90% of them choose among the layers {others}."
     )
+    if not choice.settled:
+        console.print(f"[bold]The choice is not settled.[/bold] {what_would_settle(attribution)}")
+    console.print(
+        f"Files: {root}/report.html, attribution.json, layers.png, attribution.ckpt", highlight=False, soft_wrap=True
+    )
+
+
+def remarks(attribution: Attribution) -> list[str]:
+    """What a person should know about a choice, beside the scores and how sure it is."""
+    choice, said = attribution.choice, []
+    if choice.fences is not None:
+        left_out = ", ".join(map(str, choice.excluded)) or "none"
+        said.append(f"Left out by the Tukey fences (kappa = {choice.fences.kappa:g}): layers {left_out}.")
+    said += [f"Requests left out: {count} ({reason})." for reason, count in attribution.num_skipped.items() if count]
+    if attribution.scope and not attribution.aggregate.startswith("magnitude") and max(choice.scores) < 0:
+        said.append(
+            "Every score is negative: the model knows these facts, and the signed sum then favours layers that have little to do "
+            "with them. Compare with --model.locator.aggregate magnitude."
+        )
     if attribution.stopped_early is not None:
         early = attribution.stopped_early
-        console.print(f"Ended early, after {early['after']} of {early['of']} requests: the choice was settled.")
-    if not choice.settled:
-        console.print(f"[bold]The choice is not settled.[/bold] {_what_would_settle(attribution)}")
-    console.print(f"Files: {root}/attribution.json, layers.png, attribution.ckpt", highlight=False, soft_wrap=True)
+        said.append(f"Ended early, after {early['after']} of {early['of']} requests: the choice was settled.")
+    return said
 
 
-def _what_would_settle(attribution: Attribution) -> str:
+def what_would_settle(attribution: Attribution) -> str:
     """What the user can do about a choice that could as well have been another."""
     have, needed = attribution.num_requests, attribution.requests_to_settle
     if have == 1:
@@ -180,8 +188,13 @@ def _print_relations(console: Console, found: RelationLayers, common: int, top: 
     console.print(table)
     if len(found.relations) > top:
         console.print(f"{len(found.relations) - top} more relations: attribution.json.")
+    console.print(relations_verdict(found))
+
+
+def relations_verdict(found: RelationLayers) -> str:
+    """Whether relations differ, in a sentence."""
     verdict = "differ beyond chance" if found.p_value < 0.05 else "differ no more than chance would have it"
-    console.print(f"The relations' layers {verdict} (permutation test, p = {found.p_value:.3f}).")
+    return f"The relations' layers {verdict} (permutation test, p = {found.p_value:.3f})."
 
 
 def print_edits(content: Mapping[str, Any]) -> None:
@@ -191,12 +204,9 @@ def print_edits(content: Mapping[str, Any]) -> None:
         content: What ``validation.json`` holds.
     """
     console = Console()
-    mode = {"independent": "each edited alone", "batch": "edited together"}.get(
-        content["mode"], f"edited one after the other, {content.get('group_size')} at a time"
-    )
     table = Table(
         title=f"{content['method']['name']} at layer {name_layers(content['layers'])} of {content['model']}, "
-        f"{content['num_requests']} requests of {content['data']}, {mode}"
+        f"{content['num_requests']} requests of {content['data']}, {mode_in_words(content)}"
     )
     for heading in ("", "before", "after", "generated before", "generated after"):
         table.add_column(heading, justify="right" if heading else "left", no_wrap=not heading)
@@ -213,12 +223,20 @@ def print_edits(content: Mapping[str, Any]) -> None:
         _print_drift(console, content["drift"])
 
 
+def mode_in_words(content: Mapping[str, Any]) -> str:
+    """How the requests were edited, from what ``validation.json`` holds."""
+    return {"independent": "each edited alone", "batch": "edited together"}.get(
+        content["mode"], f"edited one after the other, {content.get('group_size')} at a time"
+    )
+
+
 def print_places(content: Mapping[str, Any], path: Path) -> None:
     """Print which layer was edited, and where the files are."""
     console = Console()
     layers = name_layers(content["layers"])
     console.print(f"Layer {layers}: {content['layer_source']}.", highlight=False, soft_wrap=True)
     console.print(f"What each number means, and every request: {path}", highlight=False, soft_wrap=True)
+    console.print(f"A page to read: {path.with_name('report.html')}", highlight=False, soft_wrap=True)
     console.print(f"What the model said: {path.with_name('requests.parquet')}", highlight=False, soft_wrap=True)
 
 

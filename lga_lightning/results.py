@@ -22,6 +22,8 @@ from lga_lightning.outcomes import MEASURES, Outcome
 
 SIDES = ("before", "after")
 ATTRIBUTION_FILE = "attribution.json"
+VALIDATION_FILE = "validation.json"
+REQUESTS_FILE = "requests.parquet"
 SCHEMA = 1
 
 

@@ -105,6 +105,7 @@ def test_fit_leaves_what_it_promises(arguments, tmp_path, capsys):
         "attribution.json",
         "layers.png",
         "lga_fit.yaml",
+        "report.html",
     ]
     assert f"Golden layer: {result['golden_layer']}" in capsys.readouterr().out
 

@@ -33,7 +33,19 @@ ROWS = [
     },
     {"metrics", "editing", "evaluation", "outcomes", "summary"},
     {"locators", "results", "comparison"},
-    {"data", "module", "callbacks", "report", "model_card", "moments", "heatmap", "strategies"},
+    {
+        "data",
+        "module",
+        "callbacks",
+        "report",
+        "html_report",
+        "charts",
+        "examples",
+        "model_card",
+        "moments",
+        "heatmap",
+        "strategies",
+    },
     {"cli", "__main__", "__init__"},
 ]
 

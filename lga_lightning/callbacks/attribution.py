@@ -16,7 +16,8 @@ from lga_lightning.aggregation import requests_to_settle
 from lga_lightning.data import RequestBatches, load_requests
 from lga_lightning.data.readers import FACTS, LoadedRequests
 from lga_lightning.errors import DataError, SettingError
-from lga_lightning.heatmap import draw_heat_map
+from lga_lightning.heatmap import HEAT_MAP_FILE, draw_heat_map
+from lga_lightning.html_report import write_report
 from lga_lightning.loading import load_tokenizer
 from lga_lightning.locators import LGA, LayerLocator
 from lga_lightning.metrics import LayerScores
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
 CHECKPOINT_FILE = "attribution.ckpt"
 PICTURE_FILE = "layers.png"
-HEAT_MAP_FILE = "heat_map.png"
 FEWEST_TO_STOP = 32  # requests: the bootstrap of a handful is sure of anything
 FINGERPRINT = "lga_scores_of"
 
@@ -46,7 +46,7 @@ class LayerAttribution(L.Callback):
     layers before training and after every ``every_n_epochs`` epochs, and logs the scores as ``lga/layer_<number>`` and the
     layer as ``lga/golden_layer``. Your model's hooks, modes, gradients and random state stay as they are.
 
-    At the end both leave ``attribution.json`` and ``layers.png`` in ``default_root_dir``, and ``heat_map.png`` where the
+    At the end both leave ``attribution.json``, ``layers.png`` and ``report.html`` in ``default_root_dir``, and ``heat_map.png`` where the
     locator draws one.
 
     Args:
@@ -158,6 +158,7 @@ class LayerAttribution(L.Callback):
             draw_layers(self.attribution, root / PICTURE_FILE)
             if getattr(self.locator, "heat_map", False):
                 draw_heat_map(self.attribution, root / HEAT_MAP_FILE)
+            write_report(root)
             print_attribution(self.attribution, root)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:

@@ -11,13 +11,14 @@ import lightning as L
 from lga_lightning.errors import SettingError
 from lga_lightning.evaluation import Evaluation
 from lga_lightning.files import write_json
+from lga_lightning.html_report import write_report
 from lga_lightning.metrics import RequestRecords
 from lga_lightning.module import LGAModule
 from lga_lightning.outcomes import Outcome
 from lga_lightning.passages import read_passages
 from lga_lightning.report import print_edits, print_places
 from lga_lightning.requests import EditRequest
-from lga_lightning.results import SCHEMA, versions, write_outcomes
+from lga_lightning.results import REQUESTS_FILE, SCHEMA, VALIDATION_FILE, versions, write_outcomes
 from lga_lightning.summary import INTERVALS, mean_by_group, summarise
 
 MODES = {
@@ -25,15 +26,13 @@ MODES = {
     "batch": "all requests edited together, then scored",
     "sequential": "requests edited one group after the other, with all earlier edits in place, then scored",
 }
-VALIDATION_FILE = "validation.json"
-REQUESTS_FILE = "requests.parquet"
 
 
 class EditReport(L.Callback):
     """Says what is measured about edits, and writes it in ``default_root_dir``.
 
     ``validation.json`` holds scores before and after, in the mean with intervals and by request; ``requests.parquet`` every
-    question with what the model said. The means are also logged, as ``rewrite/before``, ``rewrite/after``,
+    question with what the model said; ``report.html`` shows both, with the attribution where the folder has one. The means are also logged, as ``rewrite/before``, ``rewrite/after``,
     ``generated/rewrite/after``, ..., so that ``trainer.validate`` returns them.
 
     Args:
@@ -98,6 +97,7 @@ class EditReport(L.Callback):
             requests = trainer.datamodule.loaded.requests  # type: ignore[attr-defined]
             write_outcomes(path.with_name(REQUESTS_FILE), index, [requests[i].id for i in index], outcomes)
             write_json(path, content)
+            write_report(path.parent)
             print_edits(content)
             print_places(content, path)
 
