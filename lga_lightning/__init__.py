@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 from lga_lightning._version import __version__
 
 if TYPE_CHECKING:
-    from lga_lightning.callbacks import EditReport, LayerAttribution
+    from lga_lightning.callbacks import AdapterWriter, ApplyEdits, EditReport, LayerAttribution
     from lga_lightning.data import EditDataModule, load_requests
-    from lga_lightning.editing import ROME, RROME, EditMethod, WeightDelta
+    from lga_lightning.editing import EMMET, FTL, FTM, MEMIT, PMET, ROME, RROME, AlphaEdit, EditMethod, WeightDelta
+    from lga_lightning.editing.run import EditingRun
     from lga_lightning.evaluation import Evaluation, evaluate
     from lga_lightning.loading import load_model
     from lga_lightning.locators import LGA, CausalTracing, FixedLayer, LayerLocator, LayerSweep, MiddleLayer
@@ -22,13 +23,22 @@ if TYPE_CHECKING:
     from lga_lightning.strategies import FrozenDDPStrategy
 
 _PLACES = {
+    "AdapterWriter": "callbacks",
+    "ApplyEdits": "callbacks",
     "EditReport": "callbacks",
     "LayerAttribution": "callbacks",
     "EditDataModule": "data",
     "load_requests": "data",
+    "EMMET": "editing",
+    "FTL": "editing",
+    "FTM": "editing",
+    "MEMIT": "editing",
+    "PMET": "editing",
     "ROME": "editing",
     "RROME": "editing",
+    "AlphaEdit": "editing",
     "EditMethod": "editing",
+    "EditingRun": "editing.run",
     "WeightDelta": "editing",
     "Evaluation": "evaluation",
     "evaluate": "evaluation",
@@ -46,14 +56,23 @@ _PLACES = {
 }
 
 __all__ = [
+    "EMMET",
+    "FTL",
+    "FTM",
     "LGA",
+    "MEMIT",
+    "PMET",
     "ROME",
     "RROME",
+    "AdapterWriter",
+    "AlphaEdit",
+    "ApplyEdits",
     "CausalTracing",
     "EditDataModule",
     "EditMethod",
     "EditReport",
     "EditRequest",
+    "EditingRun",
     "Evaluation",
     "FixedLayer",
     "FrozenDDPStrategy",

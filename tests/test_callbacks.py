@@ -11,9 +11,10 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 from torch.utils.data import DataLoader
 
-from lga_lightning.callbacks import LayerAttribution
-from lga_lightning.errors import DataError
-from lga_lightning.locators import LGA
+from lga_lightning.callbacks import ApplyEdits, LayerAttribution
+from lga_lightning.editing import RROME
+from lga_lightning.errors import DataError, SettingError
+from lga_lightning.locators import LGA, FixedLayer
 from tests.helpers import requests, tiny_model, tiny_tokenizer
 from tests.test_cli import rows, write_rows
 
@@ -104,7 +105,7 @@ def test_says_what_is_missing(callback, tmp_path):
     with pytest.raises(DataError, match="nothing to score in a Host"):
         train(tmp_path, [LayerAttribution()])
     callback.model = "net.model"
-    with pytest.raises(DataError, match=r"looked for the language model at `model='net\.model'`"):
+    with pytest.raises(DataError, match=r"language model was looked for at `model='net\.model'`"):
         train(tmp_path, [callback])
 
 
@@ -131,3 +132,34 @@ def test_proxies_without_an_old_answer(callback, tmp_path):
 def test_bad_settings(setting):
     with pytest.raises(ValueError, match="must be at least 1"):
         LayerAttribution(**setting)
+
+
+@pytest.mark.parametrize("layer", ["golden", 2, "1-2"])
+def test_edits_at_the_end_of_a_training_run(layer, callback, tmp_path, tokenizer):
+    edits = ApplyEdits(
+        callback.proxies,
+        model="net.llm",
+        tokenizer=callback.tokenizer,
+        layer=layer,
+        editor=RROME(steps=3, contexts_each=0, second_moment="identity"),
+    )
+    callback.locator = FixedLayer(1)
+    host = train(tmp_path, [callback, edits])
+    expected = {"golden": [callback.attribution.choice.golden_layer], 2: [2], "1-2": [1, 2]}[layer]
+    assert sorted(edits.delta.factors) == expected
+    edited = {name: tensor.clone() for name, tensor in host.net.llm.state_dict().items()}
+    edits.originals.restore_()
+    trained = train(tmp_path, []).net.llm.state_dict()  # the same training without us
+    for name, tensor in host.net.llm.state_dict().items():
+        assert torch.equal(tensor, trained[name])
+    changed = [name for name, tensor in edited.items() if not torch.equal(tensor, trained[name])]
+    assert changed == [f"model.layers.{number}.mlp.down_proj.weight" for number in expected]
+
+
+def test_edits_that_cannot_be_made_are_refused_before_the_training(callback, tmp_path):
+    with pytest.raises(DataError, match="no such attribute"):
+        train(tmp_path, [ApplyEdits(callback.proxies, model="net.lm", tokenizer=callback.tokenizer)])
+    with pytest.raises(DataError, match=r"does not exist|cannot be read|no file"):
+        train(tmp_path, [ApplyEdits("nowhere.jsonl", model="net.llm", tokenizer=callback.tokenizer)])
+    with pytest.raises(SettingError, match="batch_size"):
+        ApplyEdits("a.jsonl", batch_size=0)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +12,12 @@ import lightning as L
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from lga_lightning.aggregation import requests_to_settle
+from lga_lightning.callbacks.host import language_model_of
 from lga_lightning.data import RequestBatches, load_requests
 from lga_lightning.data.readers import FACTS, LoadedRequests
 from lga_lightning.errors import DataError, SettingError
 from lga_lightning.heatmap import HEAT_MAP_FILE, draw_heat_map
 from lga_lightning.html_report import write_report
-from lga_lightning.loading import load_tokenizer
 from lga_lightning.locators import LGA, LayerLocator
 from lga_lightning.metrics import LayerScores
 from lga_lightning.module import SKIPPED, LGAModule, score_requests
@@ -204,15 +203,8 @@ class LayerAttribution(L.Callback):
 
     def _profile(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Score the layers of a module of the user's, and log them."""
-        try:
-            llm = attrgetter(self.model)(pl_module)
-        except AttributeError as error:
-            raise DataError(
-                f"LayerAttribution looked for the language model at `model={self.model!r}`, but {type(pl_module).__name__} has "
-                f"no such attribute ({error})."
-            ) from error
-        name = self.tokenizer or llm.config.name_or_path
-        self._tokenizer = self._tokenizer or load_tokenizer(name)
+        llm, tokenizer, name = language_model_of(pl_module, self.model, self.tokenizer)
+        self._tokenizer = self._tokenizer or tokenizer
         self.locator.prepare(llm, self._tokenizer, self._loaded.requests)
         scores = LayerScores().to(pl_module.device)
         for batch in RequestBatches(self._loaded.requests, self.batch_size, trainer.global_rank, trainer.world_size):
