@@ -195,6 +195,7 @@ def _edits(content: Content) -> Content:
     protocols = {
         " ".join([name, kind]).strip(): entry["protocol"]
         for name, metric in metrics.items()
+        if name.split(".")[0] not in metrics or "." not in name  # the kinds are measured as their family is
         for kind, entry in {"": metric, **{k: metric[k] for k in kinds if k in metric}}.items()
     }
     drift = content.get("drift") or []
@@ -272,7 +273,7 @@ def _disagreements(layers: Content, edits: Content) -> list[str]:
         ]
     if layers["golden"] not in edits["layers"]:
         return [
-            f"The edits were made at layer {edits['layer']} ({edits['layer_source']}), not at the golden layer {layers['golden']}."
+            f"The edits were made at layer{'s' * (len(edits['layers']) > 1)} {edits['layer']} ({edits['layer_source']}), not at the golden layer {layers['golden']}."
         ]
     return []
 
