@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
 from dataclasses import dataclass
 
 PHRASINGS = {
@@ -54,7 +53,8 @@ def make_facts(people: int, towns: int, seed: int = 0) -> list[Fact]:
         seed: Of the draws.
     """
     rng = random.Random(seed)
-    names = _names(rng, towns + 2 * int(people**0.5 * 2 + 8) + 60)
+    firsts, lasts = 10 + int(2 * people**0.5), 10 + people // 2
+    names = _names(rng, towns + 60 + firsts + lasts)
     places, rest = names[:towns], names[towns:]
     values = {
         **{kind: words.split() for kind, words in _WORDS.items()},
@@ -63,8 +63,7 @@ def make_facts(people: int, towns: int, seed: int = 0) -> list[Fact]:
         "employer": [name + suffix for name, suffix in zip(rest[20:40], [" Works", " Bank", " Mills", " Lines"] * 5, strict=True)],
         "country": [name + "ia" for name in rest[40:60]],
     }  # fmt: skip
-    half = (len(rest) - 60) // 2
-    pairs = [(first, last) for first in rest[60 : 60 + half] for last in rest[60 + half :]]
+    pairs = [(first, last) for first in rest[60 : 60 + firsts] for last in rest[60 + firsts :]]
     facts = []
     for first, last in rng.sample(pairs, people):
         person = f"{first} {last}"
@@ -90,14 +89,17 @@ def make_requests(facts: list[Fact], seed: int = 0) -> list[dict]:
     rng = random.Random(seed)
     order = {subject: place for place, subject in enumerate(dict.fromkeys(fact.subject for fact in facts))}
     answers = {kind: sorted({fact.answer for fact in facts if fact.relation == kind}) for kind in PHRASINGS}
-    frequent = Counter(fact.relation for fact in facts)
+    by_relation = {kind: [fact for fact in facts if fact.relation == kind] for kind in PHRASINGS}
+    by_subject: dict[str, list[Fact]] = {}
+    for fact in facts:
+        by_subject.setdefault(fact.subject, []).append(fact)
     requests = []
     for fact in facts:
         split = ("proxy", "test")[order[fact.subject] % 2]
         phrasing = rng.randrange(4)
-        others = [f for f in facts if f.relation == fact.relation and f.answer != fact.answer]
-        siblings = [f for f in facts if f.subject == fact.subject and f.relation != fact.relation]
-        near = rng.sample(others, min(2, frequent[fact.relation] - 1, len(others)))
+        drawn = rng.sample(by_relation[fact.relation], min(12, len(by_relation[fact.relation])))
+        near = [other for other in drawn if other.answer != fact.answer][:2]
+        siblings = [other for other in by_subject[fact.subject] if other.relation != fact.relation]
         requests.append(
             {
                 "prompt": fact.prompt(phrasing),

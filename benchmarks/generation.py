@@ -49,7 +49,7 @@ def make_edits(
 ) -> list[WeightDelta]:
     """Edits of the requests: R-ROME's, or random ones of rank one."""
     if args.steps:
-        editor = RROME(steps=args.steps, contexts_each=1, context_lengths=(5,))
+        editor = RROME(steps=args.steps, contexts_each=1, context_lengths=(5,), second_moment="identity")
         parts = (requests[start : start + 16] for start in range(0, len(requests), 16))
         return [delta for part in parts for delta in editor.compute_each(model, tokenizer, part, args.layer)]
     site = edit_site(model, args.layer)

@@ -59,10 +59,11 @@ def methods(text: str, tokens: int, contexts: int, steps: int | None) -> dict[st
     }
     with_c: dict[str, Any] = {**search, "second_moment": text}
     return {
-        "ROME, C = I": (ROME(**search), "rome"),
-        "R-ROME, C = I": (RROME(**search), "rome"),
+        "ROME, C = I": (ROME(**search, second_moment="identity"), "rome"),
+        "R-ROME, C = I": (RROME(**search, second_moment="identity"), "rome"),
         "R-ROME": (RROME(**with_c), "rome"),
         "MEMIT": (MEMIT(**with_c), "memit"),
+        "MEMIT, lambda 15,000": (MEMIT(moment_weight=15_000, **with_c), "memit"),
         "AlphaEdit": (AlphaEdit(**with_c), "memit"),
         "EMMET": (EMMET(**with_c), "emmet"),
         "PMET": (PMET(**with_c), "pmet"),

@@ -33,7 +33,7 @@ from lga_lightning import LGA, LayerAttribution
 from lga_lightning.generation import greedy_answers
 
 SIZES = {
-    "small": {"people": 80, "towns": 30, "steps": 2000, "width": 160, "layers": 12, "heads": 4, "batch": 16},
+    "small": {"people": 80, "towns": 30, "steps": 2400, "width": 160, "layers": 12, "heads": 4, "batch": 16},
     "large": {"people": 4000, "towns": 300, "steps": 12000, "width": 512, "layers": 16, "heads": 8, "batch": 128},
 }
 LENGTH = 64  # tokens a row
@@ -54,11 +54,14 @@ class Corpus(IterableDataset):
     """
 
     def __init__(self, facts: list[Fact], tokenizer: PreTrainedTokenizerFast, easy: int, seed: int = 0) -> None:
-        self.facts, self.tokenizer, self.easy, self.seed = facts, tokenizer, easy, seed
+        self.facts, self.tokenizer, self.easy = facts, tokenizer, easy
+        self._rows = self._generate(random.Random(seed))
 
     def __iter__(self) -> Iterator[torch.Tensor]:
-        """Token ids [LENGTH], row after row, without end."""
-        rng = random.Random(self.seed)
+        """Token ids [LENGTH], row after row, without end; an epoch goes on where the last one ended."""
+        return self._rows
+
+    def _generate(self, rng: random.Random) -> Iterator[torch.Tensor]:
         few = set(list(dict.fromkeys(fact.subject for fact in self.facts))[::5])
         easy, made = [fact for fact in self.facts if fact.subject in few], 0
         while True:
@@ -174,7 +177,7 @@ def main() -> None:
         log_every_n_steps=20,
         gradient_clip_val=1.0,
     )
-    rows_of_text = Corpus(facts, tokenizer, easy=size["steps"] * size["batch"] // 4, seed=args.seed)
+    rows_of_text = Corpus(facts, tokenizer, easy=size["steps"] * size["batch"] // 6, seed=args.seed)
     trainer.fit(module, DataLoader(rows_of_text, batch_size=size["batch"]))
 
     module.llm.eval().save_pretrained(folder)

@@ -6,33 +6,45 @@ import os
 import sys
 
 HELP = """\
-usage: lga [--help] [--version] {fit,validate} [options]
+usage: lga [--help] [--version] {fit,validate,predict,moments} [options]
 
-Find the layer of a causal language model at which facts are best edited, edit them there, and score the edits.
+Find the layer of a causal language model at which facts are best edited, edit them there, score the edits, and ship them.
 
 commands:
   fit        score every layer on proxy requests and pick the golden one
              -> report.html, attribution.json, layers.png, attribution.ckpt
-  validate   edit facts at one layer and score rewrite, rephrase, portability and locality
+  validate   edit facts and score rewrite, rephrase, portability, locality and more, before and after
              -> report.html, validation.json, requests.parquet
+  predict    edit facts, score them, and write the edit
+             -> adapter/ (a PEFT LoRA adapter), or with --merge merged/ (the edited model)
+  moments    estimate ahead of time, from text, the second moments of keys that MEMIT and others need
+             -> a folder in the cache, where validate and predict find it
 
-options of both (all of them: lga fit --help, lga validate --help):
+options of fit, validate and predict (all of them: lga fit --help, lga validate --help, ...):
   --model.model_name NAME          smollm2-135m (embedded), a Hub id, or a local folder
-  --model.layer LAYER              validate: a number, golden (what fit found), or the path of an attribution.json
+  --model.layer LAYER              what to edit: golden (what fit found), 5, 4-8, default, or the path of an attribution.json
+  --model.locator NAME             how fit scores layers: LGA, CausalTracing, LayerSweep, MiddleLayer, FixedLayer
+  --model.editor NAME              how facts are edited: RROME, ROME, MEMIT, EMMET, AlphaEdit, PMET, FTL, FTM
+  --model.mode MODE                independent (each alone; validate), batch (all together; predict), sequential
   --data.requests SOURCE           a JSON, JSON Lines, CSV or Parquet file, or hub:owner/name; the bundled facts by default
   --data.format FORMAT             auto (default), jsonl, counterfact, zsre_mend_eval, knowedit, qaedit, ...
   --data.limit N                   use the first N requests; with --data.seed S, a random N
-  --data.proxy_share SHARE         split by subject: this share for fit, the rest for validate
+  --data.proxy_share SHARE         split by subject: this share for fit, the rest for validate and predict
   --data.chat_template true        ask in the model's chat template
+  --edits.output FOLDER            predict: where to write; --edits.overwrite true replaces what is there
   --trainer.default_root_dir PATH  where results are left and looked for; the current folder by default
   --trainer.accelerator, --trainer.devices, ...   as in Lightning
-  --config PATH                    a YAML file with any of these; --print_config writes one
+  --config PATH                    a YAML file with any of these (configs/); --print_config writes one
   --ckpt_path PATH                 fit: go on where an interrupted run stopped (attribution.ckpt)
+
+options of moments:
+  --model.model_name NAME, --model.layers LAYERS, --model.text SOURCE, --model.tokens N
 
 examples:
   lga fit --config configs/quickstart.yaml
-  lga fit --model.model_name meta-llama/Llama-3.2-3B --model.dtype bfloat16 --trainer.default_root_dir runs/llama
-  lga validate --model.model_name meta-llama/Llama-3.2-3B --model.dtype bfloat16 --trainer.default_root_dir runs/llama
+  lga fit      --model.model_name meta-llama/Llama-3.2-3B --model.dtype bfloat16 --data.requests facts.jsonl
+  lga validate --model.model_name meta-llama/Llama-3.2-3B --model.dtype bfloat16 --data.requests facts.jsonl
+  lga predict  --model.model_name meta-llama/Llama-3.2-3B --model.dtype bfloat16 --data.requests my_edits.jsonl
 """
 
 

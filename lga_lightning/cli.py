@@ -110,7 +110,6 @@ class LGACLI(FrozenCLI):
         parser.add_lightning_class_args(AdapterWriter if writes else EditReport, "edits")
         if writes:
             parser.add_argument("--merge", action="store_true", help="The same as --edits.merge true.")
-        parser.set_defaults({"model.locator": {"class_path": "LGA"}, "model.editor": {"class_path": "RROME"}})
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         self._preparing = subcommand
@@ -120,6 +119,18 @@ class LGACLI(FrozenCLI):
         if subcommand == "predict":
             parser.set_defaults({"return_predictions": False})
         return parser
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse, with a locator and an editor to begin with, so that ``--model.editor.steps`` needs no ``--model.editor``.
+
+        As defaults of the parser they would hand their settings on to whatever class a user chooses instead.
+        """
+        words = sys.argv[1:] if args is None else args
+        if isinstance(words, list | tuple) and words and not words[0].startswith("-"):
+            words = [words[0], "--model.locator=LGA", "--model.editor=RROME", *words[1:]]
+            self.config = parser.parse_args(words)
+        else:
+            super().parse_arguments(parser, args)
 
     def before_instantiate_classes(self) -> None:
         """Name the saved configuration after the verb, and look for the checkpoint before the model is loaded."""

@@ -19,7 +19,7 @@ from torchmetrics import Metric
 
 from lga_lightning.chat import plain
 from lga_lightning.errors import DataError
-from lga_lightning.families import blocks, edit_site
+from lga_lightning.families import blocks, edit_site, longest_text
 from lga_lightning.files import write_whole
 from lga_lightning.generation import sample
 from lga_lightning.hooks import ends_after, frozen, inputs_seen
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 SAMPLED = "sampled"
-PIECES = 16  # a batch
+PIECES = 32  # a batch
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class MomentKey:
             text=source if sampled else Path(source).name,
             text_hash="seed 0" if sampled else text_fingerprint(source),
             tokens=tokens,
-            sequence_length=sequence_length,
+            sequence_length=longest_text(model, sequence_length),
         )
 
     @property
@@ -160,6 +160,15 @@ class SecondMoments(Metric):
             total += (block.T @ block).to(total)
 
 
+def token_budget(model: PreTrainedModel, layer: int) -> int:
+    """From how many tokens second moments are taken where nobody says: 20 times the width of a key.
+
+    Few enough to be quick, and many enough for an inverse: a sample covariance of n tokens in d dimensions errs by about
+    sqrt(d / n).
+    """
+    return 20 * edit_site(model, layer).in_features
+
+
 def batches(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -178,6 +187,7 @@ def batches(
         sequence_length: Tokens a piece, at most.
         skip: Leave out so many batches (a resumed run).
     """
+    sequence_length = longest_text(model, sequence_length)
     if source == SAMPLED:
         for number in range(-(-tokens // (PIECES * sequence_length))):
             if number >= skip:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from lga_lightning.covariance import PIECES, MomentKey, SecondMoments, batches, load_moment, save_moments
+from lga_lightning.covariance import PIECES, MomentKey, SecondMoments, batches, load_moment, save_moments, token_budget
 from lga_lightning.errors import DataError
 from lga_lightning.files import write_whole
 
@@ -28,7 +28,7 @@ def find_moments(
     tokenizer: PreTrainedTokenizerBase,
     layers: Sequence[int],
     source: str,
-    tokens: int = 100_000,
+    tokens: int | None = None,
     sequence_length: int = 256,
 ) -> dict[int, Tensor]:
     """C = E[k k^T] of some layers, [d_in, d_in] in float64: from the cache, else estimated and put there.
@@ -38,7 +38,7 @@ def find_moments(
         tokenizer: Its tokenizer.
         layers: The blocks; those that are missing are estimated in one pass.
         source: A text, as :func:`~lga_lightning.texts.read_texts` takes it, or ``sampled``.
-        tokens: Budget of tokens.
+        tokens: Budget of tokens; by default 20 times the width of a key.
         sequence_length: Tokens a piece of text, at most.
 
     Raises:
@@ -46,6 +46,7 @@ def find_moments(
     """
     from filelock import FileLock
 
+    tokens = tokens or token_budget(model, layers[0])
     key = MomentKey.of(model, tokenizer, source, tokens, sequence_length)
     key.folder.mkdir(parents=True, exist_ok=True)
     with FileLock(key.folder / "lock"):

@@ -143,6 +143,11 @@ def hidden_size(model: PreTrainedModel) -> int:
     return int(model.config.get_text_config().hidden_size)
 
 
+def longest_text(model: PreTrainedModel, wanted: int) -> int:
+    """So many tokens, or as many as the model has positions for, if those are fewer."""
+    return min(wanted, getattr(model.config.get_text_config(), "max_position_embeddings", None) or wanted)
+
+
 def check_layer(model: PreTrainedModel, layer: int) -> int:
     """Return a layer's index if the model has it.
 

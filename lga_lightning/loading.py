@@ -91,6 +91,11 @@ def resolve(name: str) -> str:
     return str(target)
 
 
+def hub_name(name: str) -> str:
+    """What others can load a model by: the Hub id of the embedded model, any other name as it is."""
+    return EMBEDDED_HUB_ID if name == EMBEDDED_NAME else name
+
+
 def cache_folder() -> Path:
     """The user's cache folder of this package: ``$XDG_CACHE_HOME/lga-lightning``, else ``~/.cache/lga-lightning``."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lga-lightning"

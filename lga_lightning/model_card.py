@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lga_lightning.loading import hub_name
 from lga_lightning.report import name_layers
 from lga_lightning.requests import EditRequest
 
@@ -49,7 +50,7 @@ def model_card(
         ranks: Of the edit, by layer.
         kind: ``adapter``, ``matrices`` or ``merged``.
     """
-    base, method = content["model"], content["method"]
+    base, method = hub_name(content["model"]), content["method"]
     library = "peft" if kind == "adapter" else "transformers"
     load = {"adapter": LOAD_ADAPTER, "matrices": LOAD_MATRICES, "merged": LOAD_MERGED}[kind].format(base=base)
     facts = [[r.prompt, r.target_old or "", r.target_new] for r in requests[:SHOWN]]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import lightning as L
 
-from lga_lightning.covariance import PIECES, SAMPLED, MomentKey, SecondMoments, batches, load_moment
+from lga_lightning.covariance import PIECES, SAMPLED, MomentKey, SecondMoments, batches, load_moment, token_budget
 from lga_lightning.editing.base import ascending
 from lga_lightning.errors import SettingError
 from lga_lightning.estimation import finish, restore_partial, save_partial
@@ -29,7 +29,7 @@ class MomentsModule(L.LightningModule):
         layers: The blocks: a number, a range (``4-8``), a list, or ``all``.
         text: A text, JSON or JSON Lines file, a data set of the Hub (``owner/name`` or ``owner/name:config``), or ``sampled``
             for text that the model itself writes.
-        tokens: Budget of tokens. Several times the width of the keys, at least.
+        tokens: Budget of tokens; by default 20 times the width of a key.
         sequence_length: Tokens a piece of text, at most.
         dtype: Of the weights. Editing takes moments of the same dtype alone.
         attn_implementation: Passed to transformers.
@@ -41,14 +41,14 @@ class MomentsModule(L.LightningModule):
         model_name: str = "smollm2-135m",
         layers: int | str | list[int] = "all",
         text: str = SAMPLED,
-        tokens: int = 100_000,
+        tokens: int | None = None,
         sequence_length: int = 256,
         dtype: Literal["float32", "bfloat16", "float16", "float64", "auto"] = "float32",
         attn_implementation: str | None = None,
         save_every: int = 50,
     ) -> None:
         super().__init__()
-        if min(tokens, sequence_length, save_every) < 1:
+        if min(1 if tokens is None else tokens, sequence_length, save_every) < 1:
             raise SettingError(
                 "`tokens`, `sequence_length` and `save_every` must be at least 1, got "
                 f"{tokens}, {sequence_length} and {save_every}."
@@ -70,6 +70,7 @@ class MomentsModule(L.LightningModule):
     def predict_dataloader(self) -> MomentBatches:
         """What is left to do for this process."""
         llm, tokenizer = self._loaded()
+        self.tokens = self.tokens or token_budget(llm, 0)
         self.key = MomentKey.of(llm, tokenizer, self.text, self.tokens, self.sequence_length)
         self.key.folder.mkdir(parents=True, exist_ok=True)
         wanted = ascending(llm, _named(self.layers, len(blocks(llm))))
@@ -82,7 +83,7 @@ class MomentsModule(L.LightningModule):
             self.moments.reset()
         pending: Iterator[Any] = batches(llm, tokenizer, self.text, self.tokens, self.sequence_length, self.done)
         if self.text == SAMPLED:
-            count = -(-self.tokens // (PIECES * self.sequence_length)) - self.done
+            count = -(-self.tokens // (PIECES * self.key.sequence_length)) - self.done
         else:  # token ids of the whole budget are no more than some megabytes
             whole = list(pending)
             pending, count = iter(whole), len(whole)

@@ -144,7 +144,7 @@ def remarks(attribution: Attribution) -> list[str]:
         left_out = ", ".join(map(str, choice.excluded)) or "none"
         said.append(f"Left out by the Tukey fences (kappa = {choice.fences.kappa:g}): layers {left_out}.")
     said += [f"Requests left out: {count} ({reason})." for reason, count in attribution.num_skipped.items() if count]
-    if attribution.scope and max(choice.scores) < 0:  # LGA, and the aggregate is one of signed scores
+    if attribution.scope and not attribution.aggregate.startswith("magnitude") and max(choice.scores) < 0:
         said.append(
             "Every score is negative: the model knows these facts, and the signed sum then favours layers that have little to do "
             "with them. Compare with --model.locator.aggregate magnitude."
@@ -246,11 +246,7 @@ def print_written(content: Mapping[str, Any], folder: Path, merged: bool) -> Non
     layers = name_layers(content["layers"])
     console.print(f"Layer {layers}: {content['layer_source']}.", highlight=False, soft_wrap=True)
     what = (
-        "The edited model"
-        if merged
-        else "The edits, a folder each,"
-        if content["mode"] == "independent"
-        else "The edit"
+        "The edited model" if merged else "The edits, a folder each" if content["mode"] == "independent" else "The edit"
     )
     console.print(f"{what}: {folder}", highlight=False, soft_wrap=True)
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -20,6 +22,11 @@ def family(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def llama() -> PreTrainedModel:
     return tiny_model("llama")
+
+
+@pytest.fixture(autouse=True)
+def _second_moments(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("lga_lightning.covariance.cache_folder", lambda: tmp_path / "cache")  # not the user's
 
 
 @pytest.fixture(autouse=True)

@@ -24,7 +24,7 @@ FAMILIES = pytest.mark.parametrize("family_name", ["llama", "gpt2", "qwen2", "gp
 def edits(model, tokenizer) -> dict[str, WeightDelta]:
     """Of rank 1, several stacked, a batch over several layers, and more edits than the matrix has rows."""
     data = requests(8)
-    rome = RROME(steps=4, context_lengths=(3,), contexts_each=1)
+    rome = RROME(steps=4, context_lengths=(3,), contexts_each=1, second_moment="identity")
     run = EditingRun(rome, model, tokenizer, 1)
     for start in range(0, 6, 2):
         run.edit(data[start : start + 2])

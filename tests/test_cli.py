@@ -15,12 +15,18 @@ import torch
 
 from lga_lightning import __main__ as entry
 from lga_lightning.cli import run
+from lga_lightning.errors import SettingError
 from lga_lightning.loading import load_model
 from lga_lightning.locators import LGA
 from tests.helpers import requests, tiny_model, tiny_tokenizer
 
 QUICK = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
-FAST_EDIT = ["--model.editor.steps=3", "--model.editor.contexts_each=1", "--model.editor.context_lengths=[3]"]
+FAST_EDIT = [
+    "--model.editor.steps=3",
+    "--model.editor.contexts_each=1",
+    "--model.editor.context_lengths=[3]",
+    "--model.editor.second_moment=identity",
+]
 
 
 def rows(count: int) -> list[dict]:
@@ -122,7 +128,7 @@ def test_validate_at_golden_given_and_file(arguments, model_folder, tmp_path):
         layer: lga("validate", [*arguments, *FAST_EDIT, f"--model.layer={layer}"], root)
         for layer in ("golden", str(root / "attribution.json"), str(golden))
     }
-    assert {result["layer"] for result in results.values()} == {golden}
+    assert {result["layers"][0] for result in results.values()} == {golden}
     assert results["golden"]["metrics"] == results[str(golden)]["metrics"]
     metrics = results["golden"]["metrics"]
     contests = {f"counterfact.{name}" for name in ("ES", "PS", "NS", "EM", "PM", "NM", "S")}
@@ -362,3 +368,35 @@ def test_help_and_version_are_quick():
         # what takes seconds is not even imported
         assert not any(name in done.stderr for name in ("torch", "lightning.pytorch", "transformers"))
         assert time.perf_counter() - start < 30
+
+
+def test_predict_writes_an_adapter_or_merges(arguments, tmp_path, capsys):
+    edits = [*arguments, "--model.layer=1", "--data.limit=3", "--edits.generate=false", *FAST_EDIT]
+    root = f"--trainer.default_root_dir={tmp_path}"
+    run(["predict", *edits, root])
+    assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
+    assert "edited together" in " ".join(capsys.readouterr().out.split())
+    with pytest.raises(SettingError, match=r"is there already.*--edits.overwrite true"):
+        run(["predict", *edits, root])
+    run(["predict", *edits, root, "--merge"])
+    assert (tmp_path / "merged" / "model.safetensors").is_file()
+    run(["predict", *edits, root, "--edits.overwrite=true", "--edits.output=elsewhere"])
+    assert (tmp_path / "elsewhere" / "README.md").is_file()
+
+
+def test_methods_that_spread_take_a_window_around_the_golden_layer(arguments, tmp_path):
+    golden = lga("fit", arguments, tmp_path)["golden_layer"]
+    memit = ["--model.editor=MEMIT", "--model.editor.window=2", *FAST_EDIT]
+    content = lga("validate", [*arguments, "--data.limit=3", "--edits.generate=false", *memit], tmp_path)
+    assert golden in content["layers"]
+    assert len(content["layers"]) <= 2
+    assert content["layer_source"].startswith("golden window of")
+
+
+def test_moments_and_a_method_that_uses_them(model_folder, tmp_path, capsys):
+    (tmp_path / "texts.txt").write_text("\n\n".join(f"The capital of country {n} is old." for n in range(300)))
+    run(["moments", f"--model.model_name={model_folder}", "--model.layers=1-2", "--model.text=texts.txt", *QUICK])
+    said = "".join(capsys.readouterr().out.split())
+    assert "layers1,2" in said
+    folder = next((tmp_path / "cache" / "second-moments").iterdir())
+    assert {path.name for path in folder.iterdir()} >= {"1.safetensors", "2.safetensors"}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
+from lga_lightning import editing
 from lga_lightning.cli import run
 from lga_lightning.editing import EMMET, FTL, FTM, MEMIT, PMET, ROME, RROME, AlphaEdit
 
@@ -21,9 +23,9 @@ def test_config_is_accepted(path, verb, monkeypatch, capsys):
     with pytest.raises(SystemExit) as stop:
         run([verb, "--config", str(path), "--print_config"])
     assert not stop.value.code
-    printed, written = yaml.safe_load(capsys.readouterr().out), yaml.safe_load(path.read_text())
-    assert printed["model"].get("model_name") == written["model"].get("model_name", "smollm2-135m")
-    assert printed["model"]["editor"]["class_path"].endswith(written["model"]["editor"]["class_path"])
+    shown, written = yaml.safe_load(capsys.readouterr().out), yaml.safe_load(path.read_text())
+    assert shown["model"].get("model_name") == written["model"].get("model_name", "smollm2-135m")
+    assert shown["model"]["editor"]["class_path"].endswith(written["model"]["editor"]["class_path"])
 
 
 def test_quickstart_says_where_it_differs_from_the_defaults():
@@ -41,16 +43,45 @@ def test_every_method_has_a_file():
     assert named == {kind.__name__ for kind in (AlphaEdit, EMMET, FTL, FTM, MEMIT, PMET, ROME, RROME)}
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "editing").iterdir()), ids=lambda path: path.stem)
-def test_a_method_on_top_of_another_configuration(path, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["lga"])
+def printed(capsys, *words: str) -> dict:
+    """The configuration of `validate` with some words on the command line."""
     with pytest.raises(SystemExit) as stop:
-        run(
-            ["validate", "--config", str(ROOT / "configs" / "quickstart.yaml"), "--config", str(path), "--print_config"]
-        )
+        run(["validate", *words, "--print_config"])
     assert not stop.value.code
-    printed = yaml.safe_load(capsys.readouterr().out)
-    assert printed["model"]["editor"]["class_path"].endswith(
-        yaml.safe_load(path.read_text())["model"]["editor"]["class_path"]
-    )
-    assert printed["data"]["limit"] == 48
+    return yaml.safe_load(capsys.readouterr().out)
+
+
+def defaults(kind: type) -> dict:
+    """Of a method's arguments, and those of its bases."""
+    bases = [base for base in kind.__mro__ if "__init__" in vars(base) and base is not object]
+    found = {
+        name: list(value.default) if isinstance(value.default, tuple) else value.default
+        for base in reversed(bases)
+        for name, value in inspect.signature(base).parameters.items()
+        if value.kind is not value.VAR_KEYWORD
+    }
+    return {name: value for name, value in found.items() if name != "args"}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "editing").iterdir()), ids=lambda path: path.stem)
+@pytest.mark.parametrize("before", ["nothing", "quickstart"])
+def test_a_method_keeps_its_own_settings(path, before, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["lga"])
+    first = ["--config", str(ROOT / "configs" / "quickstart.yaml")] if before == "quickstart" else []
+    editor = printed(capsys, *first, "--config", str(path))["model"]["editor"]
+    written = yaml.safe_load(path.read_text())["model"]["editor"]
+    name = written["class_path"]
+    assert editor["class_path"].endswith(name)
+    assert editor["init_args"] == defaults(getattr(editing, name)) | written["init_args"]
+    if before == "nothing":
+        assert printed(capsys, f"--model.editor={name}")["model"]["editor"]["init_args"] == defaults(
+            getattr(editing, name)
+        )
+
+
+def test_settings_of_the_default_classes_need_no_class(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["lga"])
+    model = printed(capsys, "--model.editor.steps=7", "--model.locator.scope=mlp_out")["model"]
+    assert model["editor"]["class_path"].endswith("RROME")
+    assert model["editor"]["init_args"]["steps"] == 7
+    assert model["locator"]["init_args"]["scope"] == "mlp_out"

@@ -23,11 +23,6 @@ TEXTS = [f"The capital of country {number} is {'very ' * (number % 7)}old." for 
 LENGTH = 8
 
 
-@pytest.fixture(autouse=True)
-def _cache(monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-
 @pytest.fixture
 def corpus(tmp_path):
     path = tmp_path / "texts.jsonl"
@@ -91,8 +86,8 @@ def test_two_processes_give_the_sums_of_one(tokenizer, corpus):
 def test_an_interrupted_estimate_goes_on(source, tokenizer, corpus, monkeypatch):
     model = tiny_model("llama")
     source = str(corpus) if source == "file" else source
-    expected = find_moments(model, tokenizer, [1], source, 500, LENGTH)[1]
-    key = MomentKey.of(model, tokenizer, source, 500, LENGTH)
+    expected = find_moments(model, tokenizer, [1], source, 900, LENGTH)[1]
+    key = MomentKey.of(model, tokenizer, source, 900, LENGTH)
     (key.folder / "1.safetensors").unlink()
 
     monkeypatch.setattr(estimation, "SAVE_EVERY", -1.0)
@@ -106,11 +101,11 @@ def test_an_interrupted_estimate_goes_on(source, tokenizer, corpus, monkeypatch)
 
     monkeypatch.setattr(SecondMoments, "update", counted)
     with pytest.raises(KeyboardInterrupt):
-        find_moments(model, tokenizer, [1], source, 500, LENGTH)
+        find_moments(model, tokenizer, [1], source, 900, LENGTH)
     assert (key.folder / "partial.safetensors").is_file()
-    found = find_moments(model, tokenizer, [1], source, 500, LENGTH)[1]
+    found = find_moments(model, tokenizer, [1], source, 900, LENGTH)[1]
     assert torch.equal(found, expected)
-    total = sum(1 for _ in batches(model, tokenizer, source, 500, LENGTH))
+    total = sum(1 for _ in batches(model, tokenizer, source, 900, LENGTH))
     assert len(calls) == total + 1  # none again but the one that was cut off
     assert not (key.folder / "partial.safetensors").exists()
 

@@ -55,7 +55,7 @@ def test_edits_work_and_hooks_equal_merged_weights(embedded):
     model, tokenizer = embedded
     data = load_requests(split="proxy", limit=3).requests
     before = fingerprint(model)
-    editor = RROME(steps=15, contexts_each=1, context_lengths=(5,))
+    editor = RROME(steps=15, contexts_each=1, context_lengths=(5,), second_moment="identity")
     deltas = editor.compute_each(model, tokenizer, data, 3)
     columns = question_columns(data)
     scores = evaluate_each(model, tokenizer, data, deltas, columns)

@@ -144,15 +144,17 @@ def test_causal_tracing_leaves_a_heat_map(model_folder, tmp_path, monkeypatch): 
     assert (tmp_path / "run" / "heat_map.png").exists()
 
 
-def test_stops_when_settled_with_one_process_and_with_two(model_folder, tmp_path):  # noqa: F811
+def test_stops_when_settled_with_one_process_and_with_two(model_folder, tmp_path, capsys):  # noqa: F811
     data = write_rows(tmp_path / "requests.jsonl", rows(120))
-    common = [f"--model.model_name={model_folder}", f"--data.requests={data}", "--data.batch_size=4", *QUICK]
-    common += ["--model.locator=MiddleLayer", "--attribution.stop_at_confidence=0.95"]
-    for devices in (1, 2):
-        root = tmp_path / str(devices)
-        done = shell("fit", *common, f"--trainer.devices={devices}", f"--trainer.default_root_dir={root}")
-        assert done.returncode == 0, done.stderr[-3000:]
-        result = json.loads((root / "attribution.json").read_text())
-        # 32 requests at least, and the same choice at two looks in a row
-        assert result["stopped_early"] == {"after": 36 if devices == 1 else 40, "of": 120, "confidence": 0.95}
-        assert f"Ended early, after {result['num_requests']} of 120 requests" in " ".join(done.stdout.split())
+    command = ["fit", f"--model.model_name={model_folder}", f"--data.requests={data}", "--data.batch_size=4", *QUICK]
+    command += ["--model.locator=MiddleLayer", "--attribution.stop_at_confidence=0.95"]
+    run([*command, f"--trainer.default_root_dir={tmp_path / '1'}"])
+    said = {1: capsys.readouterr().out}
+    done = shell(*command, "--trainer.devices=2", f"--trainer.default_root_dir={tmp_path / '2'}")
+    assert done.returncode == 0, done.stderr[-3000:]
+    said[2] = done.stdout
+    for devices, after in ((1, 36), (2, 40)):  # 32 requests at least, and the same choice at two looks in a row
+        result = json.loads((tmp_path / str(devices) / "attribution.json").read_text())
+        assert result["stopped_early"] == {"after": after, "of": 120, "confidence": 0.95}
+        assert result["num_requests"] == after
+        assert f"Ended early, after {after} of 120 requests" in " ".join(said[devices].split())

@@ -8,8 +8,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from lga_lightning import families
 from lga_lightning.editing import EMMET, FTL, FTM, MEMIT, PMET, ROME, RROME, AlphaEdit, EditMethod
 from lga_lightning.editing.contexts import in_contexts
+from lga_lightning.editing.published import published_for
 from lga_lightning.errors import DataError, LayerError, SettingError
 from lga_lightning.families import blocks, edit_site
 from lga_lightning.requests import subject_last_token
@@ -309,9 +311,9 @@ def test_every_method_on_every_family(kind, family, tokenizer):
     model, data = tiny_model(family), requests(3)
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
     method = method_for(kind, model)
-    for delta in [*method.compute_each(model, tokenizer, data, [1, 2]), method.compute(model, tokenizer, data, [1, 2])]:
-        assert sorted(delta.factors) == [1, 2]
-        assert all(delta.matrix(layer).isfinite().all() and delta.matrix(layer).abs().max() > 0 for layer in (1, 2))
+    for delta in [*method.compute_each(model, tokenizer, data, [0, 1]), method.compute(model, tokenizer, data, [0, 1])]:
+        assert sorted(delta.factors) == [0, 1]
+        assert all(delta.matrix(layer).isfinite().all() and delta.matrix(layer).abs().max() > 0 for layer in (0, 1))
     assert all(torch.equal(before[name], parameter) for name, parameter in model.named_parameters())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
     assert not any("forward" in module.__dict__ for module in model.modules())
@@ -369,3 +371,15 @@ def test_nothing_below_the_threshold(tokenizer):
     method.second_moment._moments[model][2] = torch.eye(40).double()
     with pytest.raises(DataError, match=r"nothing may change.*threshold"):
         method.compute(model, tokenizer, requests(2), 2)
+
+
+def test_a_model_is_known_by_its_type_and_size(monkeypatch, llama):
+    assert published_for(llama).rome_layer == 1  # round(0.18 * 4)
+    assert published_for(llama).memit_layers == (0, 1)
+    assert published_for(llama).memit_weight == 42  # 1.05 * 40
+    monkeypatch.setitem(families.PUBLISHED, ("llama", 4, 40), "llama3-8b")
+    assert MEMIT().default_layers(llama) == [4, 5, 6, 7, 8]
+    assert MEMIT().search(llama).clamp == 0.75
+    assert MEMIT(clamp=3.0).search(llama).clamp == 3.0
+    assert ROME().search(llama).steps == 25
+    assert AlphaEdit().l2(llama) == 10

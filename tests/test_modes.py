@@ -24,7 +24,7 @@ from tests.helpers import tiny_model
 from tests.test_cli import rows, write_rows
 
 COUNT = 13
-METHOD = {"steps": 3, "context_lengths": (3,), "contexts_each": 1}
+METHOD = {"steps": 3, "context_lengths": (3,), "contexts_each": 1, "second_moment": "identity"}
 
 
 def trainer(tmp_path, *callbacks) -> L.Trainer:
@@ -182,7 +182,6 @@ def test_predict_writes_dense_edits_as_matrices(tmp_path, data, tokenizer):
 
 
 def test_moments_by_a_trainer_are_those_of_the_function(tmp_path, tokenizer, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     text = tmp_path / "texts.txt"
     text.write_text("\n\n".join(f"The capital of country {number} is old." for number in range(300)))
     made = MomentsModule(layers="1-2", text=str(text), tokens=700, sequence_length=8, save_every=1)
@@ -198,7 +197,6 @@ def test_moments_by_a_trainer_are_those_of_the_function(tmp_path, tokenizer, mon
 
 @pytest.mark.parametrize("setting", [{"layers": "a-b"}, {"tokens": 0}])
 def test_moments_with_bad_settings(setting, tmp_path, tokenizer, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
     def estimate():
         made = MomentsModule(**setting)

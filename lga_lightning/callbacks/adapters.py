@@ -16,6 +16,7 @@ from lga_lightning.editing import WeightDelta
 from lga_lightning.editing.adapter import NOTE, save_delta
 from lga_lightning.errors import SettingError
 from lga_lightning.files import write_folder, write_json
+from lga_lightning.loading import hub_name
 from lga_lightning.model_card import model_card
 from lga_lightning.module import LGAModule
 from lga_lightning.report import print_edits, print_written
@@ -103,14 +104,14 @@ class AdapterWriter(EditReport):
         kind = "merged" if self.merge else "matrices" if delta.is_dense else "adapter"
         card = model_card(content, requests, delta.ranks, kind)
         if not self.merge:
-            save_delta(delta, folder, llm, module.model_name, content, card, self.overwrite)
+            save_delta(delta, folder, llm, hub_name(module.model_name), content, card, self.overwrite)
             return
 
         def write(scratch: Path) -> None:
             with delta.applied(llm):
                 llm.save_pretrained(scratch)
             plain(tokenizer).save_pretrained(scratch)
-            write_json(scratch / NOTE, {"base_model": module.model_name, **content})
+            write_json(scratch / NOTE, {"base_model": hub_name(module.model_name), **content})
             (scratch / "README.md").write_text(card, encoding="utf-8")
 
         write_folder(folder, write, self.overwrite)

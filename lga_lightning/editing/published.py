@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lga_lightning.families import blocks, published_name
+from lga_lightning.families import blocks, edit_site, published_name
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -51,6 +51,8 @@ PUBLISHED = {
 # medians over the models above of layer / number of blocks
 ROME_DEPTH, MEMIT_DEPTH, TUNED_DEPTH = 0.18, 0.29, 0.66
 WINDOW = 5
+# median of lambda / width of a key: k^T C^-1 k, which lambda is weighed against, is that width in the mean
+MOMENT_WEIGHT = 1.05
 
 
 def published_for(model: PreTrainedModel) -> Published:
@@ -58,11 +60,16 @@ def published_for(model: PreTrainedModel) -> Published:
 
     For a model that is not in the table: the settings of LLaMA-2-7B, and layers by depth, at the median of the table's
     models: with n blocks, ROME, R-ROME and EMMET edit block round(0.18 n), MEMIT, AlphaEdit and PMET the five blocks up to
-    round(0.29 n), FT-L and FT-M block round(0.66 n).
+    round(0.29 n), FT-L and FT-M block round(0.66 n). MEMIT's lambda is 1.05 times the width of a key, the median as well.
     """
     name = published_name(model)
     if name is not None:
         return PUBLISHED[name]
     count = len(blocks(model))
     last = round(MEMIT_DEPTH * count)
-    return Published(round(ROME_DEPTH * count), (max(0, last - WINDOW + 1), last), round(TUNED_DEPTH * count))
+    return Published(
+        round(ROME_DEPTH * count),
+        (max(0, last - WINDOW + 1), last),
+        round(TUNED_DEPTH * count),
+        memit_weight=round(MOMENT_WEIGHT * edit_site(model, 0).in_features),
+    )

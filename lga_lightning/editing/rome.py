@@ -42,8 +42,9 @@ class ROME(EditMethod):
         stop_loss: A request is done when its loss is below this.
         context_lengths: New tokens of the texts sampled from the model that prompts are put behind.
         contexts_each: Such texts a length.
-        second_moment: Where C = E[k k^T] comes from, as :class:`SecondMoment` takes it; ``identity`` takes C = I.
-        moment_tokens: From how many tokens C is estimated, where it is.
+        second_moment: Where C = E[k k^T] comes from, as :class:`SecondMoment` takes it. ``identity`` takes C = I, which is quick,
+            and harms what is said about other subjects.
+        moment_tokens: From how many tokens C is estimated, where it is; by default 20 times the width of a key.
     """
 
     name = "ROME"
@@ -58,8 +59,8 @@ class ROME(EditMethod):
         stop_loss: float = 0.05,
         context_lengths: tuple[int, ...] = (5, 10),
         contexts_each: int = 10,
-        second_moment: str = "identity",
-        moment_tokens: int = 100_000,
+        second_moment: str = "sampled",
+        moment_tokens: int | None = None,
     ) -> None:
         given = {"steps": steps, "weight_decay": weight_decay}
         self._given = {name: value for name, value in given.items() if value is not None}
@@ -124,7 +125,7 @@ class ROME(EditMethod):
             **asdict(self.search(model)),
             "context_lengths": list(self.contexts.lengths),
             "contexts_each": self.contexts.each,
-            **self.second_moment.settings(),
+            **self.second_moment.settings(model),
         }
 
     def _write_at(self, layer: int, model: PreTrainedModel, groups: Sequence[TargetValues]) -> list[WeightDelta]:

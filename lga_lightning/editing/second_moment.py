@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from lga_lightning.covariance import MomentKey, load_moment
+from lga_lightning.covariance import SAMPLED, MomentKey, load_moment, token_budget
 from lga_lightning.errors import DataError, SettingError
 from lga_lightning.estimation import find_moments
 
@@ -29,12 +29,12 @@ class SecondMoment:
     Args:
         source: ``identity`` for C = I; ``sampled`` for text that the model itself writes; a text file or data set, as
             :func:`~lga_lightning.texts.read_texts` takes it; or a folder that ``lga moments`` wrote.
-        tokens: From how many tokens it is estimated, where it is.
+        tokens: From how many tokens it is estimated, where it is; None for 20 times the width of a key.
         sequence_length: In pieces of so many tokens.
     """
 
     source: str
-    tokens: int
+    tokens: int | None = None
     sequence_length: int = 256
     _moments: WeakKeyDictionary[PreTrainedModel, dict[int, Tensor]] = field(
         default_factory=WeakKeyDictionary, repr=False
@@ -44,7 +44,7 @@ class SecondMoment:
     )
 
     def __post_init__(self) -> None:
-        if self.tokens < 1:
+        if self.tokens is not None and self.tokens < 1:
             raise SettingError(f"`moment_tokens` must be at least 1, got {self.tokens}.")
 
     def prepare(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, layers: Sequence[int]) -> None:
@@ -61,7 +61,7 @@ class SecondMoment:
         if not folder.is_dir():
             have |= find_moments(model, tokenizer, missing, self.source, self.tokens, self.sequence_length)
             return
-        key = MomentKey.of(model, tokenizer, "sampled", self.tokens, self.sequence_length)
+        key = MomentKey.of(model, tokenizer, SAMPLED, 1, self.sequence_length)
         for layer in missing:
             moment = load_moment(folder, layer, key, OF_THE_MODEL)
             if moment is None:
@@ -111,8 +111,11 @@ class SecondMoment:
             factors[name] = free
         return keys.to(factors[name]) @ factors[name] @ factors[name].T
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self, model: PreTrainedModel) -> dict[str, Any]:
         """For result files."""
         if self.source == IDENTITY:
             return {"second_moment": IDENTITY}
-        return {"second_moment": self.source, "moment_tokens": self.tokens, "sequence_length": self.sequence_length}
+        if Path(self.source).expanduser().is_dir():
+            return {"second_moment": self.source}
+        tokens = self.tokens or token_budget(model, 0)
+        return {"second_moment": self.source, "moment_tokens": tokens, "sequence_length": self.sequence_length}

@@ -46,7 +46,7 @@ class Spread(EditMethod):
         context_lengths: New tokens of the texts sampled from the model that prompts are put behind.
         contexts_each: Such texts a length.
         second_moment: Where C = E[k k^T] comes from, as :class:`SecondMoment` takes it.
-        moment_tokens: From how many tokens C is estimated, where it is.
+        moment_tokens: From how many tokens C is estimated, where it is; by default 20 times the width of a key.
         window: How many layers ``golden`` stands for.
     """
 
@@ -61,7 +61,7 @@ class Spread(EditMethod):
         context_lengths: tuple[int, ...] = (10,),
         contexts_each: int = 5,
         second_moment: str = "sampled",
-        moment_tokens: int = 100_000,
+        moment_tokens: int | None = None,
         window: int = WINDOW,
     ) -> None:
         given = {"steps": steps, "learning_rate": learning_rate, "weight_decay": weight_decay, "clamp": clamp}
@@ -166,7 +166,7 @@ class Spread(EditMethod):
             **asdict(self.search(model)),
             "context_lengths": list(self.contexts.lengths),
             "contexts_each": self.contexts.each,
-            **self.second_moment.settings(),
+            **self.second_moment.settings(model),
         }
 
     def _look(
