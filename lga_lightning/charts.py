@@ -140,7 +140,9 @@ def layer_chart(attribution: Attribution, y_name: str, sweep: Attribution | None
     if sweep is not None and not curves:
         found = sweep.choice.scores
         right = _vertical(found, zero=False)
-        lines.append(Line("sweep", "c1", _parts(centres, found, right), right=True))
+        lines.append(
+            Line("sweep: mean of rewrite, rephrase and locality", "c1", _parts(centres, found, right), right=True)
+        )
         right_name, right_ticks = "sweep: accuracy after an edit there", right.ticks()
     step = max(1, math.ceil(count / 24))
     golden = choice.golden_layer

@@ -160,15 +160,16 @@ def _layers(attribution: Attribution, sweep: Attribution | None, root: Path) -> 
 
 def _find_sweep(root: Path, attribution: Attribution) -> Attribution | None:
     """The newest sweep of the same model in the folder, or in a folder in it; None if the attribution is one itself."""
-    paths = [*root.glob("attribution*.json"), *root.glob(f"*/{ATTRIBUTION_FILE}")]
+    found = [*root.glob("attribution*.json"), *root.glob(f"*/{ATTRIBUTION_FILE}")]
+    paths = [path for path in found if path.is_file()]
     for path in [] if is_sweep(attribution) else sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True):
         try:
-            found = Attribution.load(path)
-            same = found.model == attribution.model and len(found.choice.scores) == len(attribution.choice.scores)
+            sweep = Attribution.load(path)
+            same = sweep.model == attribution.model and len(sweep.choice.scores) == len(attribution.choice.scores)
         except UNREADABLE:
             continue
-        if is_sweep(found) and same:
-            return found
+        if is_sweep(sweep) and same:
+            return sweep
     return None
 
 
@@ -195,6 +196,7 @@ def _edits(content: Content) -> Content:
     protocols = {
         " ".join([name, kind]).strip(): entry["protocol"]
         for name, metric in metrics.items()
+        if name.split(".")[0] not in metrics or "." not in name  # the kinds are measured as their family is
         for kind, entry in {"": metric, **{k: metric[k] for k in kinds if k in metric}}.items()
     }
     drift = content.get("drift") or []
@@ -272,7 +274,7 @@ def _disagreements(layers: Content, edits: Content) -> list[str]:
         ]
     if layers["golden"] not in edits["layers"]:
         return [
-            f"The edits were made at layer {edits['layer']} ({edits['layer_source']}), not at the golden layer {layers['golden']}."
+            f"The edits were made at layer{'s' * (len(edits['layers']) > 1)} {edits['layer']} ({edits['layer_source']}), not at the golden layer {layers['golden']}."
         ]
     return []
 

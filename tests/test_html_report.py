@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import html
 import json
 import os
@@ -23,7 +24,7 @@ from lga_lightning.data import EditDataModule
 from lga_lightning.examples import read_examples
 from lga_lightning.html_report import render_report, write_report
 from lga_lightning.outcomes import Outcome
-from lga_lightning.results import write_outcomes
+from lga_lightning.results import Attribution, write_outcomes
 from lga_lightning.summary import summarise
 from tests.test_cli import rows, write_rows
 from tests.test_modes import module
@@ -252,6 +253,21 @@ def test_a_sweep_of_another_model_is_left_out(tmp_path):
     path = tmp_path / "sweep" / "attribution.json"
     path.write_text(path.read_text().replace("tiny <model>", "another"))
     assert "The sweep edited" not in render_report(tmp_path)
+
+
+def test_the_heat_map_is_there_where_it_belongs_to_the_attribution(tmp_path):
+    fill(tmp_path)
+    (tmp_path / "heat_map.png").write_bytes(b"picture")
+    assert "data:image/png" not in render_report(tmp_path)  # one of an earlier run
+    found = Attribution.load(tmp_path / "attribution.json")
+    replace(found, means={"mlp.last_subject": found.choice.scores}).save(tmp_path / "attribution.json")
+    assert f"data:image/png;base64,{base64.b64encode(b'picture').decode()}" in render_report(tmp_path)
+
+
+def test_links_that_lead_nowhere(tmp_path):
+    fill(tmp_path)
+    (tmp_path / "attribution-old.json").symlink_to(tmp_path / "gone.json")
+    assert "The sweep edited" in render_report(tmp_path)
 
 
 def test_examples_come_from_all_over_the_data_and_are_cut(tmp_path):
