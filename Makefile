@@ -13,7 +13,7 @@ quickstart: .venv/embedded
 	$(BIN)/lga validate --config configs/quickstart.yaml
 
 test: .venv/test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto
 
 lint: .venv/test
 	$(BIN)/ruff check .
