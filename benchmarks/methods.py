@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -102,7 +103,15 @@ def run(
                 size = sum(path.stat().st_size for path in (Path(scratch) / "adapter").glob("*.safetensors"))
     seconds = (sought_seconds + written) / len(requests)
     result = {"layers": layers, "seconds": seconds, "bytes": size, "settings": method.settings(model)}
+    if isinstance(method, MEMIT):
+        result["leverage"] = leverage(method, model, sought, layers[-1])
     return {**result, "metrics": summarise(outcomes)}, sought, sought_seconds
+
+
+def leverage(method: MEMIT, model: PreTrainedModel, sought: list[Sought], layer: int) -> float:
+    """The median of k^T C^-1 k: of the residual of a single edit, MEMIT's layer writes k^T C^-1 k / (lambda + k^T C^-1 k)."""
+    keys = torch.cat([method.contexts.grouped_mean(found.keys) for found in sought])  # type: ignore[attr-defined]
+    return float((method.second_moment.solve(model, layer, keys.double()) * keys.double()).sum(1).median())
 
 
 def markdown(results: dict[str, Any]) -> str:
@@ -144,7 +153,7 @@ def main() -> None:
     locator = LGA(scope="mlp_out", aggregate="magnitude")
     proxies = load_requests(split="proxy").requests
     evidence = [locator.score(model, tokenizer, proxies[start : start + 8]).values[:, 0] for start in range(0, 128, 8)]
-    choice = choose(sum_of(evidence))
+    choice = choose(torch.cat(evidence).abs())
     golden = choice.golden_layer
     CONSOLE.print(f"{len(requests)} requests; golden layer {golden}, window {golden_window(choice, 5)}")
     results: dict[str, Any] = json.loads(path.read_text())["methods"] if path.is_file() else {}
@@ -159,13 +168,13 @@ def main() -> None:
         write_json(path, {"options": vars(options), "versions": versions(), "methods": results})
         CONSOLE.print(markdown({label: result}).splitlines()[-1])
     CONSOLE.print(markdown(results), soft_wrap=True)
-
-
-def sum_of(evidence: list[Any]) -> Any:
-    """All requests' magnitudes, [N, L]."""
-    import torch
-
-    return torch.cat(evidence).abs()
+    for label, result in results.items():
+        if "leverage" in result:
+            weight, lever = result["settings"]["moment_weight"], result["leverage"]
+            share = lever / (weight + lever)
+            CONSOLE.print(
+                f"{label}: lambda {weight:g}, median k^T C^-1 k {lever:.0f}: a layer writes {share:.0%} of its share"
+            )
 
 
 if __name__ == "__main__":
