@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 
 from lga_lightning.callbacks.edits import EditReport
 from lga_lightning.chat import plain
@@ -19,6 +18,7 @@ from lga_lightning.files import write_folder, write_json
 from lga_lightning.loading import hub_name
 from lga_lightning.model_card import model_card
 from lga_lightning.module import LGAModule
+from lga_lightning.outcomes import Outcome
 from lga_lightning.report import print_edits, print_written
 from lga_lightning.requests import EditRequest
 
@@ -50,7 +50,8 @@ class AdapterWriter(EditReport):
         self.on_validation_start(trainer, pl_module)
         name = "merged" if self.merge else "adapter"
         self.folder = Path(self.output).expanduser() if self.output else Path(trainer.default_root_dir) / name
-        if self.folder.exists() and not self.overwrite:
+        # one process looks for all, before any of them writes
+        if trainer.strategy.broadcast(self.folder.exists()) and not self.overwrite:
             raise SettingError(
                 f"{str(self.folder)!r} is there already and is not overwritten. Give another folder with --edits.output, or "
                 "allow it with --edits.overwrite true."
@@ -73,11 +74,10 @@ class AdapterWriter(EditReport):
             data = trainer.datamodule  # type: ignore[attr-defined]
             for index, delta, outcomes in zip(batch.index, pl_module.deltas, outputs["outcomes"], strict=True):
                 request = data.loaded.requests[index]
-                part = EditReport(resamples=self.resamples)
-                part.evaluation = self.evaluation
-                part.records.update(torch.tensor([index]), [outcomes])
-                content = part.put_together(trainer, pl_module)[2]
-                self._write(pl_module, delta, self.folder / f"{index:04d}-{_slug(request)}", [request], content)
+                content = self.content(trainer, pl_module, [index], [[Outcome.of(record) for record in outcomes]])
+                folder = self.folder / f"{index:04d}-{_slug(request)}"
+                if self.overwrite or not folder.exists():  # the last batches may be dealt to two processes
+                    self._write(pl_module, delta, folder, [request], content)
 
     def on_predict_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Put the outcomes of all processes together, and write the edits."""

@@ -111,6 +111,19 @@ class EditReport(L.Callback):
         """
         index, records = self.records.compute()
         outcomes = [[Outcome.of(record) for record in of_request] for of_request in records]
+        return index, outcomes, self.content(trainer, module, index, outcomes)
+
+    def content(
+        self, trainer: L.Trainer, module: LGAModule, index: Sequence[int], outcomes: Sequence[Sequence[Outcome]]
+    ) -> dict[str, Any]:
+        """What a result file says of some requests.
+
+        Args:
+            trainer: For the data.
+            module: What has edited.
+            index: Of the requests.
+            outcomes: Theirs.
+        """
         data = trainer.datamodule  # type: ignore[attr-defined]
         requests = [data.loaded.requests[i] for i in index]
         content = {
@@ -133,7 +146,7 @@ class EditReport(L.Callback):
             content["drift"].append(_drift(len(outcomes), module.change, outcomes))
         content["requests"] = [_row(*pair) for pair in zip(requests, outcomes, strict=True)]
         content["versions"] = versions()
-        return index, outcomes, content
+        return content
 
 
 def _drift(edits: int, change: dict[int, float], outcomes: Sequence[Sequence[Outcome]]) -> dict[str, Any]:
