@@ -384,6 +384,15 @@ def test_predict_writes_an_adapter_or_merges(arguments, tmp_path, capsys):
     assert (tmp_path / "elsewhere" / "README.md").is_file()
 
 
+def test_two_processes_write_every_adapter_once(arguments, tmp_path):
+    options = ["--model.layer=1", "--model.mode=independent", "--edits.output=out", "--edits.generate=false"]
+    done = shell("predict", *arguments, *options, *FAST_EDIT, "--trainer.devices=2")
+    assert done.returncode == 0, done.stderr[-3000:]
+    written = sorted((tmp_path / "out").iterdir())
+    assert [int(folder.name[:4]) for folder in written] == list(range(13))
+    assert all((folder / "adapter_model.safetensors").is_file() for folder in written)
+
+
 def test_methods_that_spread_take_a_window_around_the_golden_layer(arguments, tmp_path):
     golden = lga("fit", arguments, tmp_path)["golden_layer"]
     memit = ["--model.editor=MEMIT", "--model.editor.window=2", *FAST_EDIT]
