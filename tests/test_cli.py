@@ -341,7 +341,12 @@ def test_ctrl_c_leaves_a_checkpoint_that_resumes(devices, arguments, tmp_path):
     root = tmp_path / "run"
     command = [sys.executable, "-m", "lga_lightning", "fit", *arguments, f"--data.requests={data}"]
     command += [f"--trainer.devices={devices}"]
-    with subprocess.Popen([*command, f"--trainer.default_root_dir={root}"], stderr=subprocess.PIPE) as process:
+    command += [f"--trainer.default_root_dir={root}"]
+
+    def heed() -> None:  # shells and test runners start what runs in the background with SIGINT ignored
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    with subprocess.Popen(command, stderr=subprocess.PIPE, preexec_fn=heed) as process:
         deadline = time.time() + 120
         # the first checkpoint comes with the first batch
         while not (root / "attribution.ckpt").exists() and time.time() < deadline:
