@@ -50,7 +50,8 @@ def find_moments(
     key = MomentKey.of(model, tokenizer, source, tokens, sequence_length)
     key.folder.mkdir(parents=True, exist_ok=True)
     with FileLock(key.folder / "lock"):
-        missing = [layer for layer in layers if load_moment(key.folder, layer, key) is None]
+        found = {layer: load_moment(key.folder, layer, key) for layer in layers}
+        missing = [layer for layer, moment in found.items() if moment is None]
         if missing:
             moments = SecondMoments(model, missing).to(model.device)
             done = restore_partial(moments, key)
@@ -61,7 +62,8 @@ def find_moments(
                 moments.update(model, batch)
                 save_partial_now_and_then(moments, key, number)
             finish(moments, key)
-    return {layer: moment for layer in layers if (moment := load_moment(key.folder, layer, key)) is not None}
+            found |= {layer: load_moment(key.folder, layer, key) for layer in missing}
+    return {layer: moment for layer, moment in found.items() if moment is not None}
 
 
 def finish(moments: SecondMoments, key: MomentKey) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -84,18 +85,7 @@ def generate(
     # generation appends on the right, so here the padding is on the left
     ids = torch.tensor([[0] * (width - len(row)) + row for row in rows], device=input_device(model))
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=ids.device)
-    with torch.no_grad(), frozen(model):
-        output: Tensor = model.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            pad_token_id=tokenizer.eos_token_id or 0,
-            # whatever the model's generation config asks for
-            repetition_penalty=1.0,
-            no_repeat_ngram_size=0,
-            num_beams=1,
-            **options,
-        )
-    return output, width
+    return _continued(model, tokenizer, ids, mask, **options), width
 
 
 def sample(
@@ -116,23 +106,44 @@ def sample(
     device = input_device(model)
     first = next(i for i in (tokenizer.bos_token_id, tokenizer.eos_token_id, 0) if i is not None)
     ids = torch.full((rows, 1), first, device=device)
-    with (
-        torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
-        torch.no_grad(),
-        frozen(model),
-    ):
-        torch.manual_seed(seed)
-        output = model.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            pad_token_id=first,
-            min_new_tokens=length - 1,
-            max_new_tokens=length - 1,
-            do_sample=True,
-            temperature=1.0,
-            top_k=0,
-            top_p=1.0,
-            repetition_penalty=1.0,
-        )
+    with seeded(device, seed):
+        output = _continued(model, tokenizer, ids, torch.ones_like(ids), **drawn(length - 1), top_k=0)
     texts: list[list[int]] = output.tolist()
     return texts
+
+
+def drawn(length: int) -> dict[str, Any]:
+    """Options of :func:`generate`: exactly so many new tokens, drawn by the model's own probabilities."""
+    return {
+        "min_new_tokens": length,
+        "max_new_tokens": length,
+        "do_sample": True,
+        "temperature": 1.0,
+        "top_p": 1.0,
+    }
+
+
+@contextmanager
+def seeded(device: torch.device, seed: int) -> Iterator[None]:
+    """Within the block, draws on a device begin at a seed; afterwards the random state is what it was."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+def _continued(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ids: Tensor, mask: Tensor, **options: Any
+) -> Tensor:
+    """Rows of token ids with what the model adds to them."""
+    with torch.no_grad(), frozen(model):
+        output: Tensor = model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            pad_token_id=tokenizer.eos_token_id or 0,
+            # whatever the model's generation config asks for
+            repetition_penalty=1.0,
+            no_repeat_ngram_size=0,
+            num_beams=1,
+            **options,
+        )
+    return output

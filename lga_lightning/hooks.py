@@ -100,14 +100,18 @@ def captured_outputs(modules: Iterable[nn.Module], positions: Tensor) -> Iterato
         A list that holds one [N, d_out] tensor a module after a forward pass.
     """
     captured: list[Tensor] = []
+    with _outputs_seen(modules, lambda output: captured.append(_at(output, positions))):
+        yield captured
 
-    def keep(module: nn.Module, args: tuple[Tensor, ...], output: Any) -> None:
-        captured.append(_at(first_tensor(output), positions))
 
+@contextmanager
+def _outputs_seen(modules: Iterable[nn.Module], receive: Callable[[Tensor], None]) -> Iterator[None]:
+    """Within the block, a function is shown the modules' outputs as the model runs."""
     with ExitStack() as stack:
         for module in modules:
-            stack.callback(module.register_forward_hook(keep).remove)
-        yield captured
+            handle = module.register_forward_hook(lambda module, args, output: receive(first_tensor(output)))
+            stack.callback(handle.remove)
+        yield
 
 
 def _at(tensor: Tensor, positions: Tensor) -> Tensor:
@@ -239,10 +243,7 @@ def whole_outputs(modules: Iterable[nn.Module]) -> Iterator[list[Tensor]]:
         modules: The modules, in the order in which the model runs them.
     """
     captured: list[Tensor] = []
-    with ExitStack() as stack:
-        for module in modules:
-            handle = module.register_forward_hook(lambda module, args, output: captured.append(first_tensor(output)))
-            stack.callback(handle.remove)
+    with _outputs_seen(modules, captured.append):
         yield captured
 
 

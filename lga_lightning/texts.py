@@ -55,21 +55,17 @@ def text_fingerprint(source: str) -> str:
     """A hash of a file's bytes, or the commit of a data set of the Hub."""
     path = Path(source).expanduser()
     if path.is_file():
+        digest = hashlib.sha256()
         with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+        return digest.hexdigest()
     from huggingface_hub import HfApi
 
     try:
         return str(HfApi().dataset_info(source.split(":")[0]).sha)
     except Exception as error:
         raise _no_data_set(source, error) from error
-
-
-def _digest(file: IO[bytes]) -> str:
-    digest = hashlib.sha256()
-    while chunk := file.read(1 << 20):
-        digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _opened(path: Path) -> IO[str]:

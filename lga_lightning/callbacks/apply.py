@@ -12,6 +12,7 @@ from lga_lightning.data import load_requests
 from lga_lightning.editing import RROME, EditMethod, WeightDelta
 from lga_lightning.editing.delta import Originals
 from lga_lightning.errors import SettingError
+from lga_lightning.loading import load_tokenizer
 from lga_lightning.results import find_layers, golden_window
 
 
@@ -60,7 +61,8 @@ class ApplyEdits(L.Callback):
         """Read the requests and find the model: what is wrong with them should not come out after the training."""
         if stage == "fit":
             self._loaded = load_requests(self.requests, self.format, strict=True)
-            self._llm, self._tokenizer, self._name = language_model_of(pl_module, self.model, self.tokenizer)
+            self._llm, self._name = language_model_of(pl_module, self.model, self.tokenizer)
+            self._tokenizer = load_tokenizer(self._name)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Edit."""

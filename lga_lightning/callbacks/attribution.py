@@ -18,6 +18,7 @@ from lga_lightning.data.readers import FACTS, LoadedRequests
 from lga_lightning.errors import DataError, SettingError
 from lga_lightning.heatmap import HEAT_MAP_FILE, draw_heat_map
 from lga_lightning.html_report import write_report
+from lga_lightning.loading import load_tokenizer
 from lga_lightning.locators import LGA, LayerLocator
 from lga_lightning.metrics import LayerScores
 from lga_lightning.module import SKIPPED, LGAModule, score_requests
@@ -203,8 +204,8 @@ class LayerAttribution(L.Callback):
 
     def _profile(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Score the layers of a module of the user's, and log them."""
-        llm, tokenizer, name = language_model_of(pl_module, self.model, self.tokenizer)
-        self._tokenizer = self._tokenizer or tokenizer
+        llm, name = language_model_of(pl_module, self.model, self.tokenizer)
+        self._tokenizer = self._tokenizer or load_tokenizer(name)
         self.locator.prepare(llm, self._tokenizer, self._loaded.requests)
         scores = LayerScores().to(pl_module.device)
         for batch in RequestBatches(self._loaded.requests, self.batch_size, trainer.global_rank, trainer.world_size):

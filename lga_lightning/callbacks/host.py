@@ -6,17 +6,14 @@ from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from lga_lightning.errors import DataError
-from lga_lightning.loading import load_tokenizer
 
 if TYPE_CHECKING:
     import lightning as L
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
 
-def language_model_of(
-    module: L.LightningModule, path: str, tokenizer: str | None
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
-    """The language model in a module, its tokenizer, and the name that the tokenizer was loaded by.
+def language_model_of(module: L.LightningModule, path: str, tokenizer: str | None) -> tuple[PreTrainedModel, str]:
+    """The language model in a module, and the name that its tokenizer is to be loaded by.
 
     Args:
         module: The module.
@@ -25,7 +22,6 @@ def language_model_of(
 
     Raises:
         DataError: If there is nothing at that path.
-        ModelError: If the tokenizer cannot be loaded.
     """
     try:
         llm = attrgetter(path)(module)
@@ -34,5 +30,4 @@ def language_model_of(
             f"The language model was looked for at `model={path!r}`, but {type(module).__name__} has no such attribute "
             f"({error})."
         ) from error
-    name = tokenizer or llm.config.name_or_path
-    return llm, load_tokenizer(name), name
+    return llm, tokenizer or llm.config.name_or_path

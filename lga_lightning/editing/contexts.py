@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lga_lightning.chat import plain
 from lga_lightning.errors import SettingError
-from lga_lightning.generation import generate
+from lga_lightning.generation import drawn, generate, seeded
 from lga_lightning.requests import EditRequest
 from lga_lightning.scoring import input_device
 
@@ -94,21 +94,9 @@ def sample_contexts(
     tokenizer = plain(tokenizer)  # in a chat, too, these are texts of the model's own
     starters = [STARTERS[index % len(STARTERS)] for index in range(each)]
     contexts = [""]
-    device = input_device(model)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
+    with seeded(input_device(model), seed):
         for length in lengths:
-            output, _ = generate(
-                model,
-                tokenizer,
-                starters,
-                min_new_tokens=length,
-                max_new_tokens=length,
-                do_sample=True,
-                temperature=1.0,
-                top_p=1.0,
-                top_k=5,
-            )
+            output, _ = generate(model, tokenizer, starters, **drawn(length), top_k=5)
             texts = tokenizer.batch_decode(output, skip_special_tokens=True)
             contexts += [" ".join(text.split()) + ". " for text in texts]
     return contexts
