@@ -49,10 +49,7 @@ def write_folder(path: Path, write: Callable[[Path], None], overwrite: bool = Fa
         SettingError: If something is there and ``overwrite`` is False, or it is not a folder.
     """
     if path.exists() and not (overwrite and path.is_dir()):
-        way_out = (
-            "Give another name, or allow it with --edits.overwrite true." if path.is_dir() else "It is not a folder."
-        )
-        raise SettingError(f"{str(path)!r} is there already and is not overwritten. {way_out}")
+        raise already_there(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
@@ -73,6 +70,13 @@ def write_folder(path: Path, write: Callable[[Path], None], overwrite: bool = Fa
             scratch.rename(path)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def already_there(path: Path) -> SettingError:
+    """The error for a folder that must not be overwritten."""
+    allow = "Give another one (--edits.output), or allow it with --edits.overwrite true."
+    way_out = allow if path.is_dir() else "It is not a folder."
+    return SettingError(f"{str(path)!r} is there already and is not overwritten. {way_out}")
 
 
 def write_json(path: Path, content: Any) -> None:

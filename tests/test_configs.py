@@ -52,15 +52,18 @@ def printed(capsys, *words: str) -> dict:
 
 
 def defaults(kind: type) -> dict:
-    """Of a method's arguments, and those of its bases."""
-    bases = [base for base in kind.__mro__ if "__init__" in vars(base) and base is not object]
-    found = {
-        name: list(value.default) if isinstance(value.default, tuple) else value.default
-        for base in reversed(bases)
-        for name, value in inspect.signature(base).parameters.items()
-        if value.kind is not value.VAR_KEYWORD
-    }
-    return {name: value for name, value in found.items() if name != "args"}
+    """Of a method's arguments, and of those that it hands on to its bases."""
+    found = {}
+    for base in kind.__mro__:
+        if "__init__" not in vars(base):
+            continue
+        parameters = inspect.signature(base).parameters.values()
+        for p in parameters:
+            if p.kind is not p.VAR_KEYWORD:
+                found.setdefault(p.name, list(p.default) if isinstance(p.default, tuple) else p.default)
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            break
+    return found
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs" / "editing").iterdir()), ids=lambda path: path.stem)

@@ -13,8 +13,7 @@ from lga_lightning.callbacks.edits import EditReport
 from lga_lightning.chat import plain
 from lga_lightning.editing import WeightDelta
 from lga_lightning.editing.adapter import NOTE, save_delta
-from lga_lightning.errors import SettingError
-from lga_lightning.files import write_folder, write_json
+from lga_lightning.files import already_there, write_folder, write_json
 from lga_lightning.loading import hub_name
 from lga_lightning.model_card import model_card
 from lga_lightning.module import LGAModule
@@ -52,10 +51,7 @@ class AdapterWriter(EditReport):
         self.folder = Path(self.output).expanduser() if self.output else Path(trainer.default_root_dir) / name
         # one process looks for all, before any of them writes
         if trainer.strategy.broadcast(self.folder.exists()) and not self.overwrite:
-            raise SettingError(
-                f"{str(self.folder)!r} is there already and is not overwritten. Give another folder with --edits.output, or "
-                "allow it with --edits.overwrite true."
-            )
+            raise already_there(self.folder)
 
     def on_predict_batch_end(
         self,

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from lga_lightning.editing.published import published_for
-from lga_lightning.editing.spread import Spread
+from lga_lightning.editing.spread import WeightedSpread
 from lga_lightning.errors import SettingError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-class EMMET(Spread):
+class EMMET(WeightedSpread):
     """Delta = R (K^T C~^-1 K + alpha I)^-1 K^T C~^-1 with C~ = lambda C: all keys get their values, exactly if alpha is 0.
 
     Args:
@@ -30,17 +30,14 @@ class EMMET(Spread):
     def __init__(
         self, moment_weight: float | None = None, alpha: float = 0.1, window: int = 1, **arguments: Any
     ) -> None:
-        super().__init__(window=window, **arguments)
-        if (moment_weight is not None and not moment_weight > 0) or not alpha >= 0:
-            raise SettingError(
-                f"`moment_weight` must be above 0 and `alpha` at least 0, got {moment_weight} and {alpha}."
-            )
-        self._moment_weight = moment_weight
+        super().__init__(moment_weight=moment_weight, window=window, **arguments)
+        if not alpha >= 0:
+            raise SettingError(f"`alpha` must be at least 0, got {alpha}.")
         self.alpha = alpha
 
-    def moment_weight(self, model: PreTrainedModel) -> float:
-        """The weight of C, lambda."""
-        return published_for(model).emmet_weight if self._moment_weight is None else self._moment_weight
+    def published_weight(self, model: PreTrainedModel) -> float:
+        """EMMET's lambda."""
+        return published_for(model).emmet_weight
 
     def default_layers(self, model: PreTrainedModel) -> list[int]:
         """ROME's layer; see :func:`published_for`."""
@@ -48,7 +45,7 @@ class EMMET(Spread):
 
     def closed_form(self, model: PreTrainedModel, layer: int, keys: Tensor, memory: Tensor | None) -> Tensor:
         """(K^T C~^-1 K + alpha I)^-1 K^T C~^-1."""
-        solved = self.second_moment.solve(model, layer, keys.double()) / self.moment_weight(model)
+        solved = self.weighted(model, layer, keys)
         inner = keys.double() @ solved.T
         if len(keys) > 1:
             inner += self.alpha * torch.eye(len(keys), dtype=torch.float64, device=keys.device)
@@ -56,4 +53,4 @@ class EMMET(Spread):
 
     def settings(self, model: PreTrainedModel) -> dict[str, Any]:
         """Name and settings, for result files."""
-        return {**super().settings(model), "moment_weight": self.moment_weight(model), "alpha": self.alpha}
+        return {**super().settings(model), "alpha": self.alpha}

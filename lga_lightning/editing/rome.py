@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from lga_lightning.editing.base import EditMethod
 from lga_lightning.editing.contexts import Contexts
 from lga_lightning.editing.delta import WeightDelta
 from lga_lightning.editing.published import published_for
 from lga_lightning.editing.second_moment import SecondMoment
-from lga_lightning.editing.target_value import TargetValues, TargetValueSettings, find_target_values
+from lga_lightning.editing.seeking import SeekingMethod
+from lga_lightning.editing.target_value import TargetValues
 from lga_lightning.families import edit_site
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from lga_lightning.requests import EditRequest
 
-
-class ROME(EditMethod):
+class ROME(SeekingMethod):
     """Writes W <- W + Lambda u^T so that the key of the bare prompt gives the target value.
 
     u = C^-1 k / |C^-1 k| for the key k averaged over contexts; Lambda = (v* - W k0) / (k0 . u) for the key k0 of the bare
@@ -62,33 +59,28 @@ class ROME(EditMethod):
         second_moment: str = "sampled",
         moment_tokens: int | None = None,
     ) -> None:
-        given = {"steps": steps, "weight_decay": weight_decay}
-        self._given = {name: value for name, value in given.items() if value is not None}
-        self._given |= {"learning_rate": learning_rate, "clamp": clamp, "kl_factor": kl_factor, "stop_loss": stop_loss}
-        TargetValueSettings(**self._given)  # type: ignore[arg-type]  # out of range fails here
-        self.contexts = Contexts(context_lengths, contexts_each)
-        self.second_moment = SecondMoment(second_moment, moment_tokens)
+        search = {
+            "steps": steps,
+            "learning_rate": learning_rate,
+            "weight_decay": weight_decay,
+            "clamp": clamp,
+            "kl_factor": kl_factor,
+            "stop_loss": stop_loss,
+        }
+        super().__init__(search, Contexts(context_lengths, contexts_each), SecondMoment(second_moment, moment_tokens))
 
-    def search(self, model: PreTrainedModel) -> TargetValueSettings:
-        """How the target value is sought in a model."""
+    def published_search(self, model: PreTrainedModel) -> dict[str, float]:
+        """Steps and weight decay."""
         known = published_for(model)
-        return TargetValueSettings(**{"steps": known.steps, "weight_decay": known.weight_decay, **self._given})  # type: ignore[arg-type]
+        return {"steps": known.steps, "weight_decay": known.weight_decay}
+
+    def sought_at(self, layers: Sequence[int]) -> int:
+        """The first layer; what comes after it is sought with the edits so far in place."""
+        return layers[0]
 
     def default_layers(self, model: PreTrainedModel) -> list[int]:
         """One block; see :func:`published_for`."""
         return [published_for(model).rome_layer]
-
-    def seek(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        requests: Sequence[EditRequest],
-        layers: Sequence[int],
-    ) -> TargetValues:
-        """Keys, and target values at the first layer."""
-        contexts = self.contexts.of(model, tokenizer)
-        self.second_moment.prepare(model, tokenizer, layers)
-        return find_target_values(model, tokenizer, requests, contexts, edit_site(model, layers[0]), self.search(model))
 
     def write(
         self,
@@ -117,16 +109,6 @@ class ROME(EditMethod):
             [N, d_in].
         """
         return keys[:, 0]
-
-    def settings(self, model: PreTrainedModel) -> dict[str, Any]:
-        """Name and settings, for result files."""
-        return {
-            "name": self.name,
-            **asdict(self.search(model)),
-            "context_lengths": list(self.contexts.lengths),
-            "contexts_each": self.contexts.each,
-            **self.second_moment.settings(model),
-        }
 
     def _write_at(self, layer: int, model: PreTrainedModel, groups: Sequence[TargetValues]) -> list[WeightDelta]:
         """One layer's updates."""

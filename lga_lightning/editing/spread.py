@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from lga_lightning.attribution import at_least_float32
-from lga_lightning.editing.base import EditMethod
 from lga_lightning.editing.contexts import Contexts, in_contexts
 from lga_lightning.editing.delta import WeightDelta, attached
 from lga_lightning.editing.published import WINDOW, published_for
 from lga_lightning.editing.second_moment import SecondMoment
-from lga_lightning.editing.target_value import TargetValues, TargetValueSettings, find_target_values
+from lga_lightning.editing.seeking import SeekingMethod
+from lga_lightning.editing.target_value import TargetValues
 from lga_lightning.encoding import encode_subjects
 from lga_lightning.errors import SettingError
 from lga_lightning.families import blocks, edit_site
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from lga_lightning.requests import EditRequest
 
 
-class Spread(EditMethod):
+class Spread(SeekingMethod):
     """MEMIT's scheme (arXiv 2210.07229, algorithm 1), in which its successors change the closed form.
 
     z = h0 + delta is sought at the last layer. Ascending over the layers, with the updates so far in place, the keys K [d_in, n]
@@ -64,15 +63,18 @@ class Spread(EditMethod):
         moment_tokens: int | None = None,
         window: int = WINDOW,
     ) -> None:
-        given = {"steps": steps, "learning_rate": learning_rate, "weight_decay": weight_decay, "clamp": clamp}
-        self._given = {name: value for name, value in given.items() if value is not None}
-        self._given |= {"kl_factor": kl_factor, "stop_loss": stop_loss}
-        TargetValueSettings(**self._given)  # type: ignore[arg-type]  # out of range fails here
+        search = {
+            "steps": steps,
+            "learning_rate": learning_rate,
+            "weight_decay": weight_decay,
+            "clamp": clamp,
+            "kl_factor": kl_factor,
+            "stop_loss": stop_loss,
+        }
+        super().__init__(search, Contexts(context_lengths, contexts_each), SecondMoment(second_moment, moment_tokens))
         if window < 1:
             raise SettingError(f"`window` must be at least 1, got {window}.")
         self.window = window
-        self.contexts = Contexts(context_lengths, contexts_each)
-        self.second_moment = SecondMoment(second_moment, moment_tokens)
 
     @abstractmethod
     def closed_form(self, model: PreTrainedModel, layer: int, keys: Tensor, memory: Tensor | None) -> Tensor:
@@ -96,38 +98,24 @@ class Spread(EditMethod):
         """The modules whose outputs are moved in the search; the last one's value is the target."""
         return [blocks(model)[layer]]
 
-    def search(self, model: PreTrainedModel) -> TargetValueSettings:
-        """How the target value is sought in a model."""
+    def published_search(self, model: PreTrainedModel) -> dict[str, float]:
+        """Steps, learning rate, weight decay and clamp."""
         known = published_for(model)
-        return TargetValueSettings(
-            **{
-                "steps": known.steps,
-                "learning_rate": known.memit_rate,
-                "weight_decay": known.weight_decay,
-                "clamp": known.memit_clamp,
-                **self._given,
-            }  # type: ignore[arg-type]
-        )
+        return {
+            "steps": known.steps,
+            "learning_rate": known.memit_rate,
+            "weight_decay": known.weight_decay,
+            "clamp": known.memit_clamp,
+        }
+
+    def sought_at(self, layers: Sequence[int]) -> int:
+        """The last layer."""
+        return layers[-1]
 
     def default_layers(self, model: PreTrainedModel) -> list[int]:
         """A window of blocks; see :func:`published_for`."""
         first, last = published_for(model).memit_layers
         return list(range(first, last + 1))
-
-    def seek(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        requests: Sequence[EditRequest],
-        layers: Sequence[int],
-    ) -> TargetValues:
-        """Target values at the last layer."""
-        contexts = self.contexts.of(model, tokenizer)
-        self.second_moment.prepare(model, tokenizer, layers)
-        site = edit_site(model, layers[-1])
-        return find_target_values(
-            model, tokenizer, requests, contexts, site, self.search(model), self.places(model, layers[-1])
-        )
 
     def write(
         self,
@@ -158,16 +146,6 @@ class Spread(EditMethod):
             if memory is not None:
                 memory[layer] = keys if seen is None else torch.cat([seen, keys])
         return deltas
-
-    def settings(self, model: PreTrainedModel) -> dict[str, Any]:
-        """Name and settings, for result files."""
-        return {
-            "name": self.name,
-            **asdict(self.search(model)),
-            "context_lengths": list(self.contexts.lengths),
-            "contexts_each": self.contexts.each,
-            **self.second_moment.settings(model),
-        }
 
     def _look(
         self,
@@ -205,3 +183,34 @@ class Spread(EditMethod):
             parts.append((self.contexts.grouped_mean(keys), *bare))
         keys, outputs_at, present = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
         return keys, outputs_at, present
+
+
+class WeightedSpread(Spread):
+    """Those in whose closed form C has a weight: C~ = lambda C.
+
+    Args:
+        moment_weight: lambda; None for what is published for the model.
+        arguments: Those of :class:`Spread`.
+    """
+
+    def __init__(self, moment_weight: float | None = None, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        if moment_weight is not None and not moment_weight > 0:
+            raise SettingError(f"`moment_weight` must be above 0, got {moment_weight}.")
+        self._moment_weight = moment_weight
+
+    @abstractmethod
+    def published_weight(self, model: PreTrainedModel) -> float:
+        """The lambda that is published for a model."""
+
+    def moment_weight(self, model: PreTrainedModel) -> float:
+        """The weight of C, lambda."""
+        return self.published_weight(model) if self._moment_weight is None else self._moment_weight
+
+    def weighted(self, model: PreTrainedModel, layer: int, keys: Tensor) -> Tensor:
+        """C~^-1 k for keys [n, d_in]: [n, d_in] in float64."""
+        return self.second_moment.solve(model, layer, keys.double()) / self.moment_weight(model)
+
+    def settings(self, model: PreTrainedModel) -> dict[str, Any]:
+        """Name and settings, for result files."""
+        return {**super().settings(model), "moment_weight": self.moment_weight(model)}
