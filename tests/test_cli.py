@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from lga_lightning import __main__ as entry
 from lga_lightning.cli import run
@@ -414,3 +415,40 @@ def test_moments_and_a_method_that_uses_them(model_folder, tmp_path, capsys):
     assert "layers1,2" in said
     folder = next((tmp_path / "cache" / "second-moments").iterdir())
     assert {path.name for path in folder.iterdir()} >= {"1.safetensors", "2.safetensors"}
+
+
+def test_two_processes_take_the_moments_of_one(model_folder, tmp_path):
+    (tmp_path / "texts.txt").write_text("\n\n".join(f"The capital of country {n} is old." for n in range(400)))
+    found = []
+    for devices in (1, 2):
+        cache = tmp_path / f"cache{devices}"
+        options = ["--model.layers=1-2", "--model.text=texts.txt", "--model.tokens=3000", "--model.save_every=1"]
+        done = shell(
+            "moments",
+            f"--model.model_name={model_folder}",
+            *options,
+            *QUICK,
+            f"--trainer.devices={devices}",
+            env={**os.environ, "XDG_CACHE_HOME": str(cache)},
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        folder = next((cache / "lga-lightning" / "second-moments").iterdir())
+        assert not (folder / "partial.safetensors").exists()
+        found.append([load_file(folder / f"{layer}.safetensors")["moment"] for layer in (1, 2)])
+    for one, two in zip(*found, strict=True):
+        torch.testing.assert_close(two, one, rtol=1e-6, atol=1e-9)
+
+
+def test_two_processes_edit_together_as_one_does(arguments, tmp_path):
+    contents = []
+    for devices in (1, 2):
+        root = tmp_path / f"together{devices}"
+        options = ["--model.layer=1", "--model.mode=batch", "--edits.generate=false", f"--trainer.devices={devices}"]
+        done = shell("validate", *arguments, *options, *FAST_EDIT, f"--trainer.default_root_dir={root}")
+        assert done.returncode == 0, done.stderr[-3000:]
+        contents.append(json.loads((root / "validation.json").read_text()))
+    one, two = contents
+    assert [row["id"] for row in one["requests"]] == [row["id"] for row in two["requests"]]
+    assert [point["edits"] for point in two["drift"]] == [1, 10, 13]
+    for name, metric in one["metrics"].items():
+        assert two["metrics"][name]["after"] == pytest.approx(metric["after"], abs=1e-6)

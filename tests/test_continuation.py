@@ -7,6 +7,8 @@ import torch
 
 from lga_lightning.continuation import Continuation
 from lga_lightning.encoding import EncodedAnswers, encode_answers
+from lga_lightning.families import blocks, edit_site
+from lga_lightning.hooks import added_to_output
 from lga_lightning.scoring import answer_logits
 from tests.helpers import VOCABULARY, requests, tiny_model
 
@@ -125,3 +127,40 @@ def test_rows_as_long_as_the_model_takes(family):
     model, batch = tiny_model(family, torch.float64), batch_of([(0, 3, 2), (50, 60, 4)])
     expected = answered(answer_logits(model, batch), batch)
     torch.testing.assert_close(answered(Continuation(model, batch).logits(), batch), expected, **EXACT)
+
+
+@pytest.mark.usefixtures("exact")
+@pytest.mark.parametrize("layer", [0, 1, 2])
+def test_blocks_below_a_change_run_once(family, layer):
+    model, batch = tiny_model(family, torch.float64), batch_of(BATCHES["here and there"])
+    place = edit_site(model, layer).module
+
+    def passes(ask, at, rows):
+        """Logits without a change, with one at the subject's last token, and without it again."""
+        found = [ask()]
+        for size in (1.0, 0.0):
+            change = torch.zeros(len(batch), rows, 24, dtype=torch.float64)
+            change[torch.arange(len(batch)), at] = size * torch.arange(24.0).double().sin()  # norms drop a constant
+            with added_to_output(place, lambda inputs, change=change: change, rows=len(batch)):
+                found.append(ask())
+        return [answered(logits, batch) for logits in found]
+
+    with torch.no_grad():
+        continuation = Continuation(model, batch, layer)
+        mine = passes(continuation.logits, 0, continuation.batch.input_ids.shape[1])
+        whole = passes(lambda: answer_logits(model, batch), batch.subject, batch.input_ids.shape[1])
+    for a, b in zip(mine, whole, strict=True):
+        torch.testing.assert_close(a, b, **EXACT)
+    assert (mine[1] - mine[0]).abs().max() > 1e-3
+    assert not any("forward" in module.__dict__ for module in model.modules())
+    computed = []
+    inner = next(
+        module
+        for module in blocks(model)[0].modules()
+        if isinstance(module, torch.nn.LayerNorm) or "Norm" in type(module).__name__
+    )
+    handle = inner.register_forward_pre_hook(lambda module, args: computed.append(module))
+    with torch.no_grad():
+        continuation.logits()
+    handle.remove()
+    assert bool(computed) == (layer == 0)
