@@ -6,7 +6,7 @@ import os
 import sys
 
 HELP = """\
-usage: lga [--help] [--version] {fit,validate,predict,moments} [options]
+usage: lga [--help] [--version] {fit,validate,predict,compare,moments} [options]
 
 Find the layer of a causal language model at which facts are best edited, edit them there, score the edits, and ship them.
 
@@ -17,6 +17,8 @@ commands:
              -> report.html, validation.json, requests.parquet
   predict    edit facts, score them, and write the edit
              -> adapter/ (a PEFT LoRA adapter), or with --merge merged/ (the edited model)
+  compare    let locators pick a layer each, and judge them by edits of other requests at every layer
+             -> comparison.md, comparison.json, comparison.png
   moments    estimate ahead of time, from text, the second moments of keys that MEMIT and others need
              -> a folder in the cache, where validate and predict find it
 
@@ -36,6 +38,9 @@ options of fit, validate and predict (all of them: lga fit --help, lga validate 
   --trainer.accelerator, --trainer.devices, ...   as in Lightning
   --config PATH                    a YAML file with any of these (configs/); --print_config writes one
   --ckpt_path PATH                 fit: go on where an interrupted run stopped (attribution.ckpt)
+
+options of compare, beside those of --model, --data and --trainer:
+  --compare.locators {NAME: LOCATOR, ...}, --compare.tests N, --compare.others [SOURCE, ...], --compare.candidates true
 
 options of moments:
   --model.model_name NAME, --model.layers LAYERS, --model.text SOURCE, --model.tokens N

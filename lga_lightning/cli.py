@@ -7,6 +7,7 @@ import logging
 import re
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -17,6 +18,8 @@ from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from lga_lightning.callbacks import AdapterWriter, EditReport, LayerAttribution
+from lga_lightning.comparison import LocatorComparison
+from lga_lightning.comparison_report import leave_comparison
 from lga_lightning.data.module import EditDataModule
 from lga_lightning.errors import DataError, SettingError
 from lga_lightning.module import LGAModule
@@ -43,6 +46,11 @@ TRAINER_DEFAULTS = {
 }
 
 
+# so that `--model.editor.steps` needs no `--model.editor`. As defaults of the parser they would hand their settings on to
+# whatever class a user chooses instead
+BEGIN_WITH = ("--model.locator=LGA", "--model.editor=RROME")
+
+
 class FrozenCLI(LightningCLI):
     """A LightningCLI for models that nobody trains."""
 
@@ -53,6 +61,18 @@ class FrozenCLI(LightningCLI):
         if strategy == "ddp" or (strategy == "auto" and _wants_ddp(config)):
             kwargs["strategy"] = FrozenDDPStrategy()
         return super().instantiate_trainer(**kwargs)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse the command line, or what stands for it."""
+        words = sys.argv[1:] if args is None else args
+        if isinstance(words, list | tuple):
+            self.config = parser.parse_args(self.begin(words))
+        else:
+            super().parse_arguments(parser, args)
+
+    def begin(self, words: Sequence[str]) -> list[str]:
+        """The words of a command line, after those that come first by themselves."""
+        return list(words)
 
 
 class MomentsCLI(FrozenCLI):
@@ -73,6 +93,44 @@ class MomentsCLI(FrozenCLI):
         self.trainer.predict(self.model, return_predictions=False)
         if self.trainer.is_global_zero:
             print_moments(self.model.key)
+
+
+class ComparisonCLI(FrozenCLI):
+    """``lga compare``: locators side by side."""
+
+    def __init__(self, args: ArgsType = None) -> None:
+        super().__init__(
+            LGAModule,
+            EditDataModule,
+            args=args,
+            run=False,
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            save_config_callback=None,
+            trainer_defaults=TRAINER_DEFAULTS,
+            parser_kwargs={"parser_mode": "yaml", "prog": "lga compare"},
+        )
+        root = Path(self.trainer.default_root_dir)
+        if self.trainer.is_global_zero:
+            root.mkdir(parents=True, exist_ok=True)
+            self.parser.save(self.config, root / "lga_compare.yaml", skip_none=False, overwrite=True)
+        result = self.config_init["compare"].run(self.model, self.datamodule, root, self._trainer_for)
+        if self.trainer.is_global_zero:
+            leave_comparison(result, root)
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """What is compared."""
+        parser.add_class_arguments(LocatorComparison, "compare")
+        parser.set_defaults({"model.only_known": True})  # causal tracing counts no others
+
+    def begin(self, words: Sequence[str]) -> list[str]:
+        """A locator and an editor to begin with."""
+        return [*BEGIN_WITH, *words]
+
+    def _trainer_for(self, folder: Path, callback: L.Callback) -> L.Trainer:
+        callbacks = [*(self._get(self.config_init, "trainer.callbacks") or []), callback]
+        return self.instantiate_trainer(default_root_dir=str(folder), callbacks=callbacks)
 
 
 class LGACLI(FrozenCLI):
@@ -120,17 +178,10 @@ class LGACLI(FrozenCLI):
             parser.set_defaults({"return_predictions": False})
         return parser
 
-    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Parse, with a locator and an editor to begin with, so that ``--model.editor.steps`` needs no ``--model.editor``.
-
-        As defaults of the parser they would hand their settings on to whatever class a user chooses instead.
-        """
-        words = sys.argv[1:] if args is None else args
-        if isinstance(words, list | tuple) and words and not words[0].startswith("-"):
-            words = [words[0], "--model.locator=LGA", "--model.editor=RROME", *words[1:]]
-            self.config = parser.parse_args(words)
-        else:
-            super().parse_arguments(parser, args)
+    def begin(self, words: Sequence[str]) -> list[str]:
+        """A locator and an editor to begin with, for the verb."""
+        verb = [word for word in words[:1] if not word.startswith("-")]
+        return [*verb, *(BEGIN_WITH if verb else ()), *words[len(verb) :]]
 
     def before_instantiate_classes(self) -> None:
         """Name the saved configuration after the verb, and look for the checkpoint before the model is loaded."""
@@ -166,7 +217,9 @@ def run(args: ArgsType = None) -> FrozenCLI:
         logging.getLogger(name).addFilter(lambda record: not EXPECTED.search(record.getMessage()))
     try:
         words = list(args) if isinstance(args, list | tuple) else sys.argv[1:]
-        return MomentsCLI(words[1:]) if words[:1] == ["moments"] else LGACLI(args)
+        verbs: dict[str, type[FrozenCLI]] = {"moments": MomentsCLI, "compare": ComparisonCLI}
+        verb = verbs.get(words[0]) if words else None
+        return verb(words[1:]) if verb else LGACLI(args)
     except MisconfigurationException as error:
         raise SettingError(str(error)) from error
     except (UnpicklingError, EOFError) as error:

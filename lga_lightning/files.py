@@ -81,7 +81,11 @@ def already_there(path: Path) -> SettingError:
 
 def write_json(path: Path, content: Any) -> None:
     """Write a JSON file whole; numbers that are not finite become null."""
-    text = json.dumps(_finite(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    write_text(path, json.dumps(_finite(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole, in UTF-8."""
 
     def write(scratch: Path) -> None:
         scratch.write_text(text, encoding="utf-8")

@@ -13,7 +13,7 @@ from lga_lightning._version import __version__
 from lga_lightning.charts import drift_chart, is_sweep, layer_chart
 from lga_lightning.errors import LGAError
 from lga_lightning.examples import read_examples
-from lga_lightning.files import write_whole
+from lga_lightning.files import write_text
 from lga_lightning.heatmap import HEAT_MAP_FILE
 from lga_lightning.report import (
     mode_in_words,
@@ -42,12 +42,7 @@ def write_report(root: Path) -> None:
     Args:
         root: The folder of a run: ``default_root_dir``.
     """
-    page = render_report(root)
-
-    def write(scratch: Path) -> None:
-        scratch.write_text(page, encoding="utf-8")
-
-    write_whole(root / REPORT_FILE, write)
+    write_text(root / REPORT_FILE, render_report(root))
 
 
 def render_report(root: Path) -> str:

@@ -22,6 +22,7 @@ from lga_lightning.families import blocks
 from lga_lightning.generation import greedy_answers
 from lga_lightning.loading import load_model
 from lga_lightning.locators import LGA, LayerLocator, LayerSweep
+from lga_lightning.locators.base import knows_old_answer
 from lga_lightning.outcomes import Outcome
 from lga_lightning.requests import EditRequest
 from lga_lightning.results import find_layers
@@ -70,12 +71,10 @@ class LGAModule(L.LightningModule):
         self.strict_loading = False  # checkpoints hold no weights
         self.model_name = model_name
         self.layer = layer
-        self.locator = locator or LGA()
         self.editor = editor or RROME()
+        self.take_locator(locator or LGA())
         self.given_mode = mode
         self.mode: Mode = mode or "independent"
-        if isinstance(self.locator, LayerSweep):
-            self.locator.editor = self.locator.editor or self.editor
         self.only_known = only_known
         self.dtype_name = dtype
         self.attn_implementation = attn_implementation
@@ -89,6 +88,12 @@ class LGAModule(L.LightningModule):
         self.drift: list[Drift] = []
         self._run: EditingRun | None = None
         self._sought: list[Sought] = []
+
+    def take_locator(self, locator: LayerLocator) -> None:
+        """Score layers by another locator from now on; a sweep edits as the module does, if it does not say how."""
+        self.locator = locator
+        if isinstance(locator, LayerSweep):
+            locator.editor = locator.editor or self.editor
 
     def configure_model(self) -> None:
         """Load the language model, once."""
@@ -296,14 +301,19 @@ def score_requests(
         NonFiniteScoreError: If a score is not finite.
     """
     requests = with_old_targets(llm, tokenizer, batch.requests)
-    usable = [row for row, request in enumerate(requests) if request is not None]
+    usable = [(row, request) for row, request in enumerate(requests) if request is not None]
     status = torch.full((len(requests),), 2)
     values = torch.zeros(len(requests), len(locator.columns), len(blocks(llm)))
+    if usable and only_known and locator.costly:
+        known = knows_old_answer(llm, tokenizer, [request for _, request in usable]).tolist()
+        status[[row for row, _ in usable]] = 1
+        usable = [pair for pair, knows in zip(usable, known, strict=True) if knows]
     if usable:
-        evidence = locator.score(llm, tokenizer, [request for request in requests if request is not None])
+        rows = [row for row, _ in usable]
+        evidence = locator.score(llm, tokenizer, [request for _, request in usable])
         values = values.to(evidence.values)
-        values[usable] = evidence.values.detach()
-        status[usable] = (~evidence.known).long().cpu() if only_known or locator.only_known else 0
+        values[rows] = evidence.values.detach()
+        status[rows] = (~evidence.known).long().cpu() if only_known or locator.only_known else 0
     check_finite(values[:, 0], batch.requests, llm.dtype)
     return {"index": torch.tensor(batch.index), "values": values, "status": status}
 

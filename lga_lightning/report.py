@@ -149,6 +149,8 @@ def remarks(attribution: Attribution) -> list[str]:
             "Every score is negative: the model knows these facts, and the signed sum then favours layers that have little to do "
             "with them. Compare with --model.locator.aggregate magnitude."
         )
+    if attribution.seconds is not None:
+        said.append(f"Scored in {attribution.seconds:.1f} s.")
     if attribution.stopped_early is not None:
         early = attribution.stopped_early
         said.append(f"Ended early, after {early['after']} of {early['of']} requests: the choice was settled.")

@@ -48,6 +48,7 @@ class Attribution:
         requests_to_settle: About how many requests would settle the choice; None where it is settled, or there is no telling.
         stopped_early: ``{"after": 64, "of": 129, "confidence": 0.95}`` for a run that ended before its last request.
         relations: A layer for each relation, where the data has relations.
+        seconds: How long the scores took; None where nobody looked.
     """
 
     model: str
@@ -66,6 +67,7 @@ class Attribution:
     requests_to_settle: int | None = None
     stopped_early: dict[str, float] | None = None
     relations: RelationLayers | None = None
+    seconds: float | None = None
 
     def save(self, path: Path) -> None:
         """Write the file, whole."""

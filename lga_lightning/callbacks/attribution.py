@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +29,8 @@ from lga_lightning.results import ATTRIBUTION_FILE, Attribution, means_by_layer,
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from lga_lightning.data.module import EditDataModule
 
 CHECKPOINT_FILE = "attribution.ckpt"
 PICTURE_FILE = "layers.png"
@@ -62,9 +65,11 @@ class LayerAttribution(L.Callback):
         every_n_epochs: How often to score the layers of a module of yours.
         stop_at_confidence: End ``fit`` when, at two looks in a row, this share of bootstrap resamples chooses the same layer
             (0.95, say), and at least 32 requests count. None scores all requests (:class:`LGAModule` only).
+        verbose: Print the result. False where another program (``lga compare``) does, and resumes by itself.
 
     Attributes:
         attribution: The latest result.
+        seconds: How long the scores of :class:`LGAModule` took, with what the locator prepared for them.
 
     Example:
         >>> from lga_lightning.callbacks import LayerAttribution
@@ -83,6 +88,7 @@ class LayerAttribution(L.Callback):
         batch_size: int = 8,
         every_n_epochs: int = 1,
         stop_at_confidence: float | None = None,
+        verbose: bool = True,
     ) -> None:
         for name, number in (
             ("checkpoint_every", checkpoint_every),
@@ -103,8 +109,11 @@ class LayerAttribution(L.Callback):
         self.batch_size = batch_size
         self.every_n_epochs = every_n_epochs
         self.stop_at_confidence = stop_at_confidence
+        self.verbose = verbose
         self.scores = LayerScores()
         self.attribution: Attribution | None = None
+        self.seconds = 0.0
+        self._since = 0.0
         self._loaded = LoadedRequests([])
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._next_look = 1
@@ -125,6 +134,7 @@ class LayerAttribution(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Score a module of the user's as it is before training."""
         self.scores.to(pl_module.device)
+        self._since = time.perf_counter()
         if not isinstance(pl_module, LGAModule):
             self._profile(trainer, pl_module)
 
@@ -139,9 +149,11 @@ class LayerAttribution(L.Callback):
         """Take in the scores of a batch of :class:`LGAModule`."""
         if isinstance(pl_module, LGAModule):
             self.scores.update(**outputs)
+            self.seconds += time.perf_counter() - self._since
             self._look(trainer, pl_module, batch_idx + 1)
             if batch_idx == 0 or (batch_idx + 1) % self.checkpoint_every == 0:
                 _save(trainer)
+            self._since = time.perf_counter()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Choose the layer and leave the results."""
@@ -159,7 +171,8 @@ class LayerAttribution(L.Callback):
             if getattr(self.locator, "heat_map", False):
                 draw_heat_map(self.attribution, root / HEAT_MAP_FILE)
             write_report(root)
-            print_attribution(self.attribution, root)
+            if self.verbose:
+                print_attribution(self.attribution, root)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Leave a checkpoint when the user interrupts a run.
@@ -172,33 +185,28 @@ class LayerAttribution(L.Callback):
             _save(trainer)
         path = Path(trainer.default_root_dir) / CHECKPOINT_FILE
         if path.exists():
-            rank_zero_warn(f"Interrupted. Go on with the same command and --ckpt_path {path}")
+            option = f" and --ckpt_path {path}" if self.verbose else ""
+            rank_zero_warn(f"Interrupted. Go on with the same command{option}")
 
     def state_dict(self) -> dict[str, Any]:
         """All scores so far, of all processes (every process calls this), and what they are scores of."""
-        return {"scores": self.scores.snapshot()}
+        return {"scores": self.scores.snapshot(), "seconds": self.seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up the scores of a checkpoint."""
         self.scores.restore(state_dict["scores"])
+        self.seconds = state_dict.get("seconds", 0.0)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Note what the scores are scores of."""
         if isinstance(pl_module, LGAModule):
-            checkpoint[FINGERPRINT] = _fingerprint(trainer, pl_module)
+            checkpoint[FINGERPRINT] = fingerprint(pl_module, trainer.datamodule)  # type: ignore[attr-defined]
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of something else; tell the data module what is done."""
         if not isinstance(pl_module, LGAModule):
             return
-        made_with, wanted = checkpoint.get(FINGERPRINT, {}), _fingerprint(trainer, pl_module)
-        differ = [name for name in wanted if made_with.get(name) != wanted[name]]
-        if differ:
-            raise DataError(
-                "The checkpoint belongs to another run: "
-                + "; ".join(f"its {name} is {made_with.get(name)!r}, not {wanted[name]!r}" for name in differ)
-                + ". Resume with the settings it was made with, or start anew without --ckpt_path."
-            )
+        check_fingerprint(checkpoint, pl_module, trainer.datamodule)  # type: ignore[attr-defined]
         scores = checkpoint["callbacks"][self.state_key]["scores"]
         trainer.datamodule.done = frozenset(scores["index"].tolist()) if scores else ()  # type: ignore[attr-defined]
 
@@ -284,6 +292,7 @@ class LayerAttribution(L.Callback):
             relations=self.locator.choose_by_relation(
                 scores, [requests[row].relation for row in index[status == 0].tolist()]
             ),
+            seconds=self.seconds or None,
         )
 
 
@@ -292,7 +301,23 @@ def _save(trainer: L.Trainer) -> None:
     trainer.save_checkpoint(Path(trainer.default_root_dir) / CHECKPOINT_FILE, weights_only=False)
 
 
-def _fingerprint(trainer: L.Trainer, module: LGAModule) -> dict[str, str]:
+def check_fingerprint(checkpoint: dict[str, Any], module: LGAModule, data: EditDataModule) -> None:
+    """Refuse the checkpoint of something else.
+
+    Raises:
+        DataError: Says what differs.
+    """
+    made_with, wanted = checkpoint.get(FINGERPRINT, {}), fingerprint(module, data)
+    differ = [name for name in wanted if made_with.get(name) != wanted[name]]
+    if differ:
+        raise DataError(
+            "The checkpoint belongs to another run: "
+            + "; ".join(f"its {name} is {made_with.get(name)!r}, not {wanted[name]!r}" for name in differ)
+            + ". Resume with the settings it was made with, or start anew: without --ckpt_path, or in another folder."
+        )
+
+
+def fingerprint(module: LGAModule, data: EditDataModule) -> dict[str, str]:
     """What a checkpoint's scores depend on."""
     return {
         "model": module.model_name,
@@ -300,5 +325,5 @@ def _fingerprint(trainer: L.Trainer, module: LGAModule) -> dict[str, str]:
         "only_known": str(module.only_known),
         "locator": type(module.locator).__name__,
         **{name: str(setting) for name, setting in module.locator.settings(module.language_model[0]).items()},
-        "requests": trainer.datamodule.fingerprint,  # type: ignore[attr-defined]
+        "requests": data.fingerprint,
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Collection
+from typing import Literal
 
 import lightning as L
 
@@ -39,6 +40,7 @@ class EditDataModule(L.LightningDataModule):
             ``validate``.
         zsre_target: For the format ``zsre_mend_eval``: which answer is edited in, ``alt`` or ``answers[0]``.
         chat_template: Ask all questions as a user does in a chat, by the chat template of the model's tokenizer.
+        split: Use the requests of this split, whatever the verb.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class EditDataModule(L.LightningDataModule):
         proxy_share: float | None = None,
         zsre_target: ZsreTarget = "alt",
         chat_template: bool = False,
+        split: Literal["proxy", "test"] | None = None,
     ) -> None:
         super().__init__()
         if batch_size < 1:
@@ -67,6 +70,7 @@ class EditDataModule(L.LightningDataModule):
         self.proxy_share = proxy_share
         self.zsre_target = zsre_target
         self.chat_template = chat_template
+        self.split = split
         self.done: Collection[int] = ()
         self.loaded = LoadedRequests([])
 
@@ -93,7 +97,7 @@ class EditDataModule(L.LightningDataModule):
             self.format,
             limit=self.limit,
             strict=self.strict,
-            split=SPLITS.get(stage),
+            split=self.split or SPLITS.get(stage),
             relations=self.relations,
             seed=self.seed,
             proxy_share=self.proxy_share,

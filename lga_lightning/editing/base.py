@@ -62,6 +62,17 @@ class EditMethod(ABC):
     name: str
     window: int = 1
 
+    def prepare(  # noqa: B027 - some have nothing to do
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, layers: Sequence[int]
+    ) -> None:
+        """Have at hand what editing some layers needs and no request changes; :meth:`seek` sees to it by itself.
+
+        Args:
+            model: A causal language model, not edited so far.
+            tokenizer: Its fast tokenizer.
+            layers: Indices of blocks.
+        """
+
     @abstractmethod
     def seek(
         self,

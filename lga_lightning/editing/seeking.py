@@ -52,6 +52,11 @@ class SeekingMethod(EditMethod):
         """How the target value is sought in a model."""
         return TargetValueSettings(**{**self.published_search(model), **self._search})  # type: ignore[arg-type]
 
+    def prepare(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, layers: Sequence[int]) -> None:
+        """Sample the context texts, and find the second moments of the layers in one pass."""
+        self.contexts.of(model, tokenizer)
+        self.second_moment.prepare(model, tokenizer, layers)
+
     def seek(
         self,
         model: PreTrainedModel,
@@ -60,8 +65,8 @@ class SeekingMethod(EditMethod):
         layers: Sequence[int],
     ) -> TargetValues:
         """Keys and target values."""
+        self.prepare(model, tokenizer, layers)
         contexts = self.contexts.of(model, tokenizer)
-        self.second_moment.prepare(model, tokenizer, layers)
         layer = self.sought_at(layers)
         site, places = edit_site(model, layer), self.places(model, layer)
         return find_target_values(model, tokenizer, requests, contexts, site, self.search(model), places)

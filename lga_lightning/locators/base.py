@@ -48,6 +48,9 @@ class LayerLocator(ABC):
     columns: tuple[str, ...] = ("scores",)
     """What is kept for each request and layer; the first is what layers are chosen by."""
 
+    costly: bool = False
+    """Whether a score takes so long that requests which will not count had better be left out before."""
+
     only_known: bool = False
     """Whether requests count only where the model gives the old target, whatever the run's own setting."""
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Measure = Literal["dot", "cosine", "new_norm", "dot_per_old_norm", "dot_per_new_norm"]
+MEASURES: tuple[str, ...] = get_args(Measure)
 
 
 class LGA(LayerLocator):
@@ -55,8 +56,8 @@ class LGA(LayerLocator):
         super().__init__(kappa, aggregate)
         if scope not in SCOPES:
             raise SettingError(f"`scope` must be one of {list(SCOPES)}, got {scope!r}.")
-        if measure not in get_args(Measure):
-            raise SettingError(f"`measure` must be one of {list(get_args(Measure))}, got {measure!r}.")
+        if measure not in MEASURES:
+            raise SettingError(f"`measure` must be one of {list(MEASURES)}, got {measure!r}.")
         self.scope: Scope = scope
         self.measure: Measure = measure
 
@@ -81,21 +82,36 @@ class LGA(LayerLocator):
         # a gradient of zero may come out a rounding error below zero
         old, new = (gram[..., side, side].clamp_min(0).sqrt() for side in range(2))
         dot = gram[..., 0, 1]
-        tiny = torch.finfo(dot.dtype).tiny
-        cosine = dot / (old * new).clamp_min(tiny)
-        measured = {
-            "dot": dot,
-            "cosine": cosine,
-            "new_norm": new,
-            "dot_per_old_norm": dot / old.clamp_min(tiny),
-            "dot_per_new_norm": dot / new.clamp_min(tiny),
-        }[self.measure]
+        cosine = dot / (old * new).clamp_min(torch.finfo(dot.dtype).tiny)
+        values = torch.stack([dot, cosine, old, new], dim=1)
+        values[:, 0] = remeasured(values, self.measure)
         right = token_accuracy(logits.argmax(-1), batch.labels)
-        return Evidence(values=torch.stack([measured, cosine, old, new], dim=1), known=right[::2] == 1)
+        return Evidence(values, known=right[::2] == 1)
 
     def settings(self, model: PreTrainedModel) -> dict[str, Any]:
         """Scope and measure."""
         return {"scope": self.scope, "measure": self.measure}
+
+
+def remeasured(values: Tensor, measure: str) -> Tensor:
+    """Another measure of the same gradients.
+
+    Args:
+        values: [N, 4, L] evidence of :class:`LGA` with the measure ``dot``.
+        measure: One of ``MEASURES``.
+
+    Returns:
+        [N, L] scores.
+    """
+    dot, cosine, old, new = values.unbind(1)
+    tiny = torch.finfo(values.dtype).tiny
+    return {
+        "dot": dot,
+        "cosine": cosine,
+        "new_norm": new,
+        "dot_per_old_norm": dot / old.clamp_min(tiny),
+        "dot_per_new_norm": dot / new.clamp_min(tiny),
+    }[measure]
 
 
 def encode_pairs(tokenizer: PreTrainedTokenizerBase, requests: Sequence[EditRequest]) -> EncodedAnswers:

@@ -38,10 +38,18 @@ class LayerSweep(LayerLocator):
     """
 
     columns = ("scores", "rewrite", "rephrase", "locality")
+    costly = True
 
     def __init__(self, editor: EditMethod | None = None) -> None:
         super().__init__(kappa=None, aggregate="mean")
         self.editor = editor
+
+    def prepare(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, requests: Sequence[EditRequest]
+    ) -> None:
+        """Find what the editor needs at all layers, in one pass."""
+        self.editor = self.editor or RROME()
+        self.editor.prepare(model, tokenizer, range(len(blocks(model))))
 
     def score(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, requests: Sequence[EditRequest]

@@ -1,0 +1,50 @@
+"""Keep the requests of a data set whose old answer a model gives by itself, as JSON Lines for ``--data.requests``.
+
+python benchmarks/known.py --data counterfact-edit.json --output known.jsonl [--model smollm2-135m]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import track
+
+from lga_lightning import load_model, load_requests
+from lga_lightning.data.batches import RequestBatches
+from lga_lightning.files import write_text
+from lga_lightning.locators.base import knows_old_answer
+from lga_lightning.requests import EditRequest
+
+
+def as_row(request: EditRequest) -> dict:
+    """A request in our format, less what it does not have."""
+    return {name: content for name, content in asdict(request).items() if content}
+
+
+def main() -> None:
+    """Ask about every request, and write down those that are known."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--batch-size", type=int, default=64)
+    args = parser.parse_args()
+    model, tokenizer = load_model(args.model)
+    model.to(args.device)
+    requests = [r for r in load_requests(args.data).requests if r.target_old is not None]
+    known = set()
+    for batch in track(list(RequestBatches(requests, args.batch_size)), description="Asking"):
+        answers = knows_old_answer(model, tokenizer, batch.requests).tolist()
+        known |= {index for index, knows in zip(batch.index, answers, strict=True) if knows}
+    lines = "".join(json.dumps(as_row(requests[index]), ensure_ascii=False) + "\n" for index in sorted(known))
+    write_text(args.output, lines)
+    Console().print(f"{len(known)} of {len(requests)} facts are known: {args.output}")
+
+
+if __name__ == "__main__":
+    main()
