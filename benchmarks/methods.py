@@ -150,7 +150,7 @@ def main() -> None:
     path = Path(options.output)
     model, tokenizer = load_model(options.model, options.dtype, options.attention)
     requests = known_requests(model, tokenizer, options.requests, options.count)
-    locator = LGA(scope="mlp_out", aggregate="magnitude")
+    locator = LGA(scope="mlp_out", measure="dot", aggregate="magnitude", neighbours=0)
     proxies = load_requests(split="proxy").requests
     evidence = [locator.score(model, tokenizer, proxies[start : start + 8]).values[:, 0] for start in range(0, 128, 8)]
     choice = choose(torch.cat(evidence).abs())

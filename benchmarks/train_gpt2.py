@@ -7,6 +7,7 @@ A Lightning training run with :class:`LayerAttribution` in it. It leaves in the 
 
 - the model and its tokenizer, which ``--model.model_name FOLDER`` loads;
 - ``facts.jsonl``: the facts as edit requests, for ``--data.requests``; the proxy and the test split share no subject;
+- ``development.jsonl``: the proxy split again, as a data set of its own, to try things on without a look at the test split;
 - ``profile/metrics.csv``: loss, and score by layer, as training goes on;
 - ``known.json``: how many of the facts the trained model gives, greedily, by relation.
 """
@@ -29,7 +30,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from lga_lightning import LGA, LayerAttribution
+from lga_lightning import LayerAttribution
+from lga_lightning.files import write_text
 from lga_lightning.generation import greedy_answers
 
 SIZES = {
@@ -126,6 +128,11 @@ def known_facts(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, fact
     return {"all": right.total() / asked.total()} | {kind: right[kind] / asked[kind] for kind in asked}
 
 
+def as_lines(rows: list[dict]) -> str:
+    """JSON Lines."""
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
 def main() -> None:
     """Build the data, train, save, and check what the model knows."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -142,7 +149,10 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     facts = make_facts(size["people"], size["towns"], args.seed)
     rows = make_requests(facts, args.seed)
-    (folder / "facts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    write_text(folder / "facts.jsonl", as_lines(rows))
+    write_text(
+        folder / "development.jsonl", as_lines([{**row, "split": None} for row in rows if row["split"] == "proxy"])
+    )
     tokenizer = build_tokenizer(corpus(facts, random.Random(args.seed)), vocabulary=1024)
     tokenizer.save_pretrained(folder)
     config = GPT2Config(
@@ -162,7 +172,6 @@ def main() -> None:
         proxies=str(folder / "facts.jsonl"),
         model="llm",
         tokenizer=str(folder),
-        locator=LGA(scope="mlp_out", aggregate="magnitude"),
         limit=64,
         batch_size=16,
     )

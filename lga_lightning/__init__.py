@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from lga_lightning.editing.run import EditingRun
     from lga_lightning.evaluation import Evaluation, evaluate
     from lga_lightning.loading import load_model
-    from lga_lightning.locators import LGA, CausalTracing, FixedLayer, LayerLocator, LayerSweep, MiddleLayer
+    from lga_lightning.locators import LGA, CausalTracing, FixedLayer, LayerLocator, LayerSweep, MiddleLayer, PaperLGA
     from lga_lightning.module import LGAModule
     from lga_lightning.requests import EditRequest, Probe
     from lga_lightning.strategies import FrozenDDPStrategy
@@ -49,6 +49,7 @@ _PLACES = {
     "FixedLayer": "locators",
     "LayerSweep": "locators",
     "MiddleLayer": "locators",
+    "PaperLGA": "locators",
     "LGAModule": "module",
     "EditRequest": "requests",
     "Probe": "requests",
@@ -81,6 +82,7 @@ __all__ = [
     "LayerLocator",
     "LayerSweep",
     "MiddleLayer",
+    "PaperLGA",
     "Probe",
     "WeightDelta",
     "__version__",

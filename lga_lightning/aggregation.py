@@ -76,6 +76,26 @@ def contributions(scores: Tensor, aggregate: Aggregate = "sum") -> Tensor:
     return scores
 
 
+def shared(contributed: Tensor, neighbours: int) -> Tensor:
+    """Each layer's contributions as the mean over it and its neighbours.
+
+    Edits of adjacent layers do much the same, so their evidence is about the same thing; a spike of a single layer is not.
+
+    Args:
+        contributed: [N, L] contributions.
+        neighbours: How many on either side; at the ends of the model there are fewer.
+
+    Example:
+        >>> shared(torch.tensor([[9.0, 0.0, 0.0, 3.0]]), 1).tolist()
+        [[4.5, 3.0, 1.0, 1.5]]
+    """
+    if not neighbours:
+        return contributed
+    width = 2 * neighbours + 1
+    mean = torch.nn.functional.avg_pool1d
+    return mean(contributed.unsqueeze(1), width, stride=1, padding=neighbours, count_include_pad=False).squeeze(1)
+
+
 @dataclass(frozen=True)
 class RelationLayers:
     """The layer that each kind of request would have for itself, and whether the kinds differ.

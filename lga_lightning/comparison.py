@@ -17,7 +17,7 @@ from lga_lightning.callbacks.attribution import CHECKPOINT_FILE, LayerAttributio
 from lga_lightning.data.module import EditDataModule
 from lga_lightning.errors import DataError, SettingError
 from lga_lightning.files import write_json
-from lga_lightning.locators import LGA, CausalTracing, FixedLayer, LayerLocator, LayerSweep, MiddleLayer
+from lga_lightning.locators import LGA, CausalTracing, FixedLayer, LayerLocator, LayerSweep, MiddleLayer, PaperLGA
 from lga_lightning.metrics import LayerScores
 from lga_lightning.module import LGAModule
 from lga_lightning.results import SCHEMA, versions
@@ -140,7 +140,8 @@ class LocatorComparison:
             the editor's papers take, and the middle one.
         tests: Use the first so many test requests; None for all.
         others: More data sets, as ``--data.requests`` takes them: does the layer carry over to their test requests?
-        candidates: Also judge every rule that LGA's evidence allows: all measures under all aggregates, with and without fences.
+        candidates: Also judge every rule that LGA's evidence allows: all measures under all aggregates, with and without fences
+            and neighbours, for the scope of each :class:`LGA` among the locators.
         batch_size: Test requests a batch of the sweep.
     """
 
@@ -205,19 +206,17 @@ class LocatorComparison:
         rows = [_row(name, locators[name], found[name], sweeps, per_request, module) for name in locators]
         candidates = []
         if self.candidates:
-            for name, locator in locators.items():
-                if isinstance(locator, LGA) and locator.measure == "dot":
-                    candidates += judge_candidates(locator.scope, found[name].evidence, sweeps[0].values)
+            by_scope = {locator.scope: name for name, locator in locators.items() if isinstance(locator, LGA)}
+            for scope, name in by_scope.items():
+                candidates += judge_candidates(scope, found[name].evidence, sweeps[0].values)
             candidates.sort(key=lambda candidate: candidate.expected_regret)
         editor = module.editor.settings(llm)
         return Comparison(module.model_name, pairs[0][0].name, editor, truths, rows, candidates)
 
     def _usual(self, module: LGAModule) -> dict[str, LayerLocator]:
         locators: dict[str, LayerLocator] = {type(module.locator).__name__: module.locator}
-        paper = LGA()
-        own = module.locator
-        if not isinstance(own, LGA) or vars(own) != vars(paper):
-            locators["LGA, the paper's rule"] = paper
+        if not isinstance(module.locator, PaperLGA):
+            locators["PaperLGA"] = PaperLGA()
         locators["CausalTracing"] = CausalTracing()
         default = module.editor.default_layers(module.language_model[0])
         locators[f"{module.editor.name}'s default"] = FixedLayer(default[-1])
@@ -321,6 +320,7 @@ def _row(
             "class": type(locator).__name__,
             "aggregate": locator.aggregate,
             "kappa": locator.kappa,
+            **({"neighbours": locator.neighbours} if isinstance(locator, LGA) else {}),
             **locator.settings(module.language_model[0]),
         },
     )

@@ -135,7 +135,7 @@ def candidates_sheet(result: Comparison) -> Sheet | None:
     """Every rule, the best first."""
     if not result.candidates:
         return None
-    headings = ("scope, measure, aggregate", "fences", "layer", "sure", "regret", "expected")
+    headings = ("scope, measure, aggregate", "fences", "neighbours", "layer", "sure", "regret", "expected")
     rows = [_candidate(candidate) for candidate in result.candidates]
     note = f"Regret: with all proxies. Expected: with {result.candidates[0].requests} of them."
     return Sheet(f"All {len(rows)} rules of LGA, by expected regret", headings, rows, note)
@@ -219,6 +219,7 @@ def _candidate(candidate: Candidate) -> list[str]:
     return [
         f"{candidate.scope}, {candidate.measure}, {candidate.aggregate}",
         "none" if candidate.kappa is None else f"{candidate.kappa:g}",
+        str(candidate.neighbours),
         str(candidate.layer),
         f"{candidate.confidence:.0%}",
         f"{candidate.regret:.1f}",

@@ -21,7 +21,7 @@ from transformers.pytorch_utils import Conv1D
 
 from lga_lightning.errors import LayerError, ModelError
 
-Scope = Literal["mlp", "mlp_out", "attention", "block"]
+Scope = Literal["mlp", "mlp_out", "attention", "block", "value"]
 SCOPES: tuple[str, ...] = get_args(Scope)
 NORMS_AFTER_MLP = ("post_feedforward_layernorm", "post_mlp_layernorm")
 
@@ -199,7 +199,8 @@ def attribution_sites(model: PreTrainedModel, scope: Scope = "mlp") -> list[list
     Args:
         model: A causal language model.
         scope: ``mlp`` (all matrices of the MLP), ``mlp_out`` (its out-projection, the matrix that is edited),
-            ``attention`` (all matrices of the attention) or ``block`` (every parameter: matrices, biases, norms).
+            ``attention`` (all matrices of the attention), ``block`` (every parameter: matrices, biases, norms) or ``value``
+            (the out-projection again, of whose output the gradient is meant).
 
     Raises:
         ValueError: If the scope is none of these.
@@ -209,7 +210,7 @@ def attribution_sites(model: PreTrainedModel, scope: Scope = "mlp") -> list[list
         raise ValueError(f"`scope` must be one of {list(SCOPES)}, got {scope!r}.")
     sites = []
     for layer, (name, block) in enumerate(_named_blocks(model)):
-        if scope == "mlp_out":
+        if scope in ("mlp_out", "value"):
             site = edit_site(model, layer)
             found = [Site(site.name, site.module, bias=False)]
         elif scope == "block":

@@ -88,12 +88,13 @@ def score_in_words(attribution: Attribution) -> str:
     """What the vertical axis shows."""
     if attribution.aggregate == "mean":
         return "score: mean over requests"
-    dot = attribution.scope and attribution.settings.get("measure", "dot") == "dot"
-    measure = "⟨$g_{old}$, $g_{new}$⟩" if dot else attribution.settings.get("measure", "scores")
+    measure = attribution.settings.get("measure", "dot" if attribution.scope else "scores")
+    measure = {"dot": "⟨$g_{old}$, $g_{new}$⟩", "new_norm": "|$g_{new}$|"}.get(measure, measure)
     if attribution.aggregate.startswith("magnitude"):
         measure = f"|{measure}|"
     way = attribution.aggregate.removeprefix("magnitude").removeprefix("_")
-    return f"score: sum over requests of {measure}" + (f", as {way}" if way not in ("", "sum") else "")
+    shared = f", with {attribution.neighbours} neighbour(s) on either side" if attribution.neighbours else ""
+    return f"score: sum over requests of {measure}" + (f", as {way}" if way not in ("", "sum") else "") + shared
 
 
 def print_attribution(attribution: Attribution, root: Path, top: int = 8) -> None:

@@ -49,6 +49,7 @@ class Attribution:
         stopped_early: ``{"after": 64, "of": 129, "confidence": 0.95}`` for a run that ended before its last request.
         relations: A layer for each relation, where the data has relations.
         seconds: How long the scores took; None where nobody looked.
+        neighbours: How many layers on either side shared their evidence.
     """
 
     model: str
@@ -68,6 +69,7 @@ class Attribution:
     stopped_early: dict[str, float] | None = None
     relations: RelationLayers | None = None
     seconds: float | None = None
+    neighbours: int = 0
 
     def save(self, path: Path) -> None:
         """Write the file, whole."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from statistics import fmean
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from lga_lightning.aggregation import AGGREGATES
 from lga_lightning.attribution import resample_counts
-from lga_lightning.locators.lga import LGA, MEASURES, remeasured
+from lga_lightning.locators.lga import LGA, measures
 
 if TYPE_CHECKING:
     from lga_lightning.families import Scope
@@ -137,6 +138,7 @@ class Candidate:
         measure: What was compared; see :class:`~lga_lightning.locators.LGA`.
         aggregate: How requests were added up.
         kappa: Width of the fences; None for none.
+        neighbours: How many layers on either side share their evidence.
         layer: The layer with all proxies.
         confidence: The share of bootstrap resamples that choose it.
         regret: The points that it loses against the best fixed layer.
@@ -148,6 +150,7 @@ class Candidate:
     measure: str
     aggregate: str
     kappa: float | None
+    neighbours: int
     layer: int
     confidence: float
     regret: float
@@ -158,7 +161,7 @@ class Candidate:
 def judge_candidates(
     scope: Scope, evidence: Tensor, sweep: Tensor, requests: int = 100, draws: int = 200
 ) -> list[Candidate]:
-    """Every rule that LGA's evidence allows: each measure under each aggregate, with fences and without.
+    """Every rule that LGA's evidence allows: each measure under each aggregate, with and without fences and neighbours.
 
     Args:
         scope: The scope of the evidence.
@@ -170,18 +173,17 @@ def judge_candidates(
     requests = min(requests, len(evidence))
     means = 100 * sweep.double().mean(0)
     found = []
-    for measure in MEASURES:
-        scores = remeasured(evidence, measure)
-        for aggregate in AGGREGATES:
+    cosine, old, new = evidence[:, 1:].double().unbind(1)
+    for measure, scores in measures(cosine * old * new, cosine, old, new).items():
+        for aggregate, kappa, neighbours in product(AGGREGATES, (1.0, None), (0, 1)):
             if aggregate == "mean" or (measure == "new_norm" and aggregate.startswith("magnitude")):
                 continue  # the same as another
-            for kappa in (1.0, None):
-                locator = LGA(scope, kappa, aggregate, measure)  # type: ignore[arg-type]
-                choice = locator.choose(scores)
-                point = draw_points(locator, scores, sweep, [requests], draws, resamples=1)[0]
-                regret = float(means.amax() - means[choice.golden_layer])
-                how = (scope, measure, aggregate, kappa)
-                found.append(Candidate(*how, choice.golden_layer, choice.confidence, regret, point.regret, requests))
+            locator = LGA(scope, kappa, aggregate, measure, neighbours)  # type: ignore[arg-type]
+            choice = locator.choose(scores)
+            point = draw_points(locator, scores, sweep, [requests], draws, resamples=1)[0]
+            regret = float(means.amax() - means[choice.golden_layer])
+            how = (scope, measure, aggregate, kappa, neighbours)
+            found.append(Candidate(*how, choice.golden_layer, choice.confidence, regret, point.regret, requests))
     return sorted(found, key=lambda candidate: candidate.expected_regret)
 
 

@@ -89,7 +89,7 @@ def test_fit_leaves_what_it_promises(arguments, tmp_path, capsys):
     assert result["schema"] == 1
     assert result["num_requests"] == 13
     assert result["num_skipped"] == {}
-    assert result["scope"] == "mlp"
+    assert result["scope"] == "value"
     for name in ("scores", "standard_errors", "cosine", "old_norm", "new_norm"):
         assert len(result[name]) == 4
     assert set(result["fences"]) == {"lower", "upper", "kappa"}
@@ -117,7 +117,7 @@ def test_fit_equals_the_library(arguments, model_folder, tmp_path):
     result = lga("fit", arguments, tmp_path / "run")
     model, tokenizer = load_model(str(model_folder))
     values = LGA().score(model, tokenizer, load_requests(tmp_path / "requests.jsonl").requests).values
-    torch.testing.assert_close(torch.tensor(result["scores"]), values[:, 0].sum(0), rtol=1e-4, atol=1e-5)
+    assert result["scores"] == pytest.approx(LGA().choose(values[:, 0]).scores, rel=1e-4)
     torch.testing.assert_close(torch.tensor(result["old_norm"]), values[:, 2].mean(0), rtol=1e-4, atol=1e-5)
 
 
@@ -331,7 +331,7 @@ def test_checkpoint_of_another_run_is_refused(arguments, tmp_path, capsys):
     lga("fit", arguments, tmp_path / "run")
     checkpoint = f"--ckpt_path={tmp_path / 'run' / 'attribution.ckpt'}"
     error = refused(["fit", *arguments, checkpoint, "--model.locator.scope=mlp_out"], capsys)
-    assert "its scope is 'mlp', not 'mlp_out'" in error
+    assert "its scope is 'value', not 'mlp_out'" in error
     assert "its requests is" in refused(["fit", *arguments, checkpoint, "--data.limit=4"], capsys)
     assert "its only_known is" in refused(["fit", *arguments, checkpoint, "--model.only_known=true"], capsys)
 

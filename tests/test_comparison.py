@@ -10,7 +10,7 @@ import lightning as L
 import pytest
 import torch
 
-from lga_lightning import LGA, CausalTracing, LayerSweep
+from lga_lightning import LGA, CausalTracing, LayerSweep, PaperLGA
 from lga_lightning.cli import run
 from lga_lightning.comparison import LocatorComparison
 from lga_lightning.data import load_requests
@@ -69,9 +69,15 @@ def test_compare_says_what_its_parts_say(arguments, model_folder, tmp_path, caps
         locator.prepare(model, tokenizer, found)
         return locator.score(model, tokenizer, found).values.double()
 
-    assert [row["name"] for row in result["rows"]] == ["LGA", "CausalTracing", "R-ROME's default", "MiddleLayer"]
+    assert [row["name"] for row in result["rows"]] == [
+        "LGA",
+        "PaperLGA",
+        "CausalTracing",
+        "R-ROME's default",
+        "MiddleLayer",
+    ]
     layers = {row["name"]: row["layer"] for row in result["rows"]}
-    for locator in (LGA(), CausalTracing()):
+    for locator in (LGA(), PaperLGA(), CausalTracing()):
         scores = evidence(locator, of_split("proxy"))[:, 0]
         assert layers[type(locator).__name__] == locator.choose(scores).golden_layer
     assert layers["MiddleLayer"] == 2
@@ -94,10 +100,10 @@ def test_compare_says_what_its_parts_say(arguments, model_folder, tmp_path, caps
             assert row["standings"][number]["gap"] == pytest.approx(found.gap, abs=1e-3)
     own = LGA().choose(evidence(LGA(), of_split("proxy", other))[:, 0]).golden_layer
     assert [truth["own_layer"] for truth in result["truths"]] == [None, own]
-    assert len(result["candidates"]) == 72
+    assert len(result["candidates"]) == 288
     assert Path("runs/comparison.png").read_bytes().startswith(b"\x89PNG")
     text = Path("runs/comparison.md").read_text()
-    for words in ("best fixed layer", "best layer of each request", "Expected regret", "All 72 rules", "Carried over"):
+    for words in ("best fixed layer", "best layer of each request", "Expected regret", "All 288 rules", "Carried over"):
         assert words in text
     printed = capsys.readouterr().out
     assert "MiddleLayer" in printed

@@ -16,8 +16,23 @@ from lga_lightning.editing import EMMET, FTL, FTM, MEMIT, PMET, ROME, RROME, Alp
 ROOT = Path(__file__).parents[1]
 
 
+COMPARISONS = sorted((ROOT / "configs" / "compare").iterdir())
+OTHERS = sorted(set((ROOT / "configs").rglob("*.yaml")) - set(COMPARISONS))
+
+
+@pytest.mark.parametrize("path", COMPARISONS, ids=lambda path: path.stem)
+def test_comparison_is_accepted(path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["lga"])
+    with pytest.raises(SystemExit) as stop:
+        run(["compare", "--config", str(path), "--print_config"])
+    assert not stop.value.code
+    shown, written = yaml.safe_load(capsys.readouterr().out), yaml.safe_load(path.read_text())
+    assert list(shown["compare"]["locators"]) == list(written["compare"]["locators"])
+    assert shown["model"]["only_known"] is True
+
+
 @pytest.mark.parametrize("verb", ["fit", "validate", "predict"])
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", OTHERS, ids=lambda path: path.stem)
 def test_config_is_accepted(path, verb, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["lga"])
     with pytest.raises(SystemExit) as stop:

@@ -112,7 +112,10 @@ def test_a_layer_out_of_range(family, layer):
 @pytest.mark.parametrize("scope", SCOPES)
 def test_attribution_sites(family, scope):
     model = tiny_model(family)
-    names = SITES[family].get(scope) or SITES[family]["mlp"] + SITES[family]["attention"] + NORMS[family]
+    names = (
+        SITES[family].get("mlp_out" if scope == "value" else scope)
+        or SITES[family]["mlp"] + SITES[family]["attention"] + NORMS[family]
+    )
     sites = attribution_sites(model, scope)
     assert len(sites) == 4
     for layer, found in enumerate(sites):
@@ -126,7 +129,8 @@ def test_scopes_of_every_family_add_up(family):
     model = tiny_model(family)
     names = {scope: [[site.name for site in block] for block in attribution_sites(model, scope)] for scope in SCOPES}
     for layer, block in enumerate(blocks(model)):
-        mlp, out, attention, everything = (names[scope][layer] for scope in SCOPES)
+        mlp, out, attention, everything, value = (names[scope][layer] for scope in SCOPES)
+        assert value == out
         assert out == [edit_site(model, layer).name]
         assert set(out) < set(mlp)
         assert not set(mlp) & set(attention)

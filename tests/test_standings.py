@@ -8,7 +8,7 @@ import torch
 
 from lga_lightning.aggregation import AGGREGATES
 from lga_lightning.attribution import choose, golden_layers
-from lga_lightning.locators import LGA, MiddleLayer
+from lga_lightning.locators import MiddleLayer, PaperLGA
 from lga_lightning.locators.lga import MEASURES
 from lga_lightning.standings import draw_points, judge_candidates, standing
 
@@ -37,7 +37,7 @@ def test_points_of_the_curve():
     assert all(point.regret == pytest.approx(20, abs=1e-4) and point.confidence == 1 for point in points)
     # half of the requests vote for layer 1 and half, a little less strongly, for layer 2: one draw in two loses 20 points
     split = torch.tensor([[0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 0.9, 0.0]]).repeat(10, 1)
-    one, two, everything = draw_points(LGA(kappa=None), split, sweep, (1, 2, 20), draws=2000, resamples=20)
+    one, two, everything = draw_points(PaperLGA(kappa=None), split, sweep, (1, 2, 20), draws=2000, resamples=20)
     assert one.regret == pytest.approx(10, abs=1)
     assert one.confidence == 1  # a single request has but one resample: what a user of one request is told, wrongly
     assert two.regret == pytest.approx(20 * 9 / 38, abs=1)  # both of the second kind: 10/20 * 9/19
@@ -52,16 +52,16 @@ def test_every_rule_is_judged_as_it_would_choose():
     evidence = torch.stack([cosine * old * new, cosine, old, new], dim=1)
     sweep = torch.rand(9, 8, generator=generator)
     found = judge_candidates("mlp", evidence, sweep, requests=100, draws=3)
-    rules = {(c.measure, c.aggregate, c.kappa) for c in found}
+    rules = {(c.measure, c.aggregate, c.kappa, c.neighbours) for c in found}
     assert len(rules) == len(found)
-    assert {measure for measure, _, _ in rules} == set(MEASURES)
-    assert {aggregate for _, aggregate, _ in rules} == set(AGGREGATES) - {"mean"}
+    assert {measure for measure, *_ in rules} == set(MEASURES)
+    assert {aggregate for _, aggregate, *_ in rules} == set(AGGREGATES) - {"mean"}
     assert [c.expected_regret for c in found] == sorted(c.expected_regret for c in found)
     means = 100 * sweep.double().mean(0)
-    by_rule = {(c.measure, c.aggregate, c.kappa): c for c in found}
+    by_rule = {(c.measure, c.aggregate, c.kappa, c.neighbours): c for c in found}
     for kappa in (1.0, None):
         layer = int(golden_layers((cosine * new).sum(0), kappa))
-        candidate = by_rule["dot_per_old_norm", "sum", kappa]
+        candidate = by_rule["dot_per_old_norm", "sum", kappa, 0]
         assert candidate.layer == layer
         # there are 12 proxies, not 100: every draw is all of them
         assert (

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from lga_lightning.aggregation import Aggregate
-from lga_lightning.attribution import matrix_gram, norm_gram
+from lga_lightning.aggregation import Aggregate, shared
+from lga_lightning.attribution import matrix_gram, norm_gram, vector_gram
 from lga_lightning.encoding import EncodedAnswers, encode_answers
 from lga_lightning.errors import SettingError
 from lga_lightning.families import SCOPES, Scope, Site, attribution_sites, is_matrix, normalised
 from lga_lightning.hooks import OutputGradients, frozen, per_row
 from lga_lightning.locators.base import Evidence, LayerLocator
 from lga_lightning.metrics.tokens import token_accuracy
-from lga_lightning.requests import EditRequest
+from lga_lightning.requests import EditRequest, end_of_subject
 from lga_lightning.scoring import answer_logits, answer_nll, input_device
 
 if TYPE_CHECKING:
@@ -32,34 +32,45 @@ class LGA(LayerLocator):
     Old and new answers go through the frozen model in one batch, one forward and one backward pass. The products are
     formed from activations and their gradients while the backward pass runs; no weight gradient is ever made.
 
+    The defaults are the rule that did best on development data (``docs/locators.md``): how strongly the new answer pulls at the
+    value that an edit would set, each request's pulls divided by their sum over the layers, with the neighbouring layers'
+    evidence. :class:`PaperLGA` is the paper's own rule.
+
     Args:
-        scope: Which parameters of a block count: ``mlp`` (all matrices of the MLP), ``mlp_out`` (the matrix that is
-            edited), ``attention`` (all matrices of the attention), ``block`` (every parameter).
+        scope: What gradients are taken of. ``value``: the output of the edited matrix at the subject's last token, which is what
+            an edit sets (v in ROME). Parameters: ``mlp_out`` (the matrix that is edited), ``mlp`` (all matrices of the
+            MLP), ``attention`` (all matrices of the attention), ``block`` (every parameter).
         kappa: Width of the Tukey fences, in interquartile ranges; None for no fences.
-        aggregate: ``sum`` adds up signed scores, as the paper does. ``magnitude`` adds up their absolute values: the sign is
-            positive where the model knows neither answer and negative where it knows the old one, at all layers alike, so
-            with facts that the model knows the sum favours layers that have *little* to do with the answer. Others:
-            :func:`lga_lightning.aggregation.contributions`.
-        measure: What is compared. ``dot``: <g_old, g_new>, the paper's. Ablations of it: ``cosine``; ``new_norm`` |g_new|;
-            ``dot_per_old_norm`` <g_old, g_new> / |g_old|; ``dot_per_new_norm`` <g_old, g_new> / |g_new|.
+        aggregate: How requests are added up, see :func:`lga_lightning.aggregation.contributions`. ``share`` divides each
+            request's scores by the sum of their absolute values over the layers. ``sum`` adds them up as they are, as the
+            paper does. ``magnitude`` adds up absolute values.
+        measure: What is compared. ``new_norm``: |g_new|. ``dot``: <g_old, g_new>, the paper's; it is positive where the model
+            knows neither answer and negative where it knows the old one, at all layers alike, so with facts that the model
+            knows its sum favours layers that have *little* to do with the answer. ``cosine``; ``dot_per_old_norm``
+            <g_old, g_new> / |g_old|; ``dot_per_new_norm`` <g_old, g_new> / |g_new|.
+        neighbours: A layer's contributions are the means over it and so many layers on either side.
     """
 
     columns = ("scores", "cosine", "old_norm", "new_norm")
 
     def __init__(
         self,
-        scope: Scope = "mlp",
+        scope: Scope = "value",
         kappa: float | None = 1.0,
-        aggregate: Aggregate = "sum",
-        measure: Measure = "dot",
+        aggregate: Aggregate = "share",
+        measure: Measure = "new_norm",
+        neighbours: int = 1,
     ) -> None:
         super().__init__(kappa, aggregate)
         if scope not in SCOPES:
             raise SettingError(f"`scope` must be one of {list(SCOPES)}, got {scope!r}.")
         if measure not in MEASURES:
             raise SettingError(f"`measure` must be one of {list(MEASURES)}, got {measure!r}.")
+        if neighbours < 0:
+            raise SettingError(f"`neighbours` must be at least 0, got {neighbours}.")
         self.scope: Scope = scope
         self.measure: Measure = measure
+        self.neighbours = neighbours
 
     def score(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, requests: Sequence[EditRequest]
@@ -83,35 +94,49 @@ class LGA(LayerLocator):
         old, new = (gram[..., side, side].clamp_min(0).sqrt() for side in range(2))
         dot = gram[..., 0, 1]
         cosine = dot / (old * new).clamp_min(torch.finfo(dot.dtype).tiny)
-        values = torch.stack([dot, cosine, old, new], dim=1)
-        values[:, 0] = remeasured(values, self.measure)
+        measured = measures(dot, cosine, old, new)[self.measure]
+        values = torch.stack([measured, cosine, old, new], dim=1)
         right = token_accuracy(logits.argmax(-1), batch.labels)
         return Evidence(values, known=right[::2] == 1)
+
+    def contributions(self, scores: Tensor) -> Tensor:
+        """What each request contributes to the layers' scores, [N, L] -> [N, L]."""
+        return shared(super().contributions(scores), self.neighbours)
 
     def settings(self, model: PreTrainedModel) -> dict[str, Any]:
         """Scope and measure."""
         return {"scope": self.scope, "measure": self.measure}
 
 
-def remeasured(values: Tensor, measure: str) -> Tensor:
-    """Another measure of the same gradients.
+class PaperLGA(LGA):
+    """LGA as in the paper: signed inner products of gradients of parameters, summed over requests, fences, argmax.
 
     Args:
-        values: [N, 4, L] evidence of :class:`LGA` with the measure ``dot``.
-        measure: One of ``MEASURES``.
-
-    Returns:
-        [N, L] scores.
+        scope: Which parameters of a block count, as for :class:`LGA`.
+        kappa: Width of the Tukey fences.
     """
-    dot, cosine, old, new = values.unbind(1)
-    tiny = torch.finfo(values.dtype).tiny
+
+    def __init__(self, scope: Scope = "mlp", kappa: float | None = 1.0) -> None:
+        super().__init__(scope, kappa, aggregate="sum", measure="dot", neighbours=0)
+
+
+def measures(dot: Tensor, cosine: Tensor, old: Tensor, new: Tensor) -> dict[str, Tensor]:
+    """All measures of the same gradients.
+
+    Args:
+        dot: Their inner products.
+        cosine: Their cosines.
+        old: Norms of those of the old answer.
+        new: Norms of those of the new answer.
+    """
+    tiny = torch.finfo(dot.dtype).tiny
     return {
         "dot": dot,
         "cosine": cosine,
         "new_norm": new,
         "dot_per_old_norm": dot / old.clamp_min(tiny),
         "dot_per_new_norm": dot / new.clamp_min(tiny),
-    }[measure]
+    }
 
 
 def encode_pairs(tokenizer: PreTrainedTokenizerBase, requests: Sequence[EditRequest]) -> EncodedAnswers:
@@ -125,27 +150,34 @@ def encode_pairs(tokenizer: PreTrainedTokenizerBase, requests: Sequence[EditRequ
         if request.target_old is None:
             raise ValueError(f"LGA needs an old target; the request {request.prompt!r} has none.")
         answers += [request.target_old, request.target_new]
-    return encode_answers(tokenizer, [request.prompt for request in requests for _ in range(2)], answers)
+    prompts = [request.prompt for request in requests for _ in range(2)]
+    ends = [end_of_subject(request.prompt, request.subject) for request in requests for _ in range(2)]
+    return encode_answers(tokenizer, prompts, answers, ends)
 
 
 def gradient_grams(model: PreTrainedModel, batch: EncodedAnswers, scope: Scope) -> tuple[Tensor, Tensor]:
-    """Inner products between the gradients of the two answers' losses, over each block's parameters.
+    """Inner products between the gradients of the two answers' losses, over each block's parameters or its value.
 
     Args:
         model: A causal language model with L blocks.
         batch: 2B rows, 2i and 2i + 1 the two answers of request i, on the model's device.
-        scope: Which parameters of a block count.
+        scope: What gradients are taken of.
 
     Returns:
         [B, L, 2, 2] Gram matrices, and the logits [2B, A, V] at the answers.
     """
     sites = attribution_sites(model, scope)
     grams: list[Tensor | None] = [None] * len(sites)
+    rows = torch.arange(len(batch))
 
     def receive(key: tuple[int, Site], inputs: Tensor, gradients: Tensor) -> None:
         layer, site = key
         inputs, gradients = per_row(inputs, len(batch)), per_row(gradients, len(batch))
-        gram, sum_so_far = _site_gram(site.module, inputs, gradients, site.bias), grams[layer]
+        if scope == "value":
+            gram = vector_gram(gradients[rows, batch.subject.to(gradients.device)])
+        else:
+            gram = _site_gram(site.module, inputs, gradients, site.bias)
+        sum_so_far = grams[layer]
         grams[layer] = gram if sum_so_far is None else sum_so_far + gram
 
     watcher = OutputGradients(receive)
