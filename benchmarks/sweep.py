@@ -1,6 +1,6 @@
 """What a layer sweep costs: ours, edit-score-restore one by one, and what LGA and causal tracing save.
 
-    python benchmarks/sweep.py [--model smollm2-135m] [--requests 16] [--sample 1] [--layers 5]
+    python benchmarks/sweep.py [--model smollm2-135m] [--requests 8] [--sample 8] [--layers 3]
 
 One by one is what people do today: for each request and layer the plain edit of ``benchmarks/editing.py``, its questions asked
 one at a time before and after, the weights restored. It is timed on a sample of requests at a sample of layers, evenly spread, in
@@ -35,9 +35,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--data", default=None, help="the bundled facts by default")
-    parser.add_argument("--requests", type=int, default=16)
-    parser.add_argument("--sample", type=int, default=1, help="requests a round that are edited one by one")
-    parser.add_argument("--layers", type=int, default=5, help="layers at which they are")
+    parser.add_argument("--requests", type=int, default=8)
+    parser.add_argument("--sample", type=int, default=8, help="requests a round that are edited one by one")
+    parser.add_argument("--layers", type=int, default=3, help="layers at which they are")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--contexts", type=int, default=2, help="sampled texts of 10 tokens")
@@ -54,7 +54,7 @@ def main() -> None:
     lga.score(model, tokenizer, requests[:2])
     costs: dict[str, list[float]] = {}
 
-    def note(name: str, count: int, call: Callable[[], object]) -> None:
+    def note(name: str, count: float, call: Callable[[], object]) -> None:
         """Seconds for one request at all layers."""
         costs.setdefault(name, []).append(timed(call) / count)
         console.print(f"{name}: {costs[name][-1]:.3f} s a request", style="dim")
@@ -67,8 +67,7 @@ def main() -> None:
             for request, layer in pairs:
                 one_at_a_time(editor, model, tokenizer, request, layer)
 
-        note("edit, score, restore, one by one", 1, one_by_one)
-        costs["edit, score, restore, one by one"][-1] *= depth / len(pairs)
+        note("edit, score, restore, one by one", len(pairs) / depth, one_by_one)
         note("our sweep", len(requests), lambda: LayerSweep(editor).score(model, tokenizer, requests))
         note("CausalTracing", len(requests), lambda: tracing.score(model, tokenizer, requests))
         for _ in range(3):

@@ -174,6 +174,7 @@ def draw_comparison(result: Comparison, path: Path) -> None:
             va="top",
             fontsize=8,
         )
+    left.set_yticks(range(0, 101, 20))
     left.set_xlabel("layer that is edited")
     left.set_ylabel("points")
     left.set_title(
@@ -187,10 +188,19 @@ def draw_comparison(result: Comparison, path: Path) -> None:
         else:
             right.axhline(row.standings[0].regret, linestyle=":", color="grey")
             right.annotate(
-                row.name, (1, row.standings[0].regret), xycoords=("axes fraction", "data"), ha="right", fontsize=8
+                row.name,
+                (0.99, row.standings[0].regret),
+                xycoords=("axes fraction", "data"),
+                xytext=(0, 2),
+                textcoords="offset points",
+                ha="right",
+                fontsize=8,
             )
-    if any(row.points for row in result.rows):
+    sizes = sorted({point.requests for row in result.rows for point in row.points})
+    if sizes:
         right.set_xscale("log")
+        right.set_xticks(sizes, list(map(str, sizes)))
+        right.set_xticks([], minor=True)
         right.legend(fontsize=8)
     right.set_ylim(bottom=0)
     right.set_xlabel("proxy requests")

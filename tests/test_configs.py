@@ -46,7 +46,7 @@ def test_config_is_accepted(path, verb, monkeypatch, capsys):
 def test_quickstart_says_where_it_differs_from_the_defaults():
     text = (ROOT / "configs" / "quickstart.yaml").read_text()
     comment = " ".join(line.lstrip("# ") for line in text.splitlines() if line.startswith("#"))
-    for word in ("requests", "steps", "context", "magnitude"):
+    for word in ("requests", "steps", "context", "C = I"):
         assert word in comment
 
 
