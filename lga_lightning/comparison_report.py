@@ -166,8 +166,8 @@ def draw_comparison(result: Comparison, path: Path) -> None:
         left.axvline(layer, color="grey", linewidth=0.8)
         last = layer > 0.6 * len(truth.scores)
         left.annotate(
-            "\n".join(names),
-            (layer, high + (0.15 - 0.045 * (place % 4)) * (high - low)),
+            " · ".join(names),
+            (layer, high + (0.15 - 0.04 * (place % 4)) * (high - low)),
             xytext=(-4 if last else 4, 0),
             textcoords="offset points",
             ha="right" if last else "left",

@@ -93,7 +93,7 @@ def score_in_words(attribution: Attribution) -> str:
     if attribution.aggregate.startswith("magnitude"):
         measure = f"|{measure}|"
     way = attribution.aggregate.removeprefix("magnitude").removeprefix("_")
-    shared = f", with {attribution.neighbours} neighbour(s) on either side" if attribution.neighbours else ""
+    shared = f", ± {attribution.neighbours} layers" if attribution.neighbours else ""
     return f"score: sum over requests of {measure}" + (f", as {way}" if way not in ("", "sum") else "") + shared
 
 
