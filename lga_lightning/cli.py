@@ -54,6 +54,16 @@ BEGIN_WITH = ("--model.locator=LGA", "--model.editor=RROME")
 class FrozenCLI(LightningCLI):
     """A LightningCLI for models that nobody trains."""
 
+    def __init__(self, *classes: type, **kwargs: Any) -> None:
+        super().__init__(
+            *classes,
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            trainer_defaults=TRAINER_DEFAULTS,
+            **kwargs,
+        )
+
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """A trainer whose processes, if there are several, do not insist on a trainable parameter."""
         config = self._get(self.config_init, "trainer", default={})
@@ -83,11 +93,7 @@ class MomentsCLI(FrozenCLI):
             MomentsModule,
             args=args,
             run=False,
-            seed_everything_default=0,
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,
             save_config_callback=None,
-            trainer_defaults=TRAINER_DEFAULTS,
             parser_kwargs={"parser_mode": "yaml", "prog": "lga moments"},
         )
         self.trainer.predict(self.model, return_predictions=False)
@@ -104,11 +110,7 @@ class ComparisonCLI(FrozenCLI):
             EditDataModule,
             args=args,
             run=False,
-            seed_everything_default=0,
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,
             save_config_callback=None,
-            trainer_defaults=TRAINER_DEFAULTS,
             parser_kwargs={"parser_mode": "yaml", "prog": "lga compare"},
         )
         root = Path(self.trainer.default_root_dir)
@@ -129,7 +131,8 @@ class ComparisonCLI(FrozenCLI):
         return [*BEGIN_WITH, *words]
 
     def _trainer_for(self, folder: Path, callback: L.Callback) -> L.Trainer:
-        callbacks = [*(self._get(self.config_init, "trainer.callbacks") or []), callback]
+        given = self._get(self.config_init, "trainer.callbacks") or []
+        callbacks = [*(given if isinstance(given, list) else [given]), callback]
         return self.instantiate_trainer(default_root_dir=str(folder), callbacks=callbacks)
 
 
@@ -141,11 +144,7 @@ class LGACLI(FrozenCLI):
             LGAModule,
             EditDataModule,
             args=args,
-            seed_everything_default=0,
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,
             save_config_kwargs={"overwrite": True},
-            trainer_defaults=TRAINER_DEFAULTS,
             parser_kwargs={"parser_mode": "yaml"},
         )
 
@@ -217,7 +216,7 @@ def run(args: ArgsType = None) -> FrozenCLI:
         logging.getLogger(name).addFilter(lambda record: not EXPECTED.search(record.getMessage()))
     try:
         words = list(args) if isinstance(args, list | tuple) else sys.argv[1:]
-        verbs: dict[str, type[FrozenCLI]] = {"moments": MomentsCLI, "compare": ComparisonCLI}
+        verbs: dict[str, type[MomentsCLI] | type[ComparisonCLI]] = {"moments": MomentsCLI, "compare": ComparisonCLI}
         verb = verbs.get(words[0]) if words else None
         return verb(words[1:]) if verb else LGACLI(args)
     except MisconfigurationException as error:
