@@ -1,6 +1,8 @@
 """Keep the requests of a data set whose old answer a model gives by itself, as JSON Lines for ``--data.requests``.
 
-python benchmarks/known.py --data counterfact-edit.json --output known.jsonl [--model smollm2-135m]
+    python benchmarks/known.py --data counterfact-edit.json --output known.jsonl [--model smollm2-135m]
+
+The answer is the old one if each of its tokens is the most likely one after those before it.
 """
 
 from __future__ import annotations

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from lga_lightning import LGA, PaperLGA
+
 RULE = ("scope", "measure", "aggregate", "kappa", "neighbours")
-DEFAULT = ("value", "new_norm", "share", 1.0, 1)
-PAPER = ("mlp", "dot", "sum", 1.0, 0)
 
 
 def main() -> None:
@@ -24,6 +24,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("comparisons", type=Path, nargs="+")
     args = parser.parse_args()
+    named = {
+        tuple(getattr(locator, name) for name in RULE): words
+        for locator, words in ((LGA(), " (default)"), (PaperLGA(), " (the paper's)"))
+    }
     contents = [json.loads(path.read_text(encoding="utf-8")) for path in args.comparisons]
     found: dict[tuple, list[dict]] = {}
     for content in contents:
@@ -48,7 +52,7 @@ def main() -> None:
     out.print("\n| " + " | ".join(headings) + " |\n|" + " --- |" * len(headings))
     for place, (expected, rule, each) in enumerate(ranked, start=1):
         cells = [f"{c['layer']} | {c['regret']:.1f} | {c['expected_regret']:.1f}" for c in each]
-        name = {DEFAULT: " (default)", PAPER: " (the paper's)"}.get(rule, "")
+        name = named.get(rule, "")
         fences = "none" if rule[3] is None else f"{rule[3]:g}"
         out.print(
             f"| {place}{name} | {' | '.join(rule[:3])} | {fences} | {rule[4]} | {' | '.join(cells)} | {max(expected):.1f} |"

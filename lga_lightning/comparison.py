@@ -320,7 +320,7 @@ def _row(
             "class": type(locator).__name__,
             "aggregate": locator.aggregate,
             "kappa": locator.kappa,
-            **({"neighbours": locator.neighbours} if isinstance(locator, LGA) else {}),
+            "neighbours": locator.neighbours,
             **locator.settings(module.language_model[0]),
         },
     )

@@ -56,6 +56,18 @@ def test_bad_settings():
         LGA(kappa=-1.0)
     with pytest.raises(ValueError, match="`measure` must be one of"):
         LGA(measure="norm")
+    with pytest.raises(ValueError, match="`neighbours` must be at least 0, got -1"):
+        LGA(neighbours=-1)
+
+
+@pytest.mark.parametrize("neighbours", [0, 1, 2, 9])
+def test_neighbours_share_what_they_contribute(neighbours):
+    scores = torch.rand(4, 7, generator=torch.Generator().manual_seed(3)).double()
+    alone = LGA(aggregate="share", neighbours=0).contributions(scores)
+    expected = torch.stack(
+        [alone[:, max(0, layer - neighbours) : layer + neighbours + 1].mean(1) for layer in range(7)], dim=1
+    )
+    torch.testing.assert_close(LGA(aggregate="share", neighbours=neighbours).contributions(scores), expected)
 
 
 def test_relations_that_differ_and_relations_that_do_not():

@@ -293,7 +293,7 @@ class LayerAttribution(L.Callback):
                 scores, [requests[row].relation for row in index[status == 0].tolist()]
             ),
             seconds=self.seconds or None,
-            neighbours=getattr(self.locator, "neighbours", 0),
+            neighbours=self.locator.neighbours,
         )
 
 

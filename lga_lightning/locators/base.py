@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lga_lightning.aggregation import AGGREGATES, Aggregate, RelationLayers, choose_by_relation, contributions
+from lga_lightning.aggregation import AGGREGATES, Aggregate, RelationLayers, choose_by_relation, contributions, shared
 from lga_lightning.attribution import Choice, choose
 from lga_lightning.encoding import encode_answers
 from lga_lightning.errors import SettingError
@@ -43,6 +43,7 @@ class LayerLocator(ABC):
     Args:
         kappa: Width of the Tukey fences, in interquartile ranges; None for no fences.
         aggregate: How requests are added up; see :func:`contributions`.
+        neighbours: A layer's contributions are the means over it and so many layers on either side.
     """
 
     columns: tuple[str, ...] = ("scores",)
@@ -54,13 +55,16 @@ class LayerLocator(ABC):
     only_known: bool = False
     """Whether requests count only where the model gives the old target, whatever the run's own setting."""
 
-    def __init__(self, kappa: float | None = 1.0, aggregate: Aggregate = "sum") -> None:
+    def __init__(self, kappa: float | None = 1.0, aggregate: Aggregate = "sum", neighbours: int = 0) -> None:
         if kappa is not None and not kappa >= 0:
             raise SettingError(f"`kappa` must be at least 0, got {kappa}.")
         if aggregate not in AGGREGATES:
             raise SettingError(f"`aggregate` must be one of {list(AGGREGATES)}, got {aggregate!r}.")
+        if neighbours < 0:
+            raise SettingError(f"`neighbours` must be at least 0, got {neighbours}.")
         self.kappa = kappa
         self.aggregate: Aggregate = aggregate
+        self.neighbours = neighbours
 
     def prepare(  # noqa: B027 - most have nothing to do
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, requests: Sequence[EditRequest]
@@ -79,7 +83,7 @@ class LayerLocator(ABC):
 
     def contributions(self, scores: Tensor) -> Tensor:
         """What each request contributes to the layers' scores, [N, L] -> [N, L]."""
-        return contributions(scores, self.aggregate)
+        return shared(contributions(scores, self.aggregate), self.neighbours)
 
     def choose(self, scores: Tensor, resamples: int = 1000) -> Choice:
         """Pick the layer: add up over requests, Tukey fences over layers, argmax.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from lga_lightning.aggregation import Aggregate, shared
+from lga_lightning.aggregation import Aggregate
 from lga_lightning.attribution import matrix_gram, norm_gram, vector_gram
 from lga_lightning.encoding import EncodedAnswers, encode_answers
 from lga_lightning.errors import SettingError
@@ -16,7 +16,7 @@ from lga_lightning.families import SCOPES, Scope, Site, attribution_sites, is_ma
 from lga_lightning.hooks import OutputGradients, frozen, per_row
 from lga_lightning.locators.base import Evidence, LayerLocator
 from lga_lightning.metrics.tokens import token_accuracy
-from lga_lightning.requests import EditRequest, end_of_subject
+from lga_lightning.requests import EditRequest
 from lga_lightning.scoring import answer_logits, answer_nll, input_device
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class LGA(LayerLocator):
     Old and new answers go through the frozen model in one batch, one forward and one backward pass. The products are
     formed from activations and their gradients while the backward pass runs; no weight gradient is ever made.
 
-    The defaults are the rule that did best on development data (``docs/locators.md``): how strongly the new answer pulls at the
+    The defaults are a rule that was chosen on development data (``docs/locators.md``): how strongly the new answer pulls at the
     value that an edit would set, each request's pulls divided by their sum over the layers, with the neighbouring layers'
     evidence. :class:`PaperLGA` is the paper's own rule.
 
@@ -61,16 +61,13 @@ class LGA(LayerLocator):
         measure: Measure = "new_norm",
         neighbours: int = 1,
     ) -> None:
-        super().__init__(kappa, aggregate)
+        super().__init__(kappa, aggregate, neighbours)
         if scope not in SCOPES:
             raise SettingError(f"`scope` must be one of {list(SCOPES)}, got {scope!r}.")
         if measure not in MEASURES:
             raise SettingError(f"`measure` must be one of {list(MEASURES)}, got {measure!r}.")
-        if neighbours < 0:
-            raise SettingError(f"`neighbours` must be at least 0, got {neighbours}.")
         self.scope: Scope = scope
         self.measure: Measure = measure
-        self.neighbours = neighbours
 
     def score(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, requests: Sequence[EditRequest]
@@ -98,10 +95,6 @@ class LGA(LayerLocator):
         values = torch.stack([measured, cosine, old, new], dim=1)
         right = token_accuracy(logits.argmax(-1), batch.labels)
         return Evidence(values, known=right[::2] == 1)
-
-    def contributions(self, scores: Tensor) -> Tensor:
-        """What each request contributes to the layers' scores, [N, L] -> [N, L]."""
-        return shared(super().contributions(scores), self.neighbours)
 
     def settings(self, model: PreTrainedModel) -> dict[str, Any]:
         """Scope and measure."""
@@ -151,7 +144,7 @@ def encode_pairs(tokenizer: PreTrainedTokenizerBase, requests: Sequence[EditRequ
             raise ValueError(f"LGA needs an old target; the request {request.prompt!r} has none.")
         answers += [request.target_old, request.target_new]
     prompts = [request.prompt for request in requests for _ in range(2)]
-    ends = [end_of_subject(request.prompt, request.subject) for request in requests for _ in range(2)]
+    ends = [request.subject_end for request in requests for _ in range(2)]
     return encode_answers(tokenizer, prompts, answers, ends)
 
 
