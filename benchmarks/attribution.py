@@ -24,14 +24,14 @@ from rich.table import Table
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from lga_lightning.attribution import golden_layers
 from lga_lightning.data import load_requests
-from lga_lightning.encoding import EncodedAnswers
-from lga_lightning.families import attribution_sites
-from lga_lightning.hooks import logits_at
-from lga_lightning.loading import load_model
 from lga_lightning.locators.lga import encode_pairs, gradient_grams
-from lga_lightning.scoring import answer_nll
+from lga_lightning.locators.selection import golden_layers
+from lga_lightning.models.architecture import attribution_sites
+from lga_lightning.models.encoding import EncodedAnswers
+from lga_lightning.models.hooks import logits_at
+from lga_lightning.models.likelihood import answer_nll
+from lga_lightning.models.loading import load_model
 
 Contender = Callable[[PreTrainedModel, list[EncodedAnswers]], Tensor]
 

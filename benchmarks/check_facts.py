@@ -27,7 +27,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from lga_lightning.loading import load_model
+from lga_lightning.models.loading import load_model
 
 FIELDS = ["prompt", "subject", "target_new", "target_old", "rephrases", "locality", "portability", "relation", "split"]
 MIN_ROWS, MIN_RELATIONS, MIN_REPHRASES, MIN_LOCALITY = 150, 8, 2, 3

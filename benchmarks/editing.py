@@ -23,9 +23,10 @@ from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lga_lightning import RROME, EditRequest, WeightDelta, load_model, load_requests
-from lga_lightning.evaluation import evaluate_each, question_columns
-from lga_lightning.families import edit_site
-from lga_lightning.requests import end_of_subject, token_at
+from lga_lightning.data.requests import end_of_subject
+from lga_lightning.evaluation.evaluator import evaluate_each, question_columns
+from lga_lightning.models.architecture import edit_site
+from lga_lightning.models.encoding import token_at
 
 
 def one_at_a_time(

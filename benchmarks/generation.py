@@ -25,14 +25,14 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteriaList, StopStringCriteria
 
 from lga_lightning.data import load_requests
+from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing import RROME, WeightDelta
-from lga_lightning.evaluation import Evaluation, evaluate
-from lga_lightning.families import edit_site
-from lga_lightning.generation import cuts
-from lga_lightning.loading import load_model
-from lga_lightning.questions import questions_of
-from lga_lightning.requests import EditRequest
-from lga_lightning.scoring import input_device
+from lga_lightning.evaluation.evaluator import Evaluation, evaluate
+from lga_lightning.evaluation.prompts import questions_of
+from lga_lightning.models.architecture import edit_site
+from lga_lightning.models.generation import cuts
+from lga_lightning.models.likelihood import input_device
+from lga_lightning.models.loading import load_model
 
 
 def prepare(args: argparse.Namespace) -> list[EditRequest]:

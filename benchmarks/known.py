@@ -16,10 +16,10 @@ from rich.console import Console
 from rich.progress import track
 
 from lga_lightning import load_model, load_requests
-from lga_lightning.data.batches import RequestBatches
-from lga_lightning.files import write_text
+from lga_lightning.data.batching import RequestBatches
+from lga_lightning.data.requests import EditRequest
 from lga_lightning.locators.base import knows_old_answer
-from lga_lightning.requests import EditRequest
+from lga_lightning.utils.io import write_text
 
 
 def as_row(request: EditRequest) -> dict:

@@ -21,16 +21,17 @@ from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lga_lightning import load_model, load_requests
-from lga_lightning.attribution import choose
+from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing import EMMET, FTL, FTM, MEMIT, PMET, ROME, RROME, AlphaEdit, EditMethod
 from lga_lightning.editing.base import Sought
-from lga_lightning.evaluation import Evaluation, evaluate
-from lga_lightning.files import write_json
-from lga_lightning.generation import greedy_answers
+from lga_lightning.evaluation.evaluator import Evaluation, evaluate
+from lga_lightning.evaluation.summary import summarise
 from lga_lightning.locators import LGA
-from lga_lightning.requests import EditRequest
-from lga_lightning.results import golden_window, versions
-from lga_lightning.summary import summarise
+from lga_lightning.locators.selection import choose
+from lga_lightning.models.generation import greedy_answers
+from lga_lightning.results.layers import golden_window
+from lga_lightning.results.versions import versions
+from lga_lightning.utils.io import write_json
 
 CONSOLE = Console(width=160)
 

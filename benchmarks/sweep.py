@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lga_lightning import LGA, RROME, CausalTracing, LayerSweep, load_model, load_requests
-from lga_lightning.families import blocks
+from lga_lightning.models.architecture import blocks
 
 
 def timed(call: Callable[[], object]) -> float:

@@ -24,11 +24,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lga_lightning.data import load_requests
-from lga_lightning.families import attention, blocks, edit_site
-from lga_lightning.hooks import first_tensor, frozen, per_row, replaced_output
-from lga_lightning.loading import load_model
 from lga_lightning.locators.base import knows_old_answer
-from lga_lightning.tracing import EncodedFact, Kind, Tracer, embedding_spread, encode_fact
+from lga_lightning.locators.tracer import EncodedFact, Kind, Tracer, embedding_spread, encode_fact
+from lga_lightning.models.architecture import attention, blocks, edit_site
+from lga_lightning.models.hooks import first_tensor, frozen, per_row, replaced_output
+from lga_lightning.models.loading import load_model
 
 WINDOW = 10
 

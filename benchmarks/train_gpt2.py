@@ -31,8 +31,8 @@ from torch.utils.data import DataLoader, IterableDataset
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from lga_lightning import LayerAttribution
-from lga_lightning.files import write_text
-from lga_lightning.generation import greedy_answers
+from lga_lightning.models.generation import greedy_answers
+from lga_lightning.utils.io import write_text
 
 SIZES = {
     "small": {"people": 80, "towns": 30, "steps": 2400, "width": 160, "layers": 12, "heads": 4, "batch": 16},

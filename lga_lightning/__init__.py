@@ -12,23 +12,25 @@ from lga_lightning._version import __version__
 
 if TYPE_CHECKING:
     from lga_lightning.callbacks import AdapterWriter, ApplyEdits, EditReport, LayerAttribution
-    from lga_lightning.data import EditDataModule, load_requests
+    from lga_lightning.data import load_requests
+    from lga_lightning.data.requests import EditRequest, Probe
     from lga_lightning.editing import EMMET, FTL, FTM, MEMIT, PMET, ROME, RROME, AlphaEdit, EditMethod, WeightDelta
-    from lga_lightning.editing.run import EditingRun
-    from lga_lightning.evaluation import Evaluation, evaluate
-    from lga_lightning.loading import load_model
+    from lga_lightning.editing.session import EditingRun
+    from lga_lightning.evaluation.evaluator import Evaluation, evaluate
     from lga_lightning.locators import LGA, CausalTracing, FixedLayer, LayerLocator, LayerSweep, MiddleLayer, PaperLGA
-    from lga_lightning.module import LGAModule
-    from lga_lightning.requests import EditRequest, Probe
-    from lga_lightning.strategies import FrozenDDPStrategy
+    from lga_lightning.models.loading import load_model
+    from lga_lightning.modules.datamodule import EditDataModule
+    from lga_lightning.modules.lga import LGAModule
+    from lga_lightning.modules.strategies import FrozenDDPStrategy
 
 _PLACES = {
     "AdapterWriter": "callbacks",
     "ApplyEdits": "callbacks",
     "EditReport": "callbacks",
     "LayerAttribution": "callbacks",
-    "EditDataModule": "data",
     "load_requests": "data",
+    "EditRequest": "data.requests",
+    "Probe": "data.requests",
     "EMMET": "editing",
     "FTL": "editing",
     "FTM": "editing",
@@ -38,22 +40,21 @@ _PLACES = {
     "RROME": "editing",
     "AlphaEdit": "editing",
     "EditMethod": "editing",
-    "EditingRun": "editing.run",
     "WeightDelta": "editing",
-    "Evaluation": "evaluation",
-    "evaluate": "evaluation",
-    "load_model": "loading",
+    "EditingRun": "editing.session",
+    "Evaluation": "evaluation.evaluator",
+    "evaluate": "evaluation.evaluator",
     "LGA": "locators",
-    "LayerLocator": "locators",
     "CausalTracing": "locators",
     "FixedLayer": "locators",
+    "LayerLocator": "locators",
     "LayerSweep": "locators",
     "MiddleLayer": "locators",
     "PaperLGA": "locators",
-    "LGAModule": "module",
-    "EditRequest": "requests",
-    "Probe": "requests",
-    "FrozenDDPStrategy": "strategies",
+    "load_model": "models.loading",
+    "EditDataModule": "modules.datamodule",
+    "LGAModule": "modules.lga",
+    "FrozenDDPStrategy": "modules.strategies",
 }
 
 __all__ = [

@@ -65,7 +65,7 @@ def main() -> None:
         sys.stdout.write(f"lga-lightning {__version__}\n")
         sys.exit(0)
 
-    from lga_lightning.errors import LGAError
+    from lga_lightning.exceptions import LGAError
 
     try:
         from lga_lightning.cli import run

@@ -18,14 +18,14 @@ from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from lga_lightning.callbacks import AdapterWriter, EditReport, LayerAttribution
-from lga_lightning.comparison import LocatorComparison
-from lga_lightning.comparison_report import leave_comparison
-from lga_lightning.data.module import EditDataModule
-from lga_lightning.errors import DataError, SettingError
-from lga_lightning.module import LGAModule
-from lga_lightning.moments import MomentsModule
-from lga_lightning.report import print_moments
-from lga_lightning.strategies import FrozenDDPStrategy
+from lga_lightning.compare import LocatorComparison
+from lga_lightning.exceptions import DataError, SettingError
+from lga_lightning.modules.datamodule import EditDataModule
+from lga_lightning.modules.lga import LGAModule
+from lga_lightning.modules.moments import MomentsModule
+from lga_lightning.modules.strategies import FrozenDDPStrategy
+from lga_lightning.reports.comparison import leave_comparison
+from lga_lightning.reports.terminal import print_moments
 
 # what Lightning says about any run, or about one in which nothing is trained: true, meant, and no news
 EXPECTED = re.compile(

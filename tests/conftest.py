@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from tests.helpers import FAMILIES, tiny_model, tiny_tokenizer
+from tests.helpers.models import FAMILIES, tiny_model, tiny_tokenizer
 
 
 @pytest.fixture(scope="session")
@@ -26,7 +26,7 @@ def llama() -> PreTrainedModel:
 
 @pytest.fixture(autouse=True)
 def _second_moments(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("lga_lightning.covariance.cache_folder", lambda: tmp_path / "cache")  # not the user's
+    monkeypatch.setattr("lga_lightning.covariance.store.cache_folder", lambda: tmp_path / "cache")  # not the user's
 
 
 @pytest.fixture(autouse=True)

@@ -16,10 +16,10 @@ from safetensors.torch import load_file
 
 from lga_lightning import __main__ as entry
 from lga_lightning.cli import run
-from lga_lightning.errors import SettingError
-from lga_lightning.loading import load_model
+from lga_lightning.exceptions import SettingError
 from lga_lightning.locators import LGA
-from tests.helpers import requests, tiny_model, tiny_tokenizer
+from lga_lightning.models.loading import load_model
+from tests.helpers.models import requests, tiny_model, tiny_tokenizer
 
 QUICK = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
 FAST_EDIT = [

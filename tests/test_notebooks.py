@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lga_lightning.loading import EMBEDDED_PACKAGE
+from lga_lightning.models.loading import EMBEDDED_PACKAGE
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
-from lga_lightning.errors import DataError
+from lga_lightning.exceptions import DataError
 
 if TYPE_CHECKING:
     import lightning as L

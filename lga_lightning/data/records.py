@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from lga_lightning.errors import DataError, InvalidRequest
+from lga_lightning.exceptions import DataError, InvalidRequest
 
 
 class Record:

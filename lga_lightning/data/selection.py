@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from hashlib import blake2b
 from itertools import islice
 
-from lga_lightning.requests import EditRequest
+from lga_lightning.data.requests import EditRequest
 
 
 def split_of(subject: str, proxy_share: float) -> str:

@@ -4,12 +4,10 @@ from lga_lightning.editing.alphaedit import AlphaEdit
 from lga_lightning.editing.base import EditMethod
 from lga_lightning.editing.delta import WeightDelta, attached
 from lga_lightning.editing.emmet import EMMET
-from lga_lightning.editing.ft_l import FTL
-from lga_lightning.editing.ft_m import FTM
+from lga_lightning.editing.finetune import FTL, FTM
 from lga_lightning.editing.memit import MEMIT
 from lga_lightning.editing.pmet import PMET
-from lga_lightning.editing.rome import ROME
-from lga_lightning.editing.rrome import RROME
+from lga_lightning.editing.rome import ROME, RROME
 
 __all__ = [
     "EMMET",

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from lga_lightning._version import __version__
 from lga_lightning.editing.delta import WeightDelta
-from lga_lightning.errors import DataError
-from lga_lightning.families import EditSite, edit_site
-from lga_lightning.files import write_folder, write_json
+from lga_lightning.exceptions import DataError
+from lga_lightning.models.architecture import EditSite, edit_site
+from lga_lightning.utils.io import write_folder, write_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lga_lightning.editing.published import published_for
-from lga_lightning.editing.spread import Spread
-from lga_lightning.errors import SettingError
+from lga_lightning.editing.multi_layer import Spread
+from lga_lightning.editing.presets import published_for
+from lga_lightning.exceptions import SettingError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor
 
+from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing.delta import WeightDelta
-from lga_lightning.errors import DataError, SettingError
-from lga_lightning.families import check_layer
-from lga_lightning.requests import EditRequest
+from lga_lightning.exceptions import DataError, SettingError
+from lga_lightning.models.architecture import check_layer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from lga_lightning.errors import ModelError
-from lga_lightning.families import EditSite, edit_site
-from lga_lightning.hooks import added_to_output
+from lga_lightning.exceptions import ModelError
+from lga_lightning.models.architecture import EditSite, edit_site
+from lga_lightning.models.hooks import added_to_output
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

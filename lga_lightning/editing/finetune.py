@@ -1,27 +1,41 @@
-"""What FT-L and FT-M share: plain fine-tuning of the matrices that the other methods edit."""
+"""FT-L and FT-M: plain fine-tuning of the matrices that the other methods edit."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from lga_lightning.data.requests import EditRequest
+from lga_lightning.models.encoding import EncodedAnswers
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from lga_lightning.attribution import at_least_float32
-from lga_lightning.continuation import Continuation
 from lga_lightning.editing.base import EditMethod, Sought
 from lga_lightning.editing.delta import WeightDelta
-from lga_lightning.editing.published import published_for
+from lga_lightning.editing.presets import published_for
 from lga_lightning.editing.target_value import RowAdam
-from lga_lightning.encoding import EncodedAnswers, encode_answers
-from lga_lightning.errors import SettingError
-from lga_lightning.families import edit_site
-from lga_lightning.hooks import added_to_output, frozen
-from lga_lightning.requests import EditRequest
-from lga_lightning.scoring import answer_nll, input_device
+from lga_lightning.exceptions import SettingError
+from lga_lightning.models.architecture import edit_site
+from lga_lightning.models.cached_suffix import Continuation
+from lga_lightning.models.encoding import encode_answers
+from lga_lightning.models.hooks import added_to_output, frozen
+from lga_lightning.models.likelihood import answer_nll, input_device
+from lga_lightning.utils.tensors import at_least_float32
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -169,3 +183,32 @@ def encode_targets(tokenizer: PreTrainedTokenizerBase, requests: Sequence[EditRe
         [request.target_new for request in requests],
         [request.subject_end for request in requests],
     )
+
+
+class FTL(FineTuning):
+    """Every token of the new answer is scored at the prompt's last position, as in the public code.
+
+    That is wrong for answers of several tokens, which then compete for the first place; it is kept here for comparison.
+
+    Takes the arguments of :class:`FineTuning`.
+    """
+
+    name = "FT-L"
+
+    def encode(self, tokenizer: PreTrainedTokenizerBase, requests: Sequence[EditRequest]) -> EncodedAnswers:
+        """See :class:`FineTuning`."""
+        encoded = encode_targets(tokenizer, requests)
+        return replace(encoded, positions=encoded.positions[:, :1].expand_as(encoded.positions).contiguous())
+
+
+class FTM(FineTuning):
+    """Each token of the new answer is scored at its own position.
+
+    Takes the arguments of :class:`FineTuning`.
+    """
+
+    name = "FT-M"
+
+    def encode(self, tokenizer: PreTrainedTokenizerBase, requests: Sequence[EditRequest]) -> EncodedAnswers:
+        """See :class:`FineTuning`."""
+        return encode_targets(tokenizer, requests)

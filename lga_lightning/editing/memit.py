@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from lga_lightning.editing.published import published_for
-from lga_lightning.editing.spread import WeightedSpread
+from lga_lightning.editing.multi_layer import WeightedSpread
+from lga_lightning.editing.presets import published_for
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

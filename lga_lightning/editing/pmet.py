@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from lga_lightning.editing.memit import MEMIT
-from lga_lightning.families import attention, edit_site
+from lga_lightning.models.architecture import attention, edit_site
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

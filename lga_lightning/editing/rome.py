@@ -1,4 +1,4 @@
-"""ROME (arXiv 2202.05262): one fact, one rank-one update."""
+"""ROME (arXiv 2202.05262), one fact, one rank-one update; and R-ROME (arXiv 2403.07175), without its flaw."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from lga_lightning.editing.contexts import Contexts
+from lga_lightning.covariance.solver import SecondMoment
+from lga_lightning.editing.context_templates import Contexts
 from lga_lightning.editing.delta import WeightDelta
-from lga_lightning.editing.published import published_for
-from lga_lightning.editing.second_moment import SecondMoment
-from lga_lightning.editing.seeking import SeekingMethod
+from lga_lightning.editing.locate_then_edit import SeekingMethod
+from lga_lightning.editing.presets import published_for
 from lga_lightning.editing.target_value import TargetValues
-from lga_lightning.families import edit_site
+from lga_lightning.models.architecture import edit_site
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -127,3 +127,16 @@ class ROME(SeekingMethod):
                 changes[row] = (missing[row] - present) / (written[row] @ directions[row])
             deltas.append(WeightDelta({layer: (changes.T.contiguous(), directions)}))
         return deltas
+
+
+class RROME(ROME):
+    """ROME with the averaged key everywhere, which is what keeps many edits in a row stable.
+
+    Takes the arguments of :class:`ROME`.
+    """
+
+    name = "R-ROME"
+
+    def written_key(self, keys: Tensor) -> Tensor:
+        """The mean over contexts; see :class:`ROME`."""
+        return keys.mean(1)

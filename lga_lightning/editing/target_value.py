@@ -16,16 +16,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lga_lightning.attribution import at_least_float32
-from lga_lightning.continuation import Continuation
+from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing.base import Sought
-from lga_lightning.editing.contexts import in_contexts
-from lga_lightning.encoding import IGNORE, EncodedAnswers, encode_answers, encode_subjects
-from lga_lightning.errors import SettingError
-from lga_lightning.families import EditSite
-from lga_lightning.hooks import added_to_output, captured_inputs, captured_outputs, frozen
-from lga_lightning.requests import EditRequest
-from lga_lightning.scoring import answer_nll, input_device
+from lga_lightning.editing.context_templates import in_contexts
+from lga_lightning.exceptions import SettingError
+from lga_lightning.models.architecture import EditSite
+from lga_lightning.models.cached_suffix import Continuation
+from lga_lightning.models.encoding import IGNORE, EncodedAnswers, encode_answers, encode_subjects
+from lga_lightning.models.hooks import added_to_output, captured_inputs, captured_outputs, frozen
+from lga_lightning.models.likelihood import answer_nll, input_device
+from lga_lightning.utils.tensors import at_least_float32
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

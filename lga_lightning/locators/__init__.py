@@ -3,7 +3,7 @@
 from lga_lightning.locators.base import Evidence, LayerLocator
 from lga_lightning.locators.causal_tracing import CausalTracing
 from lga_lightning.locators.fixed import FixedLayer, MiddleLayer
+from lga_lightning.locators.layer_sweep import LayerSweep
 from lga_lightning.locators.lga import LGA, PaperLGA
-from lga_lightning.locators.sweep import LayerSweep
 
 __all__ = ["LGA", "CausalTracing", "Evidence", "FixedLayer", "LayerLocator", "LayerSweep", "MiddleLayer", "PaperLGA"]

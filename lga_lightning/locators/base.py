@@ -10,14 +10,21 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lga_lightning.aggregation import AGGREGATES, Aggregate, RelationLayers, choose_by_relation, contributions, shared
-from lga_lightning.attribution import Choice, choose
-from lga_lightning.encoding import encode_answers
-from lga_lightning.errors import SettingError
-from lga_lightning.hooks import frozen
-from lga_lightning.metrics.tokens import token_accuracy
-from lga_lightning.requests import EditRequest
-from lga_lightning.scoring import answer_logits, input_device
+from lga_lightning.data.requests import EditRequest
+from lga_lightning.exceptions import SettingError
+from lga_lightning.locators.aggregation import (
+    AGGREGATES,
+    Aggregate,
+    RelationLayers,
+    choose_by_relation,
+    contributions,
+    shared,
+)
+from lga_lightning.locators.selection import Choice, choose
+from lga_lightning.metrics.accuracy import token_accuracy
+from lga_lightning.models.encoding import encode_answers
+from lga_lightning.models.hooks import frozen
+from lga_lightning.models.likelihood import answer_logits, input_device
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -9,13 +9,13 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from lga_lightning.errors import SettingError
-from lga_lightning.families import blocks
-from lga_lightning.hooks import frozen
+from lga_lightning.data.requests import EditRequest
+from lga_lightning.exceptions import SettingError
 from lga_lightning.locators.base import Evidence, LayerLocator, knows_old_answer
-from lga_lightning.requests import EditRequest
-from lga_lightning.scoring import input_device
-from lga_lightning.tracing import EncodedFact, Kind, Tracer, embedding_spread, encode_fact
+from lga_lightning.locators.tracer import EncodedFact, Kind, Tracer, embedding_spread, encode_fact
+from lga_lightning.models.architecture import blocks
+from lga_lightning.models.hooks import frozen
+from lga_lightning.models.likelihood import input_device
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from lga_lightning.errors import SettingError
-from lga_lightning.families import blocks, check_layer
+from lga_lightning.data.requests import EditRequest
+from lga_lightning.exceptions import SettingError
 from lga_lightning.locators.base import Evidence, LayerLocator
-from lga_lightning.requests import EditRequest
-from lga_lightning.scoring import input_device
+from lga_lightning.models.architecture import blocks, check_layer
+from lga_lightning.models.likelihood import input_device
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

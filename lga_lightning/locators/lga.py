@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from lga_lightning.aggregation import Aggregate
-from lga_lightning.attribution import matrix_gram, norm_gram, vector_gram
-from lga_lightning.encoding import EncodedAnswers, encode_answers
-from lga_lightning.errors import SettingError
-from lga_lightning.families import SCOPES, Scope, Site, attribution_sites, is_matrix, normalised
-from lga_lightning.hooks import OutputGradients, frozen, per_row
+from lga_lightning.data.requests import EditRequest
+from lga_lightning.exceptions import SettingError
+from lga_lightning.locators.aggregation import Aggregate
 from lga_lightning.locators.base import Evidence, LayerLocator
-from lga_lightning.metrics.tokens import token_accuracy
-from lga_lightning.requests import EditRequest
-from lga_lightning.scoring import answer_logits, answer_nll, input_device
+from lga_lightning.locators.gram import matrix_gram, norm_gram, vector_gram
+from lga_lightning.metrics.accuracy import token_accuracy
+from lga_lightning.models.architecture import SCOPES, Scope, Site, attribution_sites, is_matrix, normalised
+from lga_lightning.models.encoding import EncodedAnswers, encode_answers
+from lga_lightning.models.hooks import OutputGradients, frozen, per_row
+from lga_lightning.models.likelihood import answer_logits, answer_nll, input_device
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -41,7 +41,7 @@ class LGA(LayerLocator):
             an edit sets (v in ROME). Parameters: ``mlp_out`` (the matrix that is edited), ``mlp`` (all matrices of the
             MLP), ``attention`` (all matrices of the attention), ``block`` (every parameter).
         kappa: Width of the Tukey fences, in interquartile ranges; None for no fences.
-        aggregate: How requests are added up, see :func:`lga_lightning.aggregation.contributions`. ``share`` divides each
+        aggregate: How requests are added up, see :func:`lga_lightning.locators.aggregation.contributions`. ``share`` divides each
             request's scores by the sum of their absolute values over the layers. ``sum`` adds them up as they are, as the
             paper does. ``magnitude`` adds up absolute values.
         measure: What is compared. ``new_norm``: |g_new|. ``dot``: <g_old, g_new>, the paper's; it is positive where the model

@@ -1,11 +1,10 @@
 """Metrics: pure functions, and torchmetrics Metrics that give the same on one process and on several."""
 
-from lga_lightning.metrics.contests import harmonic_mean, magnitude, success
+from lga_lightning.metrics.accuracy import token_accuracy, unchanged_tokens
+from lga_lightning.metrics.counterfact import harmonic_mean, magnitude, success
+from lga_lightning.metrics.gather import LayerScores, RequestRecords, RequestTable
 from lga_lightning.metrics.intervals import percentile_interval, resampled_means
-from lga_lightning.metrics.records import RequestRecords
-from lga_lightning.metrics.tables import LayerScores, RequestTable
-from lga_lightning.metrics.texts import begins_with, exact_match, ngram_entropy, normalised
-from lga_lightning.metrics.tokens import token_accuracy, unchanged_tokens
+from lga_lightning.metrics.text import begins_with, exact_match, ngram_entropy, normalised
 
 __all__ = [
     "LayerScores",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lga_lightning.attribution import resample_counts
+from lga_lightning.utils.bootstrap import resample_counts
 
 
 def resampled_means(values: Tensor, resamples: int = 1000, seed: int = 0) -> Tensor:

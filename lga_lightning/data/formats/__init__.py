@@ -12,8 +12,8 @@ from lga_lightning.data.formats.knowedit import has_knowedit_probes, read_knowed
 from lga_lightning.data.formats.known import read_known
 from lga_lightning.data.formats.questions import ZsreTarget, read_qaedit, read_zsre
 from lga_lightning.data.records import Record
-from lga_lightning.errors import DataError
-from lga_lightning.requests import EditRequest
+from lga_lightning.data.requests import EditRequest
+from lga_lightning.exceptions import DataError
 
 __all__ = ["FORMATS", "FormatName", "Reader", "ZsreTarget", "reader_for", "recognise", "to_record"]
 

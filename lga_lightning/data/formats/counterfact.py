@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lga_lightning.data.records import Record
-from lga_lightning.requests import EditRequest, Probe
+from lga_lightning.data.requests import EditRequest, Probe
 
 
 def read_counterfact(record: Record) -> EditRequest:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lga_lightning.data.records import Record
-from lga_lightning.requests import EditRequest, Probe
+from lga_lightning.data.requests import EditRequest, Probe
 
 TEXTS = ("target_new_aliases", "target_old_aliases", "rephrases", "generation_prompts")
 PROBES = ("locality", "portability")

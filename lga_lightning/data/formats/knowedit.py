@@ -6,7 +6,7 @@ from typing import Any
 
 from lga_lightning.data.formats.probes import usable_probes
 from lga_lightning.data.records import Record
-from lga_lightning.requests import EditRequest, Probe
+from lga_lightning.data.requests import EditRequest, Probe
 
 KINDS = {"Reasoning", "Subject_Aliasing", "Logical_Generalization", "Relation_Specificity", "Forgetfulness"}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lga_lightning.data.records import Record
-from lga_lightning.requests import EditRequest
+from lga_lightning.data.requests import EditRequest
 
 
 def read_known(record: Record, attributes: dict[str, list[str]]) -> EditRequest | None:

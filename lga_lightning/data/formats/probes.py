@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from lga_lightning.data.records import Record
-from lga_lightning.errors import InvalidRequest
-from lga_lightning.requests import Probe
+from lga_lightning.data.requests import Probe
+from lga_lightning.exceptions import InvalidRequest
 
 
 def usable_probes(rows: list[Record], prompt_field: str, answers_field: str) -> tuple[Probe, ...]:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from lga_lightning.data.formats.probes import usable_probes
 from lga_lightning.data.records import Record
-from lga_lightning.requests import EditRequest, Probe
+from lga_lightning.data.requests import EditRequest, Probe
 
 ZsreTarget = Literal["alt", "answers[0]"]
 

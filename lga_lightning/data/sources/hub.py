@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from urllib.parse import parse_qsl
 
 from lga_lightning.data.records import Record
-from lga_lightning.errors import DataError
+from lga_lightning.exceptions import DataError
 
 PREFIX = "hub:"
 ADDRESS = re.compile(r"(?P<repository>[^@?]+)(@(?P<revision>[^?]+))?(\?(?P<options>.*))?")

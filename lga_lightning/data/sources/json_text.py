@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, TextIO
 
-from lga_lightning.errors import DataError
+from lga_lightning.exceptions import DataError
 
 CHUNK = 1 << 16  # characters
 BLANK = re.compile(r"[ \t\r\n]*")

@@ -11,7 +11,7 @@ from typing import TextIO, cast
 from lga_lightning.data.records import Record
 from lga_lightning.data.sources.json_text import json_lines, json_list, starts_with_list
 from lga_lightning.data.sources.tables import csv_rows, parquet_rows
-from lga_lightning.errors import DataError
+from lga_lightning.exceptions import DataError
 
 GZIP, PARQUET = b"\x1f\x8b", b"PAR1"
 DELIMITERS = {".csv": ",", ".tsv": "\t"}

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from lga_lightning.errors import DataError
+from lga_lightning.exceptions import DataError
 
 LONGEST_CELL = 2**31 - 1  # characters; csv's own limit is 131,072
 BATCH = 256  # rows

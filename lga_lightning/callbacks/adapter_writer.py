@@ -1,0 +1,117 @@
+"""Writes edits as adapters, or as merged models, with a page that says what was edited and how it scores."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+
+from lga_lightning.callbacks.edit_report import EditReport
+from lga_lightning.data.requests import EditRequest
+from lga_lightning.editing import WeightDelta
+from lga_lightning.editing.adapter import NOTE, save_delta
+from lga_lightning.evaluation.results import Outcome
+from lga_lightning.models.chat import plain
+from lga_lightning.models.loading import hub_name
+from lga_lightning.modules.lga import LGAModule
+from lga_lightning.reports.model_card import model_card
+from lga_lightning.reports.terminal import print_edits, print_written
+from lga_lightning.utils.io import already_there, write_folder, write_json
+
+
+class AdapterWriter(EditReport):
+    """In ``predict``, writes the edits: a PEFT LoRA adapter with all of them, or one for each request that is edited alone.
+
+    Takes the arguments of :class:`EditReport`, and:
+
+    Args:
+        output: Folder to write; ``adapter`` in ``default_root_dir`` by default. In the mode ``independent`` it holds a folder a
+            request, named by its number and subject.
+        merge: Write the edited model, in safetensors and with its tokenizer, instead of an adapter.
+        overwrite: Replace a folder that is there.
+        arguments: Those of :class:`EditReport`.
+    """
+
+    def __init__(
+        self, output: str | None = None, merge: bool = False, overwrite: bool = False, **arguments: Any
+    ) -> None:
+        super().__init__(**arguments)
+        self.output = output
+        self.merge = merge
+        self.overwrite = overwrite
+        self.folder = Path()
+
+    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Begin anew; a folder that must not be overwritten is no news to wait for."""
+        self.on_validation_start(trainer, pl_module)
+        name = "merged" if self.merge else "adapter"
+        self.folder = Path(self.output).expanduser() if self.output else Path(trainer.default_root_dir) / name
+        # one process looks for all, before any of them writes
+        if trainer.strategy.broadcast(self.folder.exists()) and not self.overwrite:
+            raise already_there(self.folder)
+
+    def on_predict_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Take in the outcomes of a batch, and write the edits of requests that are edited alone."""
+        if not isinstance(pl_module, LGAModule):
+            return
+        self.on_validation_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        if pl_module.mode == "independent":
+            data = trainer.datamodule  # type: ignore[attr-defined]
+            for index, delta, outcomes in zip(batch.index, pl_module.deltas, outputs["outcomes"], strict=True):
+                request = data.loaded.requests[index]
+                content = self.content(trainer, pl_module, [index], [[Outcome.of(record) for record in outcomes]])
+                folder = self.folder / f"{index:04d}-{_slug(request)}"
+                if self.overwrite or not folder.exists():  # the last batches may be dealt to two processes
+                    self._write(pl_module, delta, folder, [request], content)
+
+    def on_predict_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Put the outcomes of all processes together, and write the edits."""
+        if not isinstance(pl_module, LGAModule) or not self.records.index:
+            return
+        _, _, content = self.put_together(trainer, pl_module)
+        if not trainer.is_global_zero:
+            return
+        requests = trainer.datamodule.loaded.requests  # type: ignore[attr-defined]
+        if pl_module.mode != "independent":
+            self._write(pl_module, pl_module.deltas[0], self.folder, requests, content)
+        print_edits(content)
+        print_written(content, self.folder, self.merge)
+
+    def _write(
+        self,
+        module: LGAModule,
+        delta: WeightDelta,
+        folder: Path,
+        requests: Sequence[EditRequest],
+        content: Mapping[str, Any],
+    ) -> None:
+        llm, tokenizer = module.language_model
+        kind = "merged" if self.merge else "matrices" if delta.is_dense else "adapter"
+        card = model_card(content, requests, delta.ranks, kind)
+        if not self.merge:
+            save_delta(delta, folder, llm, hub_name(module.model_name), content, card, self.overwrite)
+            return
+
+        def write(scratch: Path) -> None:
+            with delta.applied(llm):
+                llm.save_pretrained(scratch)
+            plain(tokenizer).save_pretrained(scratch)
+            write_json(scratch / NOTE, {"base_model": hub_name(module.model_name), **content})
+            (scratch / "README.md").write_text(card, encoding="utf-8")
+
+        write_folder(folder, write, self.overwrite)
+
+
+def _slug(request: EditRequest) -> str:
+    return re.sub(r"\W+", "-", request.subject).strip("-")[:40] or "request"

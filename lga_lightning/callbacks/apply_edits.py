@@ -1,0 +1,79 @@
+"""Edits facts in somebody else's module when its training is over."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import lightning as L
+
+from lga_lightning.callbacks.host import language_model_of
+from lga_lightning.callbacks.layer_attribution import LayerAttribution
+from lga_lightning.data import load_requests
+from lga_lightning.editing import RROME, EditMethod, WeightDelta
+from lga_lightning.editing.delta import Originals
+from lga_lightning.exceptions import SettingError
+from lga_lightning.models.loading import load_tokenizer
+from lga_lightning.results.layers import find_layers, golden_window
+
+
+class ApplyEdits(L.Callback):
+    """Writes edits into the language model of a module of yours at the end of ``fit``.
+
+    Checkpoints that the run has saved by then hold the unedited weights.
+
+    Args:
+        requests: A file or Hub data set of requests; all are edited together.
+        model: Where your module keeps the language model, as in ``"net.llm"``.
+        tokenizer: Name of its tokenizer; None takes the model's ``config.name_or_path``.
+        layer: The block to edit: a number, several, ``default``, the path of an attribution.json, or ``golden``: what a
+            :class:`LayerAttribution` in the same run has found, else what is in ``default_root_dir``.
+        editor: How facts are edited; R-ROME by default.
+        format: The requests' format; ``auto`` recognises it.
+        batch_size: Requests that are worked on at once.
+
+    Attributes:
+        delta: The edit, once it is made: save it with :meth:`WeightDelta.save_pretrained`.
+        originals: What undoes it: ``callback.originals.restore_()``.
+
+    Example:
+        >>> from lga_lightning.callbacks import ApplyEdits
+        >>> callback = ApplyEdits("my_edits.jsonl", model="net.llm", layer=5)  # Trainer(callbacks=[callback])
+    """
+
+    def __init__(
+        self,
+        requests: str,
+        model: str = "llm",
+        tokenizer: str | None = None,
+        layer: int | str | list[int] = "golden",
+        editor: EditMethod | None = None,
+        format: str = "auto",
+        batch_size: int = 8,
+    ) -> None:
+        if batch_size < 1:
+            raise SettingError(f"`batch_size` must be at least 1, got {batch_size}.")
+        self.requests, self.model, self.tokenizer, self.layer = requests, model, tokenizer, layer
+        self.editor, self.format, self.batch_size = editor or RROME(), format, batch_size
+        self.delta: WeightDelta | None = None
+        self.originals: Originals | None = None
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Read the requests and find the model: what is wrong with them should not come out after the training."""
+        if stage == "fit":
+            self._loaded = load_requests(self.requests, self.format, strict=True)
+            self._llm, self._name = language_model_of(pl_module, self.model, self.tokenizer)
+            self._tokenizer = load_tokenizer(self._name)
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Edit."""
+        layers = self._layers(trainer)
+        self.delta = self.editor.compute(self._llm, self._tokenizer, self._loaded.requests, layers, self.batch_size)
+        self.originals = self.delta.merge_(self._llm)
+
+    def _layers(self, trainer: L.Trainer) -> list[int]:
+        if self.layer == "default":
+            return self.editor.default_layers(self._llm)
+        found = [c.attribution for c in trainer.callbacks if isinstance(c, LayerAttribution) and c.attribution]  # type: ignore[attr-defined]
+        if self.layer == "golden" and found:
+            return golden_window(found[0].choice, self.editor.window)
+        return find_layers(self.layer, Path(trainer.default_root_dir), self._name, self.editor.window)[0]

@@ -1,0 +1,80 @@
+"""Second moments of keys: C = E[k k^T] over the tokens of plain text, for many layers in one pass.
+
+ROME (arXiv 2202.05262), section 3.1: uncentred, over all tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from lga_lightning.models.architecture import blocks, edit_site
+from lga_lightning.models.hooks import ends_after, frozen, inputs_seen
+from lga_lightning.models.likelihood import input_device
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class SecondMoments(Metric):
+    """Sums of k k^T by layer, and the number of tokens; the same on one process and on several.
+
+    Products are taken in float32 over blocks of 1,024 tokens, whose sums are added up in float64.
+
+    Args:
+        model: A causal language model, for the widths.
+        layers: The blocks.
+    """
+
+    full_state_update = False
+    tokens: Tensor
+
+    def __init__(self, model: PreTrainedModel, layers: Sequence[int]) -> None:
+        super().__init__()
+        self.layers = sorted(layers)
+        for layer in self.layers:
+            width = edit_site(model, layer).in_features
+            self.add_state(f"sum_{layer}", torch.zeros(width, width, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("tokens", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, model: PreTrainedModel, pieces: Sequence[Sequence[int]]) -> None:  # type: ignore[override]
+        """Run pieces of text through the model, as far as the last of the layers.
+
+        Args:
+            model: The model.
+            pieces: Token ids of up to ``PIECES`` texts; none is fine.
+        """
+        if not pieces:
+            return
+        width = max(map(len, pieces))
+        device = input_device(model)
+        ids = torch.tensor([[*piece, *[0] * (width - len(piece))] for piece in pieces], device=device)
+        real = torch.tensor([[column < len(piece) for column in range(width)] for piece in pieces])
+        modules = [edit_site(model, layer).module for layer in self.layers]
+        with (
+            torch.no_grad(),
+            frozen(model),
+            inputs_seen(modules, lambda number, inputs: self._add(self.layers[number], inputs, real)),
+            ends_after(blocks(model)[self.layers[-1]]),
+        ):
+            model(input_ids=ids, use_cache=False)
+        self.tokens += int(real.sum())
+
+    def compute(self) -> dict[int, Tensor]:
+        """C [d_in, d_in] by layer, in float64, over all processes."""
+        return self.means()
+
+    def means(self) -> dict[int, Tensor]:
+        """C [d_in, d_in] by layer, in float64, of the sums that are here."""
+        return {layer: getattr(self, f"sum_{layer}") / self.tokens for layer in self.layers}
+
+    def _add(self, layer: int, inputs: Tensor, real: Tensor) -> None:
+        keys = inputs.reshape(-1, inputs.shape[-1])[real.flatten().to(inputs.device)]
+        total = getattr(self, f"sum_{layer}")
+        for block in keys.split(1024):
+            block = block.double() if block.dtype == torch.float64 else block.float()
+            total += (block.T @ block).to(total)

@@ -1,0 +1,88 @@
+"""The text that second moments are taken from, in batches that are always the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from lga_lightning.data.corpus import read_texts
+from lga_lightning.models.architecture import edit_site, longest_text
+from lga_lightning.models.chat import plain
+from lga_lightning.models.generation import sample
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+SAMPLED = "sampled"
+
+
+PIECES = 32  # a batch
+
+
+def token_budget(model: PreTrainedModel, layer: int) -> int:
+    """From how many tokens second moments are taken where nobody says: 20 times the width of a key.
+
+    Few enough to be quick, and many enough for an inverse: a sample covariance of n tokens in d dimensions errs by about
+    sqrt(d / n).
+    """
+    return 20 * edit_site(model, layer).in_features
+
+
+def batches(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    source: str,
+    tokens: int,
+    sequence_length: int,
+    skip: int = 0,
+) -> Iterator[list[list[int]]]:
+    """Pieces of text of so many tokens in all, always the same, ``PIECES`` at a time, those of like length together.
+
+    Args:
+        model: The model, which ``sampled`` takes the text from.
+        tokenizer: Its tokenizer.
+        source: As :func:`~lga_lightning.data.corpus.read_texts` takes it, or ``sampled``.
+        tokens: How many tokens in all; fewer if the text has fewer.
+        sequence_length: Tokens a piece, at most.
+        skip: Leave out so many batches (a resumed run).
+    """
+    sequence_length = longest_text(model, sequence_length)
+    if source == SAMPLED:
+        for number in range(-(-tokens // (PIECES * sequence_length))):
+            if number >= skip:
+                left = tokens - number * PIECES * sequence_length
+                rows = sample(model, tokenizer, PIECES, sequence_length, seed=number)
+                yield [row[: max(0, left - i * sequence_length)] for i, row in enumerate(rows)]
+        return
+    waiting: list[list[int]] = []
+    number = 0
+    for piece in _pieces(tokenizer, source, tokens, sequence_length):
+        waiting.append(piece)
+        if len(waiting) == 16 * PIECES:
+            for batch in _by_length(waiting):
+                if number >= skip:
+                    yield batch
+                number += 1
+            waiting = []
+    for batch in _by_length(waiting):
+        if number >= skip:
+            yield batch
+        number += 1
+
+
+def _pieces(tokenizer: PreTrainedTokenizerBase, source: str, tokens: int, sequence_length: int) -> Iterator[list[int]]:
+    left = tokens
+    for text in read_texts(source):
+        ids = plain(tokenizer)(text, verbose=False)["input_ids"]
+        for start in range(0, len(ids), sequence_length):
+            piece = ids[start : start + sequence_length][:left]
+            left -= len(piece)
+            if piece:
+                yield piece
+            if left <= 0:
+                return
+
+
+def _by_length(pieces: list[list[int]]) -> Iterator[list[list[int]]]:
+    ordered = sorted(pieces, key=len)
+    return (ordered[start : start + PIECES] for start in range(0, len(ordered), PIECES))

@@ -1,0 +1,138 @@
+"""Estimate second moments in this process, or take them from the cache; a run that was cut off goes on where it was."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from lga_lightning.covariance.accumulator import SecondMoments
+from lga_lightning.covariance.batches import PIECES, batches, token_budget
+from lga_lightning.covariance.store import MomentKey, load_moment, save_moments
+from lga_lightning.exceptions import DataError
+from lga_lightning.utils.io import write_whole
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+log = logging.getLogger(__name__)
+
+SAVE_EVERY = 60.0  # seconds
+
+
+def find_moments(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    layers: Sequence[int],
+    source: str,
+    tokens: int | None = None,
+    sequence_length: int = 256,
+) -> dict[int, Tensor]:
+    """C = E[k k^T] of some layers, [d_in, d_in] in float64: from the cache, else estimated and put there.
+
+    Args:
+        model: A causal language model; it is not changed.
+        tokenizer: Its tokenizer.
+        layers: The blocks; those that are missing are estimated in one pass.
+        source: A text, as :func:`~lga_lightning.data.corpus.read_texts` takes it, or ``sampled``.
+        tokens: Budget of tokens; by default 20 times the width of a key.
+        sequence_length: Tokens a piece of text, at most.
+
+    Raises:
+        DataError: If there is no text, or the cache holds something else.
+    """
+    from filelock import FileLock
+
+    tokens = tokens or token_budget(model, layers[0])
+    key = MomentKey.of(model, tokenizer, source, tokens, sequence_length)
+    key.folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(key.folder / "lock"):
+        found = {layer: load_moment(key.folder, layer, key) for layer in layers}
+        missing = [layer for layer, moment in found.items() if moment is None]
+        if missing:
+            moments = SecondMoments(model, missing).to(model.device)
+            done = restore_partial(moments, key)
+            if done:
+                log.warning("Going on with the second moments after %d tokens.", int(moments.tokens))
+            pending = batches(model, tokenizer, source, tokens, sequence_length, done)
+            for number, batch in enumerate(_shown(pending, done, key, missing), start=done + 1):
+                moments.update(model, batch)
+                save_partial_now_and_then(moments, key, number)
+            finish(moments, key)
+            found |= {layer: load_moment(key.folder, layer, key) for layer in missing}
+    return {layer: moment for layer, moment in found.items() if moment is not None}
+
+
+def finish(moments: SecondMoments, key: MomentKey) -> None:
+    """Put finished moments into the cache.
+
+    Raises:
+        DataError: If no token was counted.
+    """
+    if not moments.tokens:
+        raise DataError(f"The text {key.text!r} is empty: there is nothing to take second moments of.")
+    save_moments(moments, key, key.folder)
+    _partial(key).unlink(missing_ok=True)
+
+
+def restore_partial(moments: SecondMoments, key: MomentKey) -> int:
+    """Take up what an interrupted run left for the same layers, and say how many batches it has done."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(_partial(key), framework="pt") as file:
+            note = file.metadata()
+            if json.loads(note["layers"]) != moments.layers:
+                return 0
+            for name in file.keys():  # noqa: SIM118 - not a mapping
+                getattr(moments, name).copy_(file.get_tensor(name))
+            moments._update_count = 1  # not empty any more
+            return int(note["batches"])
+    except (OSError, SafetensorError, KeyError, ValueError):
+        return 0  # there is none, or it is broken: begin anew
+
+
+def save_partial(moments: SecondMoments, key: MomentKey, done: int) -> None:
+    """Write down how far the estimate is.
+
+    Args:
+        moments: Of all processes.
+        key: What they are made from.
+        done: Batches that have been counted.
+    """
+    from safetensors.torch import save_file
+
+    names = [*(f"sum_{layer}" for layer in moments.layers), "tokens"]
+    tensors = {name: getattr(moments, name).cpu() for name in names}
+    note = {"layers": json.dumps(moments.layers), "batches": str(done)}
+    write_whole(_partial(key), lambda scratch: save_file(tensors, scratch, metadata=note))
+
+
+def save_partial_now_and_then(moments: SecondMoments, key: MomentKey, done: int) -> None:
+    """:func:`save_partial`, once a minute at most."""
+    path = _partial(key)
+    since = path.stat().st_mtime if path.exists() else key.folder.stat().st_mtime
+    if time.time() - since > SAVE_EVERY:
+        save_partial(moments, key, done)
+
+
+def _partial(key: MomentKey) -> Path:
+    return key.folder / "partial.safetensors"
+
+
+def _shown(
+    pending: Iterable[list[list[int]]], done: int, key: MomentKey, layers: Sequence[int]
+) -> Iterator[list[list[int]]]:
+    """With a bar that counts tokens."""
+    from tqdm import tqdm
+
+    title = f"Second moments of {key.model}, {len(layers)} layer(s), from {key.text}"
+    with tqdm(total=key.tokens, desc=title, unit=" tokens", initial=min(key.tokens, done * PIECES)) as bar:
+        for batch in pending:
+            yield batch
+            bar.update(sum(map(len, batch)))

@@ -1,0 +1,122 @@
+"""The second moment of keys as editing methods use it: found, factorised once, and solved with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from lga_lightning.covariance.batches import SAMPLED, token_budget
+from lga_lightning.covariance.estimate import find_moments
+from lga_lightning.covariance.store import MomentKey, load_moment
+from lga_lightning.exceptions import DataError, SettingError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+IDENTITY = "identity"
+OF_THE_MODEL = ("weights", "tokenizer", "dtype")
+
+
+@dataclass
+class SecondMoment:
+    """C = E[k k^T] of the layers of a model.
+
+    Args:
+        source: ``identity`` for C = I; ``sampled`` for text that the model itself writes; a text file or data set, as
+            :func:`~lga_lightning.data.corpus.read_texts` takes it; or a folder that ``lga moments`` wrote.
+        tokens: From how many tokens it is estimated, where it is; None for 20 times the width of a key.
+        sequence_length: In pieces of so many tokens.
+    """
+
+    source: str
+    tokens: int | None = None
+    sequence_length: int = 256
+    _moments: WeakKeyDictionary[PreTrainedModel, dict[int, Tensor]] = field(
+        default_factory=WeakKeyDictionary, repr=False
+    )
+    _factors: WeakKeyDictionary[PreTrainedModel, dict[Any, Tensor]] = field(
+        default_factory=WeakKeyDictionary, repr=False
+    )
+
+    def __post_init__(self) -> None:
+        if self.tokens is not None and self.tokens < 1:
+            raise SettingError(f"`moment_tokens` must be at least 1, got {self.tokens}.")
+
+    def prepare(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, layers: Sequence[int]) -> None:
+        """Have the second moments of some layers at hand; call it first while the model is not edited.
+
+        Raises:
+            DataError: If they cannot be made, or were made for another model.
+        """
+        have = self._moments.setdefault(model, {})
+        missing = [layer for layer in layers if layer not in have]
+        if not missing or self.source == IDENTITY:
+            return
+        folder = Path(self.source).expanduser()
+        if not folder.is_dir():
+            have |= find_moments(model, tokenizer, missing, self.source, self.tokens, self.sequence_length)
+            return
+        key = MomentKey.of(model, tokenizer, SAMPLED, 1, self.sequence_length)
+        for layer in missing:
+            moment = load_moment(folder, layer, key, OF_THE_MODEL)
+            if moment is None:
+                raise DataError(
+                    f"The folder {str(folder)!r} has no second moment of block {layer}. Run `lga moments` for this layer too."
+                )
+            have[layer] = moment
+
+    def solve(self, model: PreTrainedModel, layer: int, keys: Tensor) -> Tensor:
+        """C^-1 k for keys [n, d_in]: [n, d_in], solved in float64.
+
+        Raises:
+            DataError: If C cannot be inverted.
+        """
+        if self.source == IDENTITY:
+            return keys
+        factors = self._factors.setdefault(model, {})
+        if layer not in factors:
+            moment = self._moments[model][layer].to(keys.device)
+            factor, failed = torch.linalg.cholesky_ex(moment)
+            # a singular matrix may still pass, by rounding
+            if failed or factor.diagonal().min() ** 2 < 1e-12 * moment.diagonal().max():
+                raise DataError(
+                    f"The second moment of block {layer} (from {self.source!r}) cannot be inverted: it was taken from too few "
+                    f"tokens for keys of width {len(moment)}. Raise --model.editor.moment_tokens to several times that width, "
+                    "or give it more text."
+                )
+            factors[layer] = factor
+        return torch.cholesky_solve(keys.double().T, factors[layer]).T.to(keys.dtype)
+
+    def project(self, model: PreTrainedModel, layer: int, keys: Tensor, threshold: float) -> Tensor:
+        """The part of keys [n, d_in] that lies in the span of C's singular vectors with values below a threshold.
+
+        Raises:
+            DataError: If there is no such vector.
+        """
+        factors = self._factors.setdefault(model, {})
+        name = (layer, threshold)
+        if name not in factors:
+            values, vectors = torch.linalg.eigh(self._moments[model][layer].to(keys.device))
+            free = vectors[:, values < threshold]
+            if not free.shape[1]:
+                raise DataError(
+                    f"No singular value of the second moment of block {layer} is below the threshold {threshold:g} (they reach "
+                    f"from {values[0]:.3g} to {values[-1]:.3g}), so nothing may change there. Raise --model.editor.threshold."
+                )
+            factors[name] = free
+        return keys.to(factors[name]) @ factors[name] @ factors[name].T
+
+    def settings(self, model: PreTrainedModel) -> dict[str, Any]:
+        """For result files."""
+        if self.source == IDENTITY:
+            return {"second_moment": IDENTITY}
+        if Path(self.source).expanduser().is_dir():
+            return {"second_moment": self.source}
+        tokens = self.tokens or token_budget(model, 0)
+        return {"second_moment": self.source, "moment_tokens": tokens, "sequence_length": self.sequence_length}

@@ -1,0 +1,141 @@
+"""Second moments on disk: one file a layer, keyed by everything that they are made of."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from lga_lightning.data.corpus import text_fingerprint
+from lga_lightning.exceptions import DataError
+from lga_lightning.models.architecture import longest_text
+from lga_lightning.models.chat import plain
+from lga_lightning.models.loading import cache_folder
+from lga_lightning.utils.io import write_whole
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from lga_lightning.covariance.accumulator import SecondMoments
+from lga_lightning.covariance.batches import SAMPLED
+
+
+@dataclass(frozen=True)
+class MomentKey:
+    """Everything that second moments are made of, the layer apart.
+
+    Attributes:
+        model: Name of the model, as its config has it.
+        revision: Its commit on the Hub, where it has one.
+        weights: SHA-256 of all weights.
+        tokenizer: SHA-256 of the tokenizer.
+        dtype: Of the weights.
+        text: Where the text comes from: a file's name, a data set's, or ``sampled`` (from the model itself).
+        text_hash: SHA-256 of the file, commit of the data set, or the seed of the samples.
+        tokens: How many tokens of it.
+        sequence_length: Longer texts are cut into pieces of so many tokens.
+    """
+
+    model: str
+    revision: str | None
+    weights: str
+    tokenizer: str
+    dtype: str
+    text: str
+    text_hash: str
+    tokens: int
+    sequence_length: int
+
+    @classmethod
+    def of(
+        cls,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        source: str,
+        tokens: int,
+        sequence_length: int,
+    ) -> MomentKey:
+        """The key for a model as it is now."""
+        digest = hashlib.sha256()
+        for name, parameter in sorted(model.named_parameters()):
+            digest.update(f"{name} {parameter.dtype} {list(parameter.shape)}".encode())
+            digest.update(parameter.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+        sampled = source == SAMPLED
+        return cls(
+            model=Path(model.config._name_or_path).name,
+            revision=getattr(model.config, "_commit_hash", None),
+            weights=digest.hexdigest(),
+            tokenizer=hashlib.sha256(plain(tokenizer).backend_tokenizer.to_str().encode()).hexdigest(),
+            dtype=str(model.dtype),
+            text=source if sampled else Path(source).name,
+            text_hash="seed 0" if sampled else text_fingerprint(source),
+            tokens=tokens,
+            sequence_length=longest_text(model, sequence_length),
+        )
+
+    @property
+    def folder(self) -> Path:
+        """Where they are kept, one file a layer."""
+        digest = hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()[:16]
+        return cache_folder() / "second-moments" / f"{self.model}-{digest}"
+
+    def differences(self, other: MomentKey, fields: Sequence[str] = ()) -> str:
+        """What is different, in words; "" if nothing is."""
+        mine, theirs = asdict(self), asdict(other)
+        names = [name for name in fields or mine if mine[name] != theirs[name]]
+        return ", ".join(f"{name} ({theirs[name]!s:.24}, not {mine[name]!s:.24})" for name in names)
+
+
+def save_moments(moments: SecondMoments, key: MomentKey, folder: Path) -> None:
+    """Write one file a layer, whole, with what they were made from."""
+    from safetensors.torch import save_file
+
+    for layer, moment in moments.means().items():
+        note = {"key": json.dumps(asdict(key)), "layer": str(layer), "counted": str(int(moments.tokens))}
+
+        def write(scratch: Path, moment: Tensor = moment, note: dict[str, str] = note) -> None:
+            save_file({"moment": moment.float().cpu().contiguous()}, scratch, metadata=note)
+
+        write_whole(folder / f"{layer}.safetensors", write)
+
+
+def load_moment(folder: Path, layer: int, key: MomentKey, fields: Sequence[str] = ()) -> Tensor | None:
+    """C of one layer, [d_in, d_in] in float64; None if there is no file of that layer.
+
+    Args:
+        folder: Where :func:`save_moments` wrote.
+        layer: The block.
+        key: What it must have been made from.
+        fields: Which fields of the key must agree; all by default.
+
+    Raises:
+        DataError: If the file is broken, or was made from something else.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = folder / f"{layer}.safetensors"
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            note, moment = file.metadata() or {}, file.get_tensor("moment").double()
+        made = MomentKey(**json.loads(note["key"]))
+        if int(note["layer"]) != layer:
+            raise DataError(f"{str(path)!r} holds the second moment of block {note['layer']}: it was renamed.")
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(
+            f"{str(path)!r} is not a second moment that `lga moments` wrote, or it is broken ({error}). Delete it, and it will "
+            "be made anew."
+        ) from error
+    if differences := key.differences(made, fields):
+        raise DataError(
+            f"The second moment in {str(path)!r} was made from something else: {differences}. Run `lga moments` for this model."
+        )
+    return moment

@@ -1,0 +1,72 @@
+"""Requests in batches, dealt out to processes."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+
+from lga_lightning.data.requests import EditRequest
+
+
+@dataclass
+class RequestBatch:
+    """A batch of requests.
+
+    Attributes:
+        index: Position of each request in its data set: the key under which results are kept.
+        requests: The requests.
+    """
+
+    index: list[int]
+    requests: list[EditRequest]
+
+    def to(self, device: object, **kwargs: object) -> RequestBatch:
+        """Itself: text has no device. Lightning would else look into every request for tensors."""
+        return self
+
+
+class RequestBatches:
+    """The batches of one process.
+
+    The batches are the same for any number of processes and are dealt out whole, so that a request has the same
+    neighbours, the same padding and the same score wherever it runs. Every process gets as many as every other (else the
+    last ones would wait for ever): where the deal does not come out even, batches are dealt twice, and whoever collects
+    results by index drops the repeats.
+
+    Args:
+        requests: All requests of the data set.
+        batch_size: Requests a batch.
+        rank: Number of this process.
+        world_size: Number of processes.
+        done: Indices that need not run again (a resumed run).
+        in_order: Keep the order of the requests, for edits one after the other.
+    """
+
+    def __init__(
+        self,
+        requests: Sequence[EditRequest],
+        batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+        done: Collection[int] = (),
+        in_order: bool = False,
+    ) -> None:
+        self.requests = requests
+        order = list(range(len(requests)))
+        if not in_order:  # requests of similar length go together, since every row is padded to its batch's longest
+            order.sort(key=lambda i: (len(requests[i].prompt) + len(requests[i].target_new), i))
+        batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+        if not in_order:  # but short and long batches alternate: time left and confidence are then right from early on
+            random.Random(0).shuffle(batches)
+        left = [rest for batch in batches if (rest := [i for i in batch if i not in done])]
+        left = left or batches[:1]  # Lightning ends a run without batches before its last hooks
+        missing = -len(left) % world_size
+        self.batches = (left + [left[i % len(left)] for i in range(missing)])[rank::world_size]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[RequestBatch]:
+        for batch in self.batches:
+            yield RequestBatch(batch, [self.requests[i] for i in batch])

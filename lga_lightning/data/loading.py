@@ -1,0 +1,157 @@
+"""Edit requests from a file or a Hub data set: read, checked, filtered, counted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field, replace
+from importlib.resources import files
+from pathlib import Path
+
+from lga_lightning.data.formats import ZsreTarget, reader_for, recognise
+from lga_lightning.data.requests import EditRequest
+from lga_lightning.data.selection import split_of, take
+from lga_lightning.data.sources import read_records, source_name
+from lga_lightning.exceptions import DataError, InvalidRequest
+
+FACTS = "bundled facts"
+
+
+@dataclass
+class LoadedRequests:
+    """What came out of a file or a Hub data set.
+
+    Attributes:
+        requests: The valid requests that were asked for, in the file's order (or that of the seed).
+        skipped: How many records were left out because they cannot be used, by reason.
+        first_skipped: For each reason, what the first of them had.
+        filtered: How many sound records were left out because something else was asked for, or because no request can be made
+            of them, by reason.
+        dropped: How many probes were left out of requests that were kept, by reason.
+        format: The format that was read.
+    """
+
+    requests: list[EditRequest]
+    skipped: Counter[str] = field(default_factory=Counter)
+    first_skipped: dict[str, str] = field(default_factory=dict)
+    filtered: Counter[str] = field(default_factory=Counter)
+    dropped: Counter[str] = field(default_factory=Counter)
+    format: str = ""
+
+    def skip(self, error: InvalidRequest, message: str) -> None:
+        """Count a record that cannot be used."""
+        self.skipped[error.reason] += 1
+        self.first_skipped.setdefault(error.reason, message)
+
+
+def load_requests(
+    source: str | Path | None = None,
+    format: str = "auto",
+    limit: int | None = None,
+    strict: bool = False,
+    split: str | None = None,
+    relations: Collection[str] | None = None,
+    seed: int | None = None,
+    proxy_share: float | None = None,
+    zsre_target: ZsreTarget = "alt",
+) -> LoadedRequests:
+    """Read edit requests from a file or a Hub data set, one record at a time: what is not kept is not held.
+
+    Args:
+        source: A JSON, JSON Lines, CSV or Parquet file, ``hub:owner/name`` (see ``docs/data.md``), or None for the bundled
+            facts.
+        format: Name of its format, a key of ``FORMATS``; ``"auto"`` recognises it by the first record.
+        limit: Keep the first so many valid requests.
+        strict: Fail at the first record that cannot be used instead of leaving it out.
+        split: ``"proxy"`` or ``"test"``: leave out the requests that are kept for the other; those without a split stay.
+        relations: Keep requests of these relations alone.
+        seed: Keep a random sample instead of the first so many, and in random order. None keeps the order.
+        proxy_share: Give requests without a split one by their subject: this share of all subjects is for ``"proxy"``, the
+            others for ``"test"``. None leaves them without.
+        zsre_target: For the format ``zsre_mend_eval``: the answer to edit in, ``"alt"`` or ``"answers[0]"``.
+
+    Raises:
+        DataError: If an argument is out of its range, the source is missing or malformed, a field is missing, or no request
+            is left.
+        InvalidRequest: If ``strict`` and a request cannot be used (subject not in the prompt, empty target, ...).
+    """
+    if limit is not None and limit < 1:
+        raise DataError(f"`limit` must be at least 1, got {limit}. Leave it out for all requests.")
+    if proxy_share is not None and not 0 < proxy_share < 1:
+        raise DataError(
+            f"`proxy_share` must be between 0 and 1, got {proxy_share}. Leave it out to use all requests for everything."
+        )
+    if format != "auto":
+        reader_for(format, zsre_target)  # a name that is wrong fails before the file is read
+    if source is None:
+        source = Path(str(files("lga_lightning") / "data" / "facts.jsonl"))
+    loaded = LoadedRequests([])
+    valid = _valid(source, format, strict, zsre_target, loaded)
+    split_up = (
+        request if request.split or proxy_share is None else _with_split(request, proxy_share) for request in valid
+    )
+    seen: dict[str, None] = {}
+    kept = (request for request in split_up if _wanted(request, split, relations, loaded.filtered, seen))
+    loaded.requests = take(kept, limit, seed)
+    if not loaded.requests:
+        raise DataError(f"{source_name(source)} holds no usable request{_why(loaded, split, relations, seen)}.")
+    return loaded
+
+
+def _valid(
+    source: str | Path, format: str, strict: bool, zsre_target: ZsreTarget, loaded: LoadedRequests
+) -> Iterator[EditRequest]:
+    """Requests as they come; what cannot be used is counted in ``loaded``."""
+    read = None
+    for record in read_records(source):
+        if read is None:
+            loaded.format = recognise(record) if format == "auto" else format
+            read = reader_for(loaded.format, zsre_target)
+        try:
+            request = read(record)
+        except InvalidRequest as error:
+            message = f"{record.place}: {error}"
+            if strict:
+                raise InvalidRequest(error.reason, message) from error
+            loaded.skip(error, message)
+            continue
+        if strict and record.dropped:
+            raise record.dropped[0]
+        loaded.dropped.update(error.reason for error in record.dropped)
+        if request is None:
+            loaded.filtered["first of its relation, with no other answer to take"] += 1
+        else:
+            yield request
+
+
+def _with_split(request: EditRequest, proxy_share: float) -> EditRequest:
+    return replace(request, split=split_of(request.subject, proxy_share))
+
+
+def _wanted(
+    request: EditRequest,
+    split: str | None,
+    relations: Collection[str] | None,
+    filtered: Counter[str],
+    seen: dict[str, None],
+) -> bool:
+    if relations is not None and request.relation not in relations:
+        filtered["of another relation"] += 1
+        if request.relation is not None and len(seen) < 20:
+            seen[request.relation] = None
+    elif split is not None and request.split not in (None, split):
+        filtered["of the other split"] += 1
+    else:
+        return True
+    return False
+
+
+def _why(loaded: LoadedRequests, split: str | None, relations: Collection[str] | None, seen: dict[str, None]) -> str:
+    if loaded.skipped:
+        return ": " + " ".join(f"{count} left out ({loaded.first_skipped[r]})" for r, count in loaded.skipped.items())
+    if relations is not None and loaded.filtered["of another relation"]:
+        has = f"it has {', '.join(map(repr, seen))}" if seen else "its records name none"
+        return f" of the relations {list(relations)}: {has}"
+    if split:
+        return f" for the split {split!r}"
+    return f": left out were {dict(loaded.filtered)}" if loaded.filtered else ": it has no records"

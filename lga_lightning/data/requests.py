@@ -1,0 +1,140 @@
+"""What the user wants changed, and what should and should not change with it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from lga_lightning.exceptions import InvalidRequest
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A question about the model, with the answers that count as right.
+
+    Args:
+        prompt: Text to be continued.
+        answers: Accepted answers (aliases), the preferred one first; at least one.
+    """
+
+    prompt: str
+    answers: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not self.prompt.strip():
+            raise InvalidRequest(
+                "probe without a prompt", "A probe has an empty prompt. Give it a text to be continued."
+            )
+        if not self.answers or not all(answer.strip() for answer in self.answers):
+            raise InvalidRequest(
+                "probe without an answer",
+                f"The probe {self.prompt!r} needs at least one answer and no empty ones, got {list(self.answers)!r}.",
+            )
+
+
+@dataclass(frozen=True)
+class EditRequest:
+    """One fact to edit: after the edit, the model should continue ``prompt`` with ``target_new``.
+
+    Every instance is valid: its subject is in its prompt, its targets are not empty and differ.
+
+    Args:
+        prompt: Text to be continued; contains ``subject``.
+        subject: What the fact is about. The edit acts at its last token.
+        target_new: The answer wanted after the edit.
+        target_old: The answer before the edit; None where unknown (then the model's own greedy answer serves).
+        rephrases: Other prompts with the same answer.
+        locality: By kind, probes whose answers must not change.
+        portability: By kind, probes whose right answers follow from the new fact.
+        target_new_aliases: Other wordings of ``target_new`` that count as right.
+        target_old_aliases: Other wordings of ``target_old``.
+        generation_prompts: Beginnings of texts about the subject, to see how fluent the model is.
+        relation: What kind of fact it is, if known.
+        split: ``"proxy"`` (kept for attribution), ``"test"`` (kept for validation) or None (serves both).
+        id: Where the request came from, for messages and results.
+
+    Raises:
+        InvalidRequest: If the subject is empty or not in the prompt, a target, an alias or a rephrase is empty, the targets are
+            equal, or the split is unknown.
+    """
+
+    prompt: str
+    subject: str
+    target_new: str
+    target_old: str | None = None
+    rephrases: tuple[str, ...] = ()
+    locality: Mapping[str, tuple[Probe, ...]] = field(default_factory=dict)
+    portability: Mapping[str, tuple[Probe, ...]] = field(default_factory=dict)
+    target_new_aliases: tuple[str, ...] = ()
+    target_old_aliases: tuple[str, ...] = ()
+    generation_prompts: tuple[str, ...] = ()
+    relation: str | None = None
+    split: str | None = None
+    id: str = ""
+
+    def __post_init__(self) -> None:
+        if self.split not in (None, "proxy", "test"):
+            raise InvalidRequest("unknown split", f"`split` must be 'proxy', 'test' or left out, got {self.split!r}.")
+        if not all(rephrase.strip() for rephrase in self.rephrases):
+            raise InvalidRequest(
+                "empty rephrase", f"A rephrase of {self.prompt!r} is empty. Give it a text, or drop it."
+            )
+        if not all(alias.strip() for alias in (*self.target_new_aliases, *self.target_old_aliases)):
+            raise InvalidRequest(
+                "empty alias", f"An alias of an answer to {self.prompt!r} is empty. Give it a text, or drop it."
+            )
+        if not self.subject.strip():
+            raise InvalidRequest(
+                "empty subject", f"The subject of {self.prompt!r} is empty. Say what the fact is about."
+            )
+        if self.subject.strip() not in self.prompt:
+            raise InvalidRequest(
+                "subject not in the prompt",
+                f"The subject {self.subject!r} does not occur in the prompt {self.prompt!r}. The edit acts at the "
+                "subject's last token, so the prompt must contain the subject, letter for letter.",
+            )
+        if not self.target_new.strip():
+            raise InvalidRequest(
+                "empty target", f"`target_new` of {self.prompt!r} is empty. Give the answer to edit in."
+            )
+        if self.target_old is not None:
+            if not self.target_old.strip():
+                raise InvalidRequest(
+                    "empty target",
+                    f"`target_old` of {self.prompt!r} is empty. Give the present answer, or leave the field out to "
+                    "take the model's own.",
+                )
+            if self.target_old.strip() == self.target_new.strip():
+                raise InvalidRequest(
+                    "old and new target are equal",
+                    f"`target_old` and `target_new` of {self.prompt!r} are both {self.target_new!r}, so there is "
+                    "nothing to edit.",
+                )
+
+    @property
+    def subject_end(self) -> int:
+        """Offset in ``prompt`` just past the subject's first occurrence, as a whole word where there is one."""
+        return end_of_subject(self.prompt, self.subject)
+
+
+def end_of_subject(text: str, subject: str) -> int:
+    """Character offset just past the first occurrence of a subject, as a whole word where there is one.
+
+    Raises:
+        InvalidRequest: If the text does not contain the subject.
+
+    Example:
+        >>> end_of_subject("Italian is what Ital speaks", "Ital")
+        20
+    """
+    subject = subject.strip()
+    whole = re.search(rf"(?<!\w){re.escape(subject)}(?!\w)", text)
+    start = whole.start() if whole else text.find(subject)
+    if start < 0:
+        raise InvalidRequest("subject not in the prompt", f"{subject!r} does not occur in {text!r}.")
+    return start + len(subject)

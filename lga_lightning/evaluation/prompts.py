@@ -1,0 +1,49 @@
+"""What is asked about an edit: every prompt of a request, with its answers, in named groups."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lga_lightning.data.requests import EditRequest
+
+NEIGHBORHOOD = "locality.neighborhood"
+FLUENCY = "fluency"
+PERPLEXITY = "perplexity"
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question about an edit.
+
+    Attributes:
+        group: ``rewrite``, ``rephrase``, ``portability.<kind>`` or ``locality.<kind>``; ``fluency`` (continue the prompt) and
+            ``perplexity`` (the prompt is a plain text) have no answers.
+        prompt: Text to be continued.
+        answers: Accepted answers, the preferred one first.
+        rival: The answer that the first one should beat in the CounterFact scores; None where there is no such contest.
+    """
+
+    group: str
+    prompt: str
+    answers: tuple[str, ...]
+    rival: str | None = None
+
+
+def questions_of(request: EditRequest) -> list[Question]:
+    """All questions about a request, in the order rewrite, rephrase, portability, locality.
+
+    On the request's own prompt and its rephrases the new target should beat the old one. On probes of the locality kind
+    ``neighborhood`` (CounterFact's: prompts about other subjects, whose true answer is the old target) the true answer
+    should beat the new target. Without an old target there is no contest.
+    """
+    new, old = request.target_new, request.target_old
+    accepted = (new, *request.target_new_aliases)
+    asked = [Question("rewrite", request.prompt, accepted, old)]
+    asked += [Question("rephrase", prompt, accepted, old) for prompt in request.rephrases]
+    for name in ("portability", "locality"):
+        for kind, probes in getattr(request, name).items():
+            group = f"{name}.{kind}"
+            for probe in probes:
+                contest = group == NEIGHBORHOOD and old is not None and new.strip() != probe.answers[0].strip()
+                asked.append(Question(group, probe.prompt, probe.answers, new if contest else None))
+    return asked

@@ -1,0 +1,110 @@
+"""A locator's evidence on a batch of requests, and which of them count."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from lga_lightning.data.batching import RequestBatch
+from lga_lightning.data.requests import EditRequest
+from lga_lightning.exceptions import NonFiniteScoreError
+from lga_lightning.locators import LayerLocator
+from lga_lightning.locators.base import knows_old_answer
+from lga_lightning.models.architecture import blocks
+from lga_lightning.models.generation import greedy_answers
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+SKIPPED = {1: "the model does not answer with target_old", 2: "the model gives no answer, or already the new one"}
+
+
+def with_old_targets(
+    llm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, requests: Sequence[EditRequest]
+) -> list[EditRequest | None]:
+    """Requests with an old target: theirs, or the model's greedy answer. None where that gives no pair of answers.
+
+    Args:
+        llm: A causal language model.
+        tokenizer: Its tokenizer.
+        requests: The requests.
+    """
+    open_rows = [row for row, request in enumerate(requests) if request.target_old is None]
+    completed: list[EditRequest | None] = list(requests)
+    if open_rows:
+        answers = greedy_answers(llm, tokenizer, [requests[row].prompt for row in open_rows])
+        for row, answer in zip(open_rows, answers, strict=True):
+            usable = answer and answer != requests[row].target_new.strip()
+            completed[row] = replace(requests[row], target_old=answer) if usable else None
+    return completed
+
+
+def score_requests(
+    locator: LayerLocator,
+    llm: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    batch: RequestBatch,
+    only_known: bool = False,
+) -> dict[str, Tensor]:
+    """A locator's evidence on a batch, and which of its requests count.
+
+    Args:
+        locator: How layers are scored.
+        llm: A causal language model with L blocks.
+        tokenizer: Its tokenizer.
+        batch: B requests.
+        only_known: Leave out requests whose old answer the model does not give.
+
+    Returns:
+        ``index`` [B], ``values`` [B, C, L] with the locator's columns, and ``status`` [B]: 0 where the request counts,
+        else a key of ``SKIPPED``; on any device.
+
+    Raises:
+        NonFiniteScoreError: If a score is not finite.
+    """
+    requests = with_old_targets(llm, tokenizer, batch.requests)
+    usable = [(row, request) for row, request in enumerate(requests) if request is not None]
+    status = torch.full((len(requests),), 2)
+    values = torch.zeros(len(requests), len(locator.columns), len(blocks(llm)))
+    if usable and only_known and locator.costly:
+        known = knows_old_answer(llm, tokenizer, [request for _, request in usable]).tolist()
+        status[[row for row, _ in usable]] = 1
+        usable = [pair for pair, knows in zip(usable, known, strict=True) if knows]
+    if usable:
+        rows = [row for row, _ in usable]
+        evidence = locator.score(llm, tokenizer, [request for _, request in usable])
+        values = values.to(evidence.values)
+        values[rows] = evidence.values.detach()
+        status[rows] = (~evidence.known).long().cpu() if only_known or locator.only_known else 0
+    check_finite(values[:, 0], batch.requests, llm.dtype)
+    return {"index": torch.tensor(batch.index), "values": values, "status": status}
+
+
+def check_finite(scores: Tensor, requests: Sequence[EditRequest], dtype: torch.dtype) -> None:
+    """Refuse scores that are NaN or infinite.
+
+    Args:
+        scores: [B, L] scores.
+        requests: B requests.
+        dtype: Of the model, for the advice.
+
+    Raises:
+        NonFiniteScoreError: Names the first layer and request.
+    """
+    bad = (~scores.isfinite()).nonzero()
+    if len(bad):
+        row, layer = bad[0].tolist()
+        request = requests[row]
+        raise NonFiniteScoreError(
+            f"The score of layer {layer} for the request {request.prompt!r} ({request.id or 'no id'}) is "
+            f"{scores[row, layer].item()}, so no layer can be chosen. The model computes in {dtype}: "
+            + (
+                "try --model.dtype bfloat16 or float32, whose range is wider."
+                if dtype == torch.float16
+                else "check its weights for NaN (a broken download or conversion), and the request's text."
+            )
+        )

@@ -1,0 +1,167 @@
+"""Prompts that go through a model once: from their key-value cache, answers are scored and generated."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from lga_lightning.models.encoding import IGNORE, without_eos
+from lga_lightning.models.hooks import logits_at
+from lga_lightning.models.likelihood import answer_nll, input_device
+from lga_lightning.utils.tensors import at_least_float32
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Attach = Callable[[Tensor], AbstractContextManager[None]]
+"""Given rows of the prompts, a context within which a batch of just these rows runs edited."""
+
+MOST_LOGITS = 1 << 26  # logits at a time: 256 MB in float32
+
+
+def unedited(rows: Tensor) -> AbstractContextManager[None]:
+    """An :data:`Attach` that attaches nothing."""
+    return nullcontext()
+
+
+class Prompts:
+    """A batch of prompts in a model's key-value cache.
+
+    The prompts are padded on the left, so that all of them end at the same place; their positions are those of the text.
+
+    Args:
+        model: A causal language model in eval mode; its cache must be transformers' dynamic one.
+        tokenizer: Its tokenizer; the default special tokens go before the prompt.
+        texts: N prompts; white space at their end is dropped, since an answer brings its own.
+        attach: Edits, by row.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        texts: Sequence[str],
+        attach: Attach = unedited,
+    ) -> None:
+        self.model, self.tokenizer, self.attach = model, tokenizer, attach
+        encoded = tokenizer([text.rstrip() for text in texts])["input_ids"]
+        rows = [torch.tensor(without_eos(tokenizer, ids)) for ids in encoded]
+        device = input_device(model)
+        self._lengths = torch.tensor([len(row) for row in rows], device=device)
+        ids = pad_sequence(rows, batch_first=True, padding_side="left").to(device)
+        offsets = torch.arange(ids.shape[1], device=device) - (ids.shape[1] - self._lengths).unsqueeze(1)
+        self._mask = (offsets >= 0).long()
+        self._cache: Any = None
+        last = torch.full_like(self._lengths, ids.shape[1] - 1).unsqueeze(1)
+        with logits_at(model, last):
+            self._logits = self._run(torch.arange(len(rows)), ids, self._mask, offsets.clamp_min(0))  # [N, 1, V]
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def predictions(self, rows: Sequence[int], answers: Sequence[list[int]]) -> tuple[Tensor, Tensor, Tensor]:
+        """Read answers behind prompts: what the model would have said at each of their tokens.
+
+        Args:
+            rows: M indices of prompts; a prompt may occur several times.
+            answers: M answers as token ids.
+
+        Returns:
+            Most likely tokens [M, A] and the answers' tokens [M, A], both with ``IGNORE`` on padding, and the answers' mean
+            negative log-likelihood [M] in nats a token; on the CPU.
+        """
+        labels = pad_sequence([torch.tensor(answer) for answer in answers], batch_first=True, padding_value=IGNORE)
+        tokens, nll = torch.full_like(labels, IGNORE), torch.zeros(len(labels), dtype=torch.float64)
+        lengths = (labels != IGNORE).sum(1)
+        step = max(1, MOST_LOGITS // (self._logits.shape[-1] * labels.shape[1]))
+        # answers of a single token go by themselves: they need no further pass
+        for same in ((lengths == 1).nonzero().flatten(), (lengths > 1).nonzero().flatten()):
+            for part in same.split(step) if len(same) else ():
+                read = labels[part, : int(lengths[part].max())]
+                logits = self._answer_logits(torch.tensor(rows)[part], read)
+                tokens[part, : read.shape[1]] = logits.argmax(-1).cpu().where(read != IGNORE, IGNORE)
+                nll[part] = answer_nll(logits, read).double().cpu()
+        return tokens, labels, nll
+
+    def continuations(self, limit: int, finished: Callable[[int, str], bool]) -> list[str]:
+        """Let the model continue every prompt greedily; a row that is finished leaves the batch.
+
+        Args:
+            limit: New tokens at most.
+            finished: Called with a row and the text of its newest token; whether the row ends there.
+
+        Returns:
+            N texts, up to and with the token that finished them. An end-of-text token, or the end of the model's
+            positions, finishes any row.
+        """
+        said: list[list[int]] = [[] for _ in range(len(self))]
+        pieces: dict[int, str] = {}
+        ends, most = self._end_tokens(), self._most_positions()
+        lengths = self._lengths.tolist()
+        live, mask, cache = torch.arange(len(self)), self._mask, self._copy_of_cache()
+        tokens = self._logits[:, -1].argmax(-1)
+        while True:
+            keep = []
+            for place, (row, token) in enumerate(zip(live.tolist(), tokens.tolist(), strict=True)):
+                if token in ends:
+                    continue
+                said[row].append(token)
+                if token not in pieces:
+                    pieces[token] = self.tokenizer.decode([token])
+                count = len(said[row])
+                if not finished(row, pieces[token]) and count < limit and lengths[row] + count < most:
+                    keep.append(place)
+            if not keep:
+                return self.tokenizer.batch_decode(said, skip_special_tokens=True)
+            if len(keep) < len(live):
+                chosen = torch.tensor(keep)
+                live, mask, tokens = live[chosen], mask[chosen], tokens[chosen]
+                cache.batch_select_indices(chosen)
+            mask = torch.cat([mask, mask.new_ones(len(live), 1)], 1)
+            positions = torch.tensor([[lengths[row] + len(said[row]) - 1] for row in live.tolist()], device=mask.device)
+            tokens = self._run(live, tokens.unsqueeze(1).to(mask.device), mask, positions, cache)[:, -1].argmax(-1)
+
+    def _answer_logits(self, rows: Tensor, labels: Tensor) -> Tensor:
+        """Logits [M, A, V] that predict the answers' tokens, in float32 or better."""
+        first = self._logits[rows]
+        if labels.shape[1] == 1:
+            return at_least_float32(first)
+        cache = self._copy_of_cache()
+        cache.batch_select_indices(rows)
+        ids = labels[:, :-1].clamp_min(0).to(self._mask.device)
+        mask = torch.cat([self._mask[rows], torch.ones_like(ids)], 1)
+        positions = self._lengths[rows].unsqueeze(1) + torch.arange(ids.shape[1], device=ids.device)
+        return at_least_float32(torch.cat([first, self._run(rows, ids, mask, positions, cache)], 1))
+
+    def _run(self, rows: Tensor, ids: Tensor, mask: Tensor, positions: Tensor, cache: Any = None) -> Tensor:
+        with torch.no_grad(), self.attach(rows):
+            output = self.model(
+                input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+            )
+        if cache is None:
+            self._cache = output.past_key_values
+        logits: Tensor = output.logits
+        return logits
+
+    def _copy_of_cache(self) -> Any:
+        """A cache of its own for passes that grow it; the tensors are shared."""
+        cache = copy.copy(self._cache)
+        cache.layers = [copy.copy(layer) for layer in self._cache.layers]
+        return cache
+
+    def _end_tokens(self) -> set[int]:
+        """End-of-text tokens: the tokenizer's, and those of the model's generation config."""
+        config = getattr(self.model, "generation_config", None)
+        ends = getattr(config, "eos_token_id", None)
+        listed = ends if isinstance(ends, list) else [ends]
+        return {end for end in (*listed, self.tokenizer.eos_token_id) if end is not None}
+
+    def _most_positions(self) -> float:
+        most = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return most or float("inf")

@@ -1,0 +1,105 @@
+"""Rows whose beginnings are run once and whose ends are run again and again.
+
+An edit at the subject's last token changes nothing to the left of it, and nothing below its layer. So the tokens before it go
+through the model once, into a key-value cache, and so do the blocks below; every later pass runs the few tokens from there
+on through the blocks from there on.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from lga_lightning.models.architecture import blocks
+from lga_lightning.models.encoding import EncodedAnswers
+from lga_lightning.models.hooks import Entry, entered_at, logits_at
+from lga_lightning.utils.tensors import at_least_float32
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class Continuation:
+    """A batch split at each row's subject: token 0 of what is left is the subject's last token in every row.
+
+    Args:
+        model: A causal language model; its cache must be transformers' dynamic one.
+        batch: N rows with subjects, on the model's device.
+        layer: The first block in which passes differ from each other; what is below runs in the first pass only.
+
+    Attributes:
+        batch: [N, S] the rows from the subject's last token to the last position; positions and subject count from there.
+    """
+
+    def __init__(self, model: PreTrainedModel, batch: EncodedAnswers, layer: int = 0) -> None:
+        self.model = model
+        self.layer = layer
+        self._entry = Entry()
+        starts, device = batch.subject, batch.input_ids.device
+        width = int(starts.max())
+        # the beginning is padded on the left, so that distances in the cache are those of the text
+        offsets = torch.arange(width, device=device) - (width - starts).unsqueeze(1)
+        in_prefix = (offsets >= 0).long()
+        prefix = batch.input_ids.gather(1, offsets.clamp_min(0)) * in_prefix
+        length = int((batch.positions.amax(1) - starts).max()) + 1  # what is right of the last position changes nothing
+        rest = torch.arange(length, device=device) + starts.unsqueeze(1)
+        rest = rest.clamp_max(batch.input_ids.shape[1] - 1)
+        self.batch = replace(
+            batch,
+            input_ids=batch.input_ids.gather(1, rest),
+            positions=(batch.positions - starts.unsqueeze(1)).clamp_min(0),
+            subject=torch.zeros_like(starts),
+        )
+        self._inputs: dict[str, Tensor] = {
+            "attention_mask": torch.cat([in_prefix, torch.ones_like(self.batch.input_ids)], 1),
+            "position_ids": rest,
+        }
+        self._cache: Any = None
+        if width:
+            with torch.no_grad():
+                positions = offsets.clamp_min(0)
+                with logits_at(model, torch.zeros_like(starts).unsqueeze(1)):
+                    self._cache = model(
+                        input_ids=prefix, attention_mask=in_prefix, position_ids=positions, use_cache=True
+                    ).past_key_values
+
+    def select(self, rows: Tensor) -> Continuation:
+        """Some of the rows.
+
+        Args:
+            rows: [M] indices.
+        """
+        chosen = copy.copy(self)
+        b = self.batch
+        chosen.batch = EncodedAnswers(b.input_ids[rows], b.positions[rows], b.labels[rows], b.subject[rows])
+        chosen._inputs = {name: tensor[rows] for name, tensor in self._inputs.items()}
+        hidden = self._entry.hidden
+        chosen._entry = replace(self._entry, hidden=None if hidden is None else hidden[rows])
+        chosen._cache = self._copy_of_cache()
+        if chosen._cache is not None:
+            chosen._cache.batch_select_indices(rows)
+        return chosen
+
+    def logits(self) -> Tensor:
+        """Logits [N, A, V] at the positions, in float32 or better."""
+        b = self.batch
+        with logits_at(self.model, b.positions), entered_at(blocks(self.model), self.layer, self._entry):
+            logits: Tensor = self.model(
+                input_ids=b.input_ids,
+                past_key_values=self._copy_of_cache(),
+                use_cache=self._cache is not None,
+                **self._inputs,
+            ).logits
+        return at_least_float32(logits)
+
+    def _copy_of_cache(self) -> Any:
+        """A cache of its own for a pass, which would grow it; the tensors are shared."""
+        if self._cache is None:
+            return None
+        cache = copy.copy(self._cache)
+        cache.layers = [copy.copy(layer) for layer in self._cache.layers]
+        return cache

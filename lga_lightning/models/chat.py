@@ -1,0 +1,114 @@
+"""Prompts as the turns of a chat: a tokenizer that puts a model's chat template around every text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from lga_lightning.exceptions import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# letters alone, which no template treats in a way of its own
+USER, ASSISTANT = "Userturngoeshere", "Assistantturngoeshere"
+
+
+class ChatTokenizer:
+    """A tokenizer for which every text is what a user says in a chat, and every answer what the assistant says next.
+
+    With its special tokens, as prompts are tokenised everywhere, a text gets the template around it: what stands before the
+    user's turn (with the template's BOS, and no other), and what stands between the turn and the assistant's answer. Offsets
+    count in the text itself, and are (0, 0) for the template's tokens, so that a subject is found in the user's turn and
+    nowhere else. Without special tokens it tokenises plain text. All else is the tokenizer's own.
+
+    Args:
+        tokenizer: A fast tokenizer with a chat template.
+
+    Attributes:
+        plain: The tokenizer itself.
+        before: The chat up to the user's turn.
+        after: What stands between the user's turn and the answer, without spaces at its end.
+        space: Whether a space belongs between ``after`` and the answer.
+
+    Raises:
+        ModelError: If the tokenizer has no chat template, or one that does not repeat what it is given.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        name = tokenizer.name_or_path
+        if not tokenizer.chat_template:
+            raise ModelError(
+                f"The tokenizer of {name!r} has no chat template. Leave out --data.chat_template, or take the model's "
+                "instruction-tuned variant."
+            )
+        # up to the answer itself: a generation prompt may stop earlier, before what a model is to put in front of it
+        chat = [{"role": "user", "content": USER}, {"role": "assistant", "content": ASSISTANT}]
+        try:
+            text = tokenizer.apply_chat_template(chat, tokenize=False)
+            self.before, rest = text.split(USER)
+            after, _ = rest.split(ASSISTANT)
+        except Exception as error:  # templates raise what they like
+            raise ModelError(
+                f"The chat template of {name!r} cannot be used: it does not put a user's and an assistant's turn one after the "
+                f"other ({error}). Leave out --data.chat_template."
+            ) from error
+        self.plain = tokenizer
+        self.after = after.rstrip(" ")
+        self.space = after != self.after
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "plain":  # a copy that is still being made
+            raise AttributeError(name)
+        return getattr(self.plain, name)
+
+    def __call__(
+        self, text: str | Sequence[str], add_special_tokens: bool = True, return_offsets_mapping: bool = False
+    ) -> dict[str, Any]:
+        """Tokenise one text, or several.
+
+        Args:
+            text: What a user says.
+            add_special_tokens: Whether to put the template around it.
+            return_offsets_mapping: Whether to say which characters of the text each token covers.
+
+        Returns:
+            ``input_ids`` and, if asked for, ``offset_mapping``; of each text, where there are several.
+        """
+        if isinstance(text, str):
+            batch = self([text], add_special_tokens, return_offsets_mapping)
+            return {name: values[0] for name, values in batch.items()}
+        before, after = (self.before, self.after) if add_special_tokens else ("", "")
+        chats = [f"{before}{turn}{after}" for turn in text]
+        encoded = self.plain(chats, add_special_tokens=False, return_offsets_mapping=True)
+        found: dict[str, Any] = {"input_ids": encoded["input_ids"]}
+        if return_offsets_mapping:
+            found["offset_mapping"] = [
+                [_within(start - len(before), end - len(before), len(turn)) for start, end in offsets]
+                for turn, offsets in zip(text, encoded["offset_mapping"], strict=True)
+            ]
+        return found
+
+    def answer_ids(self, answer: str) -> list[int]:
+        """Token ids of what the assistant says, as it follows ``after`` without a space.
+
+        It is tokenised behind a line break, whose tokens are then taken off: some tokenizers put a space before whatever
+        stands first.
+        """
+        encoded = self.plain("\n" + answer, add_special_tokens=False, return_offsets_mapping=True)
+        offsets = encoded["offset_mapping"]
+        first = next(index for index, (_, end) in enumerate(offsets) if end > 1)
+        if offsets[first][0] < 1:  # one token for the break and the answer's beginning
+            return list(self.plain(answer, add_special_tokens=False)["input_ids"])
+        return list(encoded["input_ids"][first:])
+
+
+def plain(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """The tokenizer for texts that are no turns of a chat."""
+    return tokenizer.plain if isinstance(tokenizer, ChatTokenizer) else tokenizer
+
+
+def _within(start: int, end: int, length: int) -> tuple[int, int]:
+    """An interval cut to what lies within a text of some length; (0, 0) if nothing does."""
+    start, end = max(start, 0), min(end, length)
+    return (start, end) if start < end else (0, 0)

@@ -1,0 +1,166 @@
+"""From texts to padded token batches: prompts with their answers, right-padded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from lga_lightning.data.requests import end_of_subject
+from lga_lightning.models.chat import ChatTokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+IGNORE = -100
+
+
+@dataclass
+class EncodedAnswers:
+    """Rows of prompt + answer, right-padded, with the positions whose logits predict the answer.
+
+    There is no attention mask: in a causal model nothing attends to what stands to its right, so padding on the right
+    changes neither the answer's logits nor any gradient, and receives a gradient of exactly zero.
+
+    Attributes:
+        input_ids: [N, T] token ids.
+        positions: [N, A] where the logits of the j-th answer token are read (0 on padding).
+        labels: [N, A] the answer's tokens, ``IGNORE`` on padding.
+        subject: [N] index of the subject's last token, -1 where no subject was given.
+    """
+
+    input_ids: Tensor
+    positions: Tensor
+    labels: Tensor
+    subject: Tensor
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> EncodedAnswers:
+        """The same batch on a device."""
+        return replace(
+            self, **{f.name: getattr(self, f.name).to(device, non_blocking=non_blocking) for f in fields(self)}
+        )
+
+
+def target_ids(tokenizer: PreTrainedTokenizerBase, answer: str) -> list[int]:
+    """Token ids of an answer as it continues a text: exactly one leading space, no special tokens.
+
+    Tokenizers that put a space in front by themselves (SentencePiece with a dummy prefix) get the answer without one. In a
+    chat the template decides: an answer mostly begins its line.
+    """
+    if isinstance(tokenizer, ChatTokenizer) and not tokenizer.space:
+        return tokenizer.answer_ids(answer.strip())
+    first = tokenizer.convert_ids_to_tokens(tokenizer("a", add_special_tokens=False)["input_ids"])[0]
+    space = "" if first.startswith(("▁", "Ġ")) else " "
+    return list(tokenizer(space + answer.strip(), add_special_tokens=False)["input_ids"])
+
+
+def encode_answers(
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    answers: Sequence[str],
+    subject_ends: Sequence[int] | None = None,
+) -> EncodedAnswers:
+    """Tokenise prompts and answers apart (so that no boundary is merged), join and right-pad them.
+
+    Args:
+        tokenizer: A fast tokenizer; its default special tokens go before the prompt.
+        prompts: N prompts; white space at their end is dropped, since the answer brings its own.
+        answers: N answers.
+        subject_ends: N character offsets just past the subject in its prompt, or None.
+
+    Returns:
+        The batch, on the CPU.
+    """
+    prompts = [prompt.rstrip() for prompt in prompts]
+    encoded = tokenizer(list(prompts), return_offsets_mapping=True)
+    prompt_ids = [without_eos(tokenizer, ids) for ids in encoded["input_ids"]]
+    answer_ids = [target_ids(tokenizer, answer) for answer in answers]
+    rows = [p + a for p, a in zip(prompt_ids, answer_ids, strict=True)]
+    last = [-1] * len(rows)
+    if subject_ends is not None:
+        last = [token_at(o, end - 1) for o, end in zip(encoded["offset_mapping"], subject_ends, strict=True)]
+    starts = zip(prompt_ids, answer_ids, strict=True)
+    return EncodedAnswers(
+        input_ids=_pad(rows, 0),
+        positions=_pad([list(range(len(p) - 1, len(p) - 1 + len(a))) for p, a in starts], 0),
+        labels=_pad(answer_ids, IGNORE),
+        subject=torch.tensor(last),
+    )
+
+
+def encode_subjects(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], subject_ends: Sequence[int]
+) -> EncodedAnswers:
+    """Tokenise texts up to the subject's last token, where the logits are read; there is no answer.
+
+    Args:
+        tokenizer: A fast tokenizer.
+        texts: N texts that contain a subject.
+        subject_ends: N character offsets just past the subject in its text.
+
+    Returns:
+        The batch with one position a row and every label ``IGNORE``. What follows the subject is left out: it cannot
+        change what is read there.
+    """
+    encoded = tokenizer(list(texts), return_offsets_mapping=True)
+    last = [token_at(o, end - 1) for o, end in zip(encoded["offset_mapping"], subject_ends, strict=True)]
+    subject = torch.tensor(last)
+    return EncodedAnswers(
+        input_ids=_pad([ids[: index + 1] for ids, index in zip(encoded["input_ids"], last, strict=True)], 0),
+        positions=subject.unsqueeze(1),
+        labels=torch.full((len(last), 1), IGNORE),
+        subject=subject,
+    )
+
+
+def without_eos(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:
+    """A prompt must be open-ended: some tokenizers put their end-of-text token behind every text."""
+    if isinstance(tokenizer, ChatTokenizer):
+        return ids  # a template ends where the answer begins
+    return ids[:-1] if len(ids) > 1 and ids[-1] in (tokenizer.eos_token_id, tokenizer.sep_token_id) else ids
+
+
+def _pad(rows: list[list[int]], value: int) -> Tensor:
+    return pad_sequence([torch.tensor(row, dtype=torch.long) for row in rows], batch_first=True, padding_value=value)
+
+
+def subject_last_token(tokenizer: PreTrainedTokenizerBase, text: str, subject: str) -> int:
+    """Index of the token that holds the subject's last character, among the tokens of ``text``.
+
+    Found by the tokenizer's character offsets, never by tokenising parts of the text apart. Special tokens that
+    the tokenizer puts in front are counted.
+
+    Args:
+        tokenizer: A fast tokenizer.
+        text: A prompt that contains the subject.
+        subject: The subject.
+
+    Returns:
+        The index, from the left, with the tokenizer's default special tokens.
+
+    Raises:
+        InvalidRequest: If the text does not contain the subject.
+    """
+    offsets = tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
+    return token_at(offsets, end_of_subject(text, subject) - 1)
+
+
+def token_at(offsets: list[tuple[int, int]], character: int) -> int:
+    """Index of the last token that covers a character (a character of several bytes may have several tokens)."""
+    covering = [index for index, (start, end) in enumerate(offsets) if start <= character < end]
+    if covering:
+        return covering[-1]
+    # a normaliser dropped the character: the last token that begins before it
+    return max(index for index, (start, end) in enumerate(offsets) if start <= character and start < end)

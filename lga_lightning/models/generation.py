@@ -1,0 +1,149 @@
+"""What a model says by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from lga_lightning.models.cached_prompts import Prompts
+from lga_lightning.models.encoding import without_eos
+from lga_lightning.models.hooks import frozen
+from lga_lightning.models.likelihood import input_device
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def greedy_answers(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], max_new_tokens: int = 50
+) -> list[str]:
+    """A model's greedy answers to prompts, up to the first newline, full stop or end of text.
+
+    Args:
+        model: A causal language model.
+        tokenizer: Its tokenizer.
+        prompts: Texts to continue.
+        max_new_tokens: Where an answer is cut at the latest.
+
+    Returns:
+        One answer a prompt, without white space around it; "" where the model says nothing before a stop.
+    """
+    with frozen(model):
+        asked = Prompts(model, tokenizer, prompts)
+        texts = asked.continuations(max_new_tokens, full_stops([1] * len(asked)))
+    return [cuts(text)[0] for text in texts]
+
+
+def full_stops(counts: Sequence[int]) -> Callable[[int, str], bool]:
+    """When a row of :meth:`Prompts.continuations` is finished: at a newline, or at a given full stop.
+
+    Args:
+        counts: How many full stops end a row.
+    """
+    left = list(counts)
+
+    def finished(row: int, text: str) -> bool:
+        left[row] -= text.count(".")
+        return left[row] <= 0 or "\n" in text
+
+    return finished
+
+
+def cuts(text: str) -> list[str]:
+    r"""The beginnings of a text that a stop may have ended: up to its first newline, cut at each full stop or not at all.
+
+    Example:
+        >>> cuts(" St. Louis. It\n is")
+        ['St', 'St. Louis', 'St. Louis. It']
+    """
+    line = text.split("\n")[0]
+    parts = line.split(".")
+    whole = [".".join(parts[: count + 1]).strip() for count in range(len(parts))]
+    return whole[:-1] if len(whole) > 1 and not parts[-1].strip() else whole
+
+
+def generate(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], **options: Any
+) -> tuple[Tensor, int]:
+    """Let a model continue texts in one batch, by its own probabilities alone.
+
+    Args:
+        model: A causal language model.
+        tokenizer: Its tokenizer.
+        texts: N texts.
+        options: How to pick tokens, as transformers' ``generate`` takes them.
+
+    Returns:
+        Token ids [N, width + new], the texts padded on the left to ``width``, and ``width``.
+    """
+    rows = [without_eos(tokenizer, tokenizer(text)["input_ids"]) for text in texts]
+    width = max(map(len, rows))
+    # generation appends on the right, so here the padding is on the left
+    ids = torch.tensor([[0] * (width - len(row)) + row for row in rows], device=input_device(model))
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=ids.device)
+    return _continued(model, tokenizer, ids, mask, **options), width
+
+
+def sample(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: int, length: int, seed: int
+) -> list[list[int]]:
+    """Texts of a model's own, drawn token by token by its probabilities.
+
+    Args:
+        model: A causal language model; it is not changed, nor is the random state.
+        tokenizer: Its tokenizer, for the token that texts begin with.
+        rows: How many texts.
+        length: Tokens a text.
+        seed: Of the draws, on the model's device.
+
+    Returns:
+        Token ids of the texts, all of the same length.
+    """
+    device = input_device(model)
+    first = next(i for i in (tokenizer.bos_token_id, tokenizer.eos_token_id, 0) if i is not None)
+    ids = torch.full((rows, 1), first, device=device)
+    with seeded(device, seed):
+        output = _continued(model, tokenizer, ids, torch.ones_like(ids), **drawn(length - 1), top_k=0)
+    texts: list[list[int]] = output.tolist()
+    return texts
+
+
+def drawn(length: int) -> dict[str, Any]:
+    """Options of :func:`generate`: exactly so many new tokens, drawn by the model's own probabilities."""
+    return {
+        "min_new_tokens": length,
+        "max_new_tokens": length,
+        "do_sample": True,
+        "temperature": 1.0,
+        "top_p": 1.0,
+    }
+
+
+@contextmanager
+def seeded(device: torch.device, seed: int) -> Iterator[None]:
+    """Within the block, draws on a device begin at a seed; afterwards the random state is what it was."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+def _continued(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ids: Tensor, mask: Tensor, **options: Any
+) -> Tensor:
+    """Rows of token ids with what the model adds to them."""
+    with torch.no_grad(), frozen(model):
+        output: Tensor = model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            pad_token_id=tokenizer.eos_token_id or 0,
+            # whatever the model's generation config asks for
+            repetition_penalty=1.0,
+            no_repeat_ngram_size=0,
+            num_beams=1,
+            **options,
+        )
+    return output

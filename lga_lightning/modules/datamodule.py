@@ -1,0 +1,139 @@
+"""The Lightning data module."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Collection
+from typing import Literal
+
+import lightning as L
+
+from lga_lightning.data.batching import RequestBatches
+from lga_lightning.data.formats import FormatName, ZsreTarget
+from lga_lightning.data.loading import FACTS, LoadedRequests, load_requests
+from lga_lightning.data.sources import source_name
+from lga_lightning.exceptions import DataError
+
+log = logging.getLogger(__name__)
+
+SPLITS = {"fit": "proxy", "validate": "test", "predict": "test"}
+
+
+class EditDataModule(L.LightningDataModule):
+    """Edit requests from a file or a Hub data set: proxies for ``fit``, requests to edit for ``validate`` and ``predict``.
+
+    A row with ``"split": "proxy"`` serves ``fit`` alone, one with ``"test"`` serves ``validate`` alone, and a row without a
+    split serves both, unless ``proxy_share`` says otherwise.
+
+    Args:
+        requests: A JSON, JSON Lines, CSV, TSV or Parquet file, or ``hub:owner/name``, to which ``@revision`` and
+            ``?config=...&split=...&file=...`` can be added; the bundled facts by default.
+        format: Its format; ``auto`` recognises it by the first record.
+        limit: Use the first so many requests (of the split).
+        batch_size: Requests a batch.
+        strict: Fail at the first request that cannot be used, instead of leaving it out and counting it.
+        relations: Use the requests of these relations alone.
+        seed: Use a random sample instead of the first so many. The same number gives the same sample, in any order of the
+            file. None keeps the file's order.
+        proxy_share: Split requests without a split by their subjects: this share of all subjects serves ``fit``, the others
+            ``validate``.
+        zsre_target: For the format ``zsre_mend_eval``: which answer is edited in, ``alt`` or ``answers[0]``.
+        chat_template: Ask all questions as a user does in a chat, by the chat template of the model's tokenizer.
+        split: Use the requests of this split, whatever the verb.
+    """
+
+    def __init__(
+        self,
+        requests: str | None = None,
+        format: FormatName = "auto",
+        limit: int | None = None,
+        batch_size: int = 8,
+        strict: bool = False,
+        relations: list[str] | None = None,
+        seed: int | None = None,
+        proxy_share: float | None = None,
+        zsre_target: ZsreTarget = "alt",
+        chat_template: bool = False,
+        split: Literal["proxy", "test"] | None = None,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise DataError(f"`batch_size` must be at least 1, got {batch_size}.")
+        self.source = requests
+        self.format = format
+        self.limit = limit
+        self.batch_size = batch_size
+        self.strict = strict
+        self.relations = relations
+        self.seed = seed
+        self.proxy_share = proxy_share
+        self.zsre_target = zsre_target
+        self.chat_template = chat_template
+        self.split = split
+        self.done: Collection[int] = ()
+        self.loaded = LoadedRequests([])
+
+    @property
+    def name(self) -> str:
+        """What the requests are, for results: the source, and the choices that make numbers comparable or not."""
+        name = FACTS if self.source is None else source_name(self.source)
+        if self.loaded.format == "zsre_mend_eval":
+            name += f", target_new: {self.zsre_target}"
+        if self.loaded.format == "known_1000":
+            name += ", target_new: the attribute of another fact of the relation"
+        return name + ", in the chat template" * self.chat_template
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the requests in their order, and of how they are asked."""
+        asked = f"{self.loaded.requests!r}{' in chat' * self.chat_template}"
+        return hashlib.sha256(asked.encode()).hexdigest()[:16]
+
+    def setup(self, stage: str) -> None:
+        """Read the requests of the stage's split."""
+        self.loaded = load_requests(
+            self.source,
+            self.format,
+            limit=self.limit,
+            strict=self.strict,
+            split=self.split or SPLITS.get(stage),
+            relations=self.relations,
+            seed=self.seed,
+            proxy_share=self.proxy_share,
+            zsre_target=self.zsre_target,
+        )
+        for reason, count in self.loaded.skipped.items():
+            log.warning(
+                "Left out %d of the records of %s: %s. The first: %s",
+                count,
+                self.name,
+                reason,
+                self.loaded.first_skipped[reason],
+            )
+        for reason, count in self.loaded.dropped.items():
+            log.warning("Left out %d probes of the requests of %s: %s.", count, self.name, reason)
+
+    def train_dataloader(self) -> RequestBatches:
+        """The proxies of this process, less those that a resumed run has done."""
+        return self._batches(self.done)
+
+    def val_dataloader(self) -> RequestBatches | list:
+        """The requests to edit; nothing while fitting, which has no validation."""
+        if self.trainer is not None and self.trainer.state.fn == "fit":
+            return []
+        return self._edits()
+
+    def predict_dataloader(self) -> RequestBatches:
+        """The requests to edit."""
+        return self._edits()
+
+    def _edits(self) -> RequestBatches:
+        """Dealt out to processes where every request is edited alone; else all of them, in order, for every process."""
+        if self.trainer is None or getattr(self.trainer.lightning_module, "mode", "independent") == "independent":
+            return self._batches()
+        return RequestBatches(self.loaded.requests, self.batch_size, in_order=True)
+
+    def _batches(self, done: Collection[int] = ()) -> RequestBatches:
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        return RequestBatches(self.loaded.requests, self.batch_size, rank, world_size, done)

@@ -1,0 +1,152 @@
+"""``lga moments``: second moments of keys over several devices, put into the cache where the editing methods look for them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Literal
+
+import lightning as L
+
+from lga_lightning.covariance.accumulator import SecondMoments
+from lga_lightning.covariance.batches import PIECES, SAMPLED, batches, token_budget
+from lga_lightning.covariance.estimate import finish, restore_partial, save_partial
+from lga_lightning.covariance.store import MomentKey, load_moment
+from lga_lightning.editing.base import ascending
+from lga_lightning.exceptions import SettingError
+from lga_lightning.models.architecture import blocks
+from lga_lightning.models.loading import load_model
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+class MomentsModule(L.LightningModule):
+    """Estimates C = E[k k^T] of some layers of a language model in one pass over a text.
+
+    An interrupted run goes on by itself when it is started again, on any number of processes.
+
+    Args:
+        model_name: ``smollm2-135m`` for the embedded model, else a Hub id or a local folder.
+        layers: The blocks: a number, a range (``4-8``), a list, or ``all``.
+        text: A text, JSON or JSON Lines file, a data set of the Hub (``owner/name`` or ``owner/name:config``), or ``sampled``
+            for text that the model itself writes.
+        tokens: Budget of tokens; by default 20 times the width of a key.
+        sequence_length: Tokens a piece of text, at most.
+        dtype: Of the weights. Editing takes moments of the same dtype alone.
+        attn_implementation: Passed to transformers.
+        save_every: Batches between two notes of how far the run is.
+    """
+
+    def __init__(
+        self,
+        model_name: str = "smollm2-135m",
+        layers: int | str | list[int] = "all",
+        text: str = SAMPLED,
+        tokens: int | None = None,
+        sequence_length: int = 256,
+        dtype: Literal["float32", "bfloat16", "float16", "float64", "auto"] = "float32",
+        attn_implementation: str | None = None,
+        save_every: int = 50,
+    ) -> None:
+        super().__init__()
+        if min(1 if tokens is None else tokens, sequence_length, save_every) < 1:
+            raise SettingError(
+                "`tokens`, `sequence_length` and `save_every` must be at least 1, got "
+                f"{tokens}, {sequence_length} and {save_every}."
+            )
+        self.model_name, self.layers, self.text = model_name, layers, text
+        self.tokens, self.sequence_length, self.save_every = tokens, sequence_length, save_every
+        self.dtype_name, self.attn_implementation = dtype, attn_implementation
+        self.llm: PreTrainedModel | None = None
+        self.tokenizer: PreTrainedTokenizerBase | None = None
+        self.key: MomentKey | None = None
+        self.moments: SecondMoments | None = None
+        self.done = 0
+
+    def configure_model(self) -> None:
+        """Load the language model, once."""
+        if self.llm is None:
+            self.llm, self.tokenizer = load_model(self.model_name, self.dtype_name, self.attn_implementation)
+
+    def predict_dataloader(self) -> MomentBatches:
+        """What is left to do for this process."""
+        llm, tokenizer = self._loaded()
+        self.tokens = self.tokens or token_budget(llm, 0)
+        self.key = MomentKey.of(llm, tokenizer, self.text, self.tokens, self.sequence_length)
+        self.key.folder.mkdir(parents=True, exist_ok=True)
+        wanted = ascending(llm, _named(self.layers, len(blocks(llm))))
+        missing = [layer for layer in wanted if load_moment(self.key.folder, layer, self.key) is None]
+        if not missing:
+            return MomentBatches(iter(()), 0, 0, 1)
+        self.moments = SecondMoments(llm, missing).to(self.device)
+        self.done = restore_partial(self.moments, self.key)
+        if self.global_rank:  # the sums so far count once
+            self.moments.reset()
+        pending: Iterator[Any] = batches(llm, tokenizer, self.text, self.tokens, self.sequence_length, self.done)
+        if self.text == SAMPLED:
+            count = -(-self.tokens // (PIECES * self.key.sequence_length)) - self.done
+        else:  # token ids of the whole budget are no more than some megabytes
+            whole = list(pending)
+            pending, count = iter(whole), len(whole)
+        return MomentBatches(pending, count, self.global_rank, self.trainer.world_size)
+
+    def predict_step(self, batch: list[list[int]], batch_idx: int) -> None:
+        """Take in a batch of pieces of text, and now and then note how far all processes are."""
+        llm, _ = self._loaded()
+        if self.moments is None or self.key is None:
+            raise RuntimeError("predict_dataloader has not run. Let a Trainer call the steps.")
+        self.moments.update(llm, batch)
+        if (batch_idx + 1) % self.save_every == 0:
+            with self.moments.sync_context():
+                if self.trainer.is_global_zero:
+                    save_partial(self.moments, self.key, self.done + (batch_idx + 1) * self.trainer.world_size)
+
+    def on_predict_epoch_end(self) -> None:
+        """Add up the processes' sums and put them into the cache."""
+        if self.moments is not None and self.key is not None:
+            with self.moments.sync_context():
+                if self.trainer.is_global_zero:
+                    finish(self.moments, self.key)
+
+    def transfer_batch_to_device(self, batch: Any, device: Any, dataloader_idx: int) -> Any:
+        """Token ids go to the device with the model's own passes."""
+        return batch
+
+    def _loaded(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        if self.llm is None or self.tokenizer is None:
+            raise RuntimeError("The language model is not loaded yet. Call configure_model(), or let a Trainer do it.")
+        return self.llm, self.tokenizer
+
+
+class MomentBatches:
+    """Batches dealt out to processes in turn; where they do not come out even, the last process gets an empty one.
+
+    Args:
+        pending: The batches of all processes.
+        count: How many.
+        rank: Number of this process.
+        world_size: Number of processes.
+    """
+
+    def __init__(self, pending: Iterator[Any], count: int, rank: int, world_size: int) -> None:
+        self.pending, self.count, self.rank, self.world_size = pending, count, rank, world_size
+
+    def __len__(self) -> int:
+        return -(-self.count // self.world_size)
+
+    def __iter__(self) -> Iterator[Any]:
+        for _ in range(len(self)):
+            dealt: list[Any] = [next(self.pending, []) for _ in range(self.world_size)]
+            yield dealt[self.rank]
+
+
+def _named(layers: int | str | list[int], count: int) -> list[int]:
+    if isinstance(layers, list):
+        return layers
+    if layers == "all":
+        return list(range(count))
+    match = re.fullmatch("([0-9]+)(?:-([0-9]+))?", str(layers))
+    if not match:
+        raise SettingError(f"`layers` must be a number, a range like 4-8, a list or 'all', got {layers!r}.")
+    return list(range(int(match[1]), int(match[2] or match[1]) + 1))

@@ -1,0 +1,237 @@
+"""What a person sees of a comparison: tables on the terminal and as Markdown, and a picture."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from lga_lightning.results.comparison import Comparison, Row
+from lga_lightning.results.regret import Candidate, Interval
+from lga_lightning.utils.io import write_text, write_whole
+
+MARKDOWN_FILE = "comparison.md"
+PICTURE_FILE = "comparison.png"
+SHOWN = 12  # candidates on the terminal; the file has all
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table: the first column is of words, the others of numbers.
+
+    Attributes:
+        title: What it shows.
+        headings: Of the columns.
+        rows: The cells.
+        note: How to read it.
+    """
+
+    title: str
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str = ""
+
+    def print(self, console: Console, limit: int | None = None) -> None:
+        """On the terminal; of a long table, the first rows."""
+        table = Table(title=self.title, box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+        for place, heading in enumerate(self.headings):
+            table.add_column(heading, justify="right" if place else "left", no_wrap=place > 0)
+        for row in self.rows[:limit]:
+            table.add_row(*(_stacked(cell) for cell in row))
+        console.print(table)
+        if self.note:
+            console.print(self.note)
+
+    def markdown(self) -> str:
+        """As Markdown."""
+        headings = [heading.replace("\n", " ") for heading in self.headings]
+        lines = [headings, ["---"] + ["--:"] * (len(self.headings) - 1), *self.rows]
+        table = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+        return f"## {self.title}\n\n{table}\n" + (f"\n{self.note}\n" if self.note else "")
+
+
+def leave_comparison(result: Comparison, root: Path) -> None:
+    """Write ``comparison.json``, ``comparison.md`` and ``comparison.png``, and print the tables.
+
+    Args:
+        result: The comparison.
+        root: Where the files go.
+    """
+    sheets = [found for found in (*standings_sheets(result), curve_sheet(result), candidates_sheet(result)) if found]
+    result.save(root)
+    text = f"# Locators compared on {result.model}\n\n" + "\n".join(sheet.markdown() for sheet in sheets)
+    write_text(root / MARKDOWN_FILE, text)
+    draw_comparison(result, root / PICTURE_FILE)
+    console = Console()
+    for sheet in sheets:
+        sheet.print(console, SHOWN)
+    console.print(f"Files: {root}/comparison.md, comparison.json, comparison.png", highlight=False, soft_wrap=True)
+
+
+def standings_sheets(result: Comparison) -> list[Sheet]:
+    """How the locators' layers stand on each test set."""
+    sheets = []
+    for number, truth in enumerate(result.truths):
+        best = truth.scores[truth.best_layer]
+        rows = [
+            [
+                row.name,
+                str(row.layer),
+                f"{row.confidence:.0%}",
+                *_points(row, number),
+                "/".join(str(int(row.standings[number].hit(k))) for k in (1, 3, 5)),
+                f"{row.seconds:.1f}",
+                f"{row.speed_up:,.0f}x" if row.seconds > 0.1 else "",
+            ]
+            for row in result.rows
+        ]
+        references = [
+            ["best fixed layer", str(truth.best_layer), "", f"{best:.1f}", "0.0", f"{truth.optimum - best:.1f}"],
+            ["best layer of each request", "", "", f"{truth.optimum:.1f}", "", "0.0"],
+        ]
+        rows += [[*cells, "", f"{truth.seconds:.1f}", "1x"] for cells in references]
+        headings = ("locator", "layer", "sure", "score", "regret", "gap", "hit@\n1/3/5", "seconds", "speed-\nup")
+        what = "Layers picked on" if number == 0 else "Carried over from"
+        note = (
+            "Sure: share of bootstrap resamples of the proxies that choose the layer. Score: mean of rewrite, rephrase and locality after an edit, in points, with its 95% bootstrap interval over test "
+            "requests. Regret: what the best fixed layer has more. Gap: what the best layer of each request by itself has more. "
+            "Speed-up: over the sweep, for as many requests."
+        )
+        if truth.own_layer is not None:
+            lost = best - truth.scores[truth.own_layer]
+            note += (
+                f" The layer that {result.rows[0].name} picks on proxies of this data set itself: {truth.own_layer}, with a regret "
+                f"of {lost:.1f}."
+            )
+        count = result.rows[0].num_requests
+        title = f"{what} {count} proxies of {result.proxies}, judged on {truth.num_requests} tests of {truth.data}"
+        sheets.append(Sheet(title, headings, rows, note))
+    return sheets
+
+
+def curve_sheet(result: Comparison) -> Sheet | None:
+    """Expected regret and confidence by number of proxies."""
+    rows = [row for row in result.rows if row.points]
+    sizes = sorted({point.requests for row in rows for point in row.points})
+    if not sizes:
+        return None
+    cells = []
+    for row in rows:
+        found = {point.requests: f"{point.regret:.1f} ({point.confidence:.0%})" for point in row.points}
+        cells.append([row.name, *(found.get(size, "") for size in sizes)])
+    note = (
+        "Proxies are drawn 200 times without replacement; in brackets the mean bootstrap confidence that a user then sees. "
+        "Where nearly all proxies are drawn, the draws are nearly the same."
+    )
+    return Sheet("Expected regret in points, by number of proxies", ("locator", *map(str, sizes)), cells, note)
+
+
+def candidates_sheet(result: Comparison) -> Sheet | None:
+    """Every rule, the best first."""
+    if not result.candidates:
+        return None
+    headings = ("scope, measure, aggregate", "fences", "neighbours", "layer", "sure", "regret", "expected")
+    rows = [_candidate(candidate) for candidate in result.candidates]
+    note = f"Regret: with all proxies. Expected: with {result.candidates[0].requests} of them."
+    return Sheet(f"All {len(rows)} rules of LGA, by expected regret", headings, rows, note)
+
+
+def draw_comparison(result: Comparison, path: Path) -> None:
+    """Draw the first sweep with the locators' layers, and the expected regret by number of proxies.
+
+    Args:
+        result: The comparison.
+        path: Where the PNG is to appear.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(13, 5), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    truth = result.truths[0]
+    layers = range(len(truth.scores))
+    left.plot(layers, truth.scores, color="black", linewidth=2.5, label="score: their mean")
+    for name, values in truth.parts.items():
+        left.plot(layers, values, linewidth=1, linestyle="--", label=name)
+    low, high = left.get_ylim()
+    left.set_ylim(low, high + 0.16 * (high - low))
+    by_layer: dict[int, list[str]] = {}
+    for row in result.rows:
+        by_layer.setdefault(row.layer, []).append(row.name)
+    for place, (layer, names) in enumerate(sorted(by_layer.items())):
+        left.axvline(layer, color="grey", linewidth=0.8)
+        last = layer > 0.6 * len(truth.scores)
+        left.annotate(
+            " · ".join(names),
+            (layer, high + (0.15 - 0.04 * (place % 4)) * (high - low)),
+            xytext=(-4 if last else 4, 0),
+            textcoords="offset points",
+            ha="right" if last else "left",
+            va="top",
+            fontsize=8,
+        )
+    left.set_yticks(range(0, 101, 20))
+    left.set_xlabel("layer that is edited")
+    left.set_ylabel("points")
+    left.set_title(
+        f"Edits of {truth.num_requests} test requests at every layer of {Path(result.model).name}", fontsize=11
+    )
+    left.legend(loc="lower left", fontsize=8)
+    for row in result.rows:
+        if row.points:
+            sizes = [point.requests for point in row.points]
+            right.plot(sizes, [point.regret for point in row.points], marker="o", label=row.name)
+        else:
+            right.axhline(row.standings[0].regret, linestyle=":", color="grey")
+            right.annotate(
+                row.name,
+                (0.99, row.standings[0].regret),
+                xycoords=("axes fraction", "data"),
+                xytext=(0, 2),
+                textcoords="offset points",
+                ha="right",
+                fontsize=8,
+            )
+    sizes = sorted({point.requests for row in result.rows for point in row.points})
+    if sizes:
+        right.set_xscale("log")
+        right.set_xticks(sizes, list(map(str, sizes)))
+        right.set_xticks([], minor=True)
+        right.legend(fontsize=8)
+    right.set_ylim(bottom=0)
+    right.set_xlabel("proxy requests")
+    right.set_ylabel("expected regret, points")
+    right.set_title("What a choice of layer costs on unseen requests", fontsize=11)
+    write_whole(path, lambda scratch: figure.savefig(scratch, dpi=130))
+
+
+def _points(row: Row, number: int) -> list[str]:
+    found = row.standings[number]
+    pairs: list[tuple[float, Interval]] = [
+        (found.score, found.score_interval),
+        (found.regret, found.regret_interval),
+        (found.gap, found.gap_interval),
+    ]
+    return [f"{value:.1f} [{low:.1f}, {high:.1f}]" for value, (low, high) in pairs]
+
+
+def _stacked(cell: str) -> str:
+    """A number with its interval under it, in whole points, where there is one."""
+    match = re.fullmatch(r"(.+) \[(.+), (.+)\]", cell)
+    return f"{match[1]}\n[dim]{float(match[2]):.0f}…{float(match[3]):.0f}[/dim]" if match else cell
+
+
+def _candidate(candidate: Candidate) -> list[str]:
+    return [
+        f"{candidate.scope}, {candidate.measure}, {candidate.aggregate}",
+        "none" if candidate.kappa is None else f"{candidate.kappa:g}",
+        str(candidate.neighbours),
+        str(candidate.layer),
+        f"{candidate.confidence:.0%}",
+        f"{candidate.regret:.1f}",
+        f"{candidate.expected_regret:.1f}",
+    ]

@@ -1,0 +1,103 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lga_lightning.exceptions import SettingError
+
+
+def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+    """Let ``write`` fill a scratch file beside ``path``, then rename it to ``path``.
+
+    Args:
+        path: Where the file is to appear; its folder is made.
+        write: Gets the scratch file's path, which has the suffix of ``path``.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    scratch = Path(name)
+    try:
+        write(scratch)
+        umask = os.umask(0)
+        os.umask(umask)
+        scratch.chmod(0o666 & ~umask)
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def write_folder(path: Path, write: Callable[[Path], None], overwrite: bool = False) -> None:
+    """Let ``write`` fill a scratch folder beside ``path``, then rename it to ``path``.
+
+    Whatever goes wrong on the way (a full disk, say), a folder that was there is as it was.
+
+    Args:
+        path: Where the folder is to appear.
+        write: Gets the scratch folder's path.
+        overwrite: Replace a folder that is there.
+
+    Raises:
+        SettingError: If something is there and ``overwrite`` is False, or it is not a folder.
+    """
+    if path.exists() and not (overwrite and path.is_dir()):
+        raise already_there(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    try:
+        write(scratch)
+        umask = os.umask(0)
+        os.umask(umask)
+        scratch.chmod(0o777 & ~umask)
+        if path.exists():
+            old = scratch.with_name(f"{scratch.name}-old")
+            path.rename(old)
+            try:
+                scratch.rename(path)
+            except OSError:
+                old.rename(path)
+                raise
+            shutil.rmtree(old)
+        else:
+            scratch.rename(path)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def already_there(path: Path) -> SettingError:
+    """The error for a folder that must not be overwritten."""
+    allow = "Give another one (--edits.output), or allow it with --edits.overwrite true."
+    way_out = allow if path.is_dir() else "It is not a folder."
+    return SettingError(f"{str(path)!r} is there already and is not overwritten. {way_out}")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file whole; numbers that are not finite become null."""
+    write_text(path, json.dumps(_finite(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole, in UTF-8."""
+
+    def write(scratch: Path) -> None:
+        scratch.write_text(text, encoding="utf-8")
+
+    write_whole(path, write)
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, float):
+        return content if math.isfinite(content) else None
+    if isinstance(content, dict):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return content

@@ -1,0 +1,174 @@
+"""``LayerAttribution`` in a training run of somebody else's."""
+
+from __future__ import annotations
+
+import json
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.loggers import CSVLogger
+from torch import nn
+from torch.utils.data import DataLoader
+
+from lga_lightning.callbacks import ApplyEdits, LayerAttribution
+from lga_lightning.editing import RROME
+from lga_lightning.exceptions import DataError, SettingError
+from lga_lightning.locators import LGA, FixedLayer, PaperLGA
+from tests.helpers.models import requests, tiny_model, tiny_tokenizer
+from tests.test_cli import rows, write_rows
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.llm = tiny_model("llama").requires_grad_(True)
+
+
+class Host(L.LightningModule):
+    """Fine-tunes a language model, with dropout, and knows nothing of us."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = Net()
+        self.net.llm.model.embed_tokens.requires_grad_(False)
+        self.dropout = nn.Dropout(0.5)
+        self.losses: list[float] = []
+
+    def training_step(self, batch: torch.Tensor) -> torch.Tensor:
+        embedded = self.dropout(self.net.llm.get_input_embeddings()(batch))
+        loss = self.net.llm(inputs_embeds=embedded, labels=batch).loss
+        self.losses.append(loss.item())
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD([p for p in self.parameters() if p.requires_grad], lr=0.1)
+
+    def train_dataloader(self) -> DataLoader:
+        tokens = torch.randint(3, 300, (8, 12), generator=torch.Generator().manual_seed(0))
+        return DataLoader(tokens, batch_size=4, shuffle=True)
+
+
+def train(tmp_path, callbacks, **kwargs):
+    L.seed_everything(3)
+    host = Host()
+    trainer = L.Trainer(
+        max_epochs=2,
+        accelerator="cpu",
+        default_root_dir=tmp_path,
+        callbacks=callbacks,
+        logger=CSVLogger(tmp_path, name="", version=""),
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        log_every_n_steps=1,
+        **kwargs,
+    )
+    trainer.fit(host)
+    return host
+
+
+@pytest.fixture
+def callback(tmp_path):
+    tiny_tokenizer().save_pretrained(tmp_path / "tokenizer")
+    data = write_rows(tmp_path / "requests.jsonl", rows(5))
+    return LayerAttribution(
+        proxies=str(data),
+        model="net.llm",
+        tokenizer=str(tmp_path / "tokenizer"),
+        locator=PaperLGA("mlp_out"),
+        batch_size=2,
+    )
+
+
+def test_scores_are_logged_and_training_is_what_it_is_without(callback, tmp_path, tokenizer):
+    alone = train(tmp_path / "alone", [])
+    host = train(tmp_path / "watched", [callback])
+    assert host.losses == alone.losses
+    for ours, theirs in zip(host.state_dict().values(), alone.state_dict().values(), strict=True):
+        assert torch.equal(ours, theirs)
+    assert all(not module._forward_hooks and not module._forward_pre_hooks for module in host.modules())
+    assert not host.net.llm.model.embed_tokens.weight.requires_grad
+    assert host.net.llm.model.norm.weight.requires_grad
+
+    log = (tmp_path / "watched" / "metrics.csv").read_text().splitlines()
+    assert sum("lga/layer_3" in line for line in log[:1]) == 1
+    golden = log[0].split(",").index("lga/golden_layer")
+    assert sum(bool(line.split(",")[golden]) for line in log[1:]) == 3  # before training, and after each epoch
+    result = json.loads((tmp_path / "watched" / "attribution.json").read_text())
+    assert result["num_requests"] == 5
+    assert result["scope"] == "mlp_out"
+    # the last scores are those of the trained model
+    from lga_lightning.data import load_requests
+
+    values = (
+        PaperLGA("mlp_out").score(host.net.llm, tokenizer, load_requests(tmp_path / "requests.jsonl").requests).values
+    )
+    torch.testing.assert_close(torch.tensor(result["scores"]), values[:, 0].sum(0), rtol=1e-4, atol=1e-5)
+
+
+def test_says_what_is_missing(callback, tmp_path):
+    with pytest.raises(DataError, match="nothing to score in a Host"):
+        train(tmp_path, [LayerAttribution()])
+    callback.model = "net.model"
+    with pytest.raises(DataError, match=r"language model was looked for at `model='net\.model'`"):
+        train(tmp_path, [callback])
+
+
+def test_a_model_that_is_being_fine_tuned_with_lora(tokenizer):
+    peft = pytest.importorskip("peft")
+    model = tiny_model("llama")
+    data = [request for request in requests(3)]
+    plain = {
+        scope: LGA(scope, measure="dot").score(model, tokenizer, data).values
+        for scope in ("mlp", "mlp_out", "attention")
+    }
+    config = peft.LoraConfig(r=2, target_modules=["down_proj", "q_proj"], lora_dropout=0.5)
+    adapted = peft.get_peft_model(model, config)
+    for scope, values in plain.items():
+        torch.testing.assert_close(LGA(scope, measure="dot").score(adapted, tokenizer, data).values, values)
+    assert any(parameter.requires_grad for parameter in adapted.parameters())
+
+
+def test_proxies_without_an_old_answer(callback, tmp_path):
+    found = [{name: value for name, value in row.items() if name != "target_old"} for row in rows(3)]
+    callback.proxies = str(write_rows(tmp_path / "open.jsonl", found))
+    train(tmp_path, [callback])
+    assert callback.attribution.num_requests + sum(callback.attribution.num_skipped.values()) == 3
+
+
+@pytest.mark.parametrize("setting", [{"checkpoint_every": 0}, {"batch_size": 0}, {"every_n_epochs": 0}])
+def test_bad_settings(setting):
+    with pytest.raises(ValueError, match="must be at least 1"):
+        LayerAttribution(**setting)
+
+
+@pytest.mark.parametrize("layer", ["golden", 2, "1-2"])
+def test_edits_at_the_end_of_a_training_run(layer, callback, tmp_path, tokenizer):
+    edits = ApplyEdits(
+        callback.proxies,
+        model="net.llm",
+        tokenizer=callback.tokenizer,
+        layer=layer,
+        editor=RROME(steps=3, contexts_each=0, second_moment="identity"),
+    )
+    callback.locator = FixedLayer(1)
+    host = train(tmp_path, [callback, edits])
+    expected = {"golden": [callback.attribution.choice.golden_layer], 2: [2], "1-2": [1, 2]}[layer]
+    assert sorted(edits.delta.factors) == expected
+    edited = {name: tensor.clone() for name, tensor in host.net.llm.state_dict().items()}
+    edits.originals.restore_()
+    trained = train(tmp_path, []).net.llm.state_dict()  # the same training without us
+    for name, tensor in host.net.llm.state_dict().items():
+        assert torch.equal(tensor, trained[name])
+    changed = [name for name, tensor in edited.items() if not torch.equal(tensor, trained[name])]
+    assert changed == [f"model.layers.{number}.mlp.down_proj.weight" for number in expected]
+
+
+def test_edits_that_cannot_be_made_are_refused_before_the_training(callback, tmp_path):
+    with pytest.raises(DataError, match="no such attribute"):
+        train(tmp_path, [ApplyEdits(callback.proxies, model="net.lm", tokenizer=callback.tokenizer)])
+    with pytest.raises(DataError, match=r"does not exist|cannot be read|no file"):
+        train(tmp_path, [ApplyEdits("nowhere.jsonl", model="net.llm", tokenizer=callback.tokenizer)])
+    with pytest.raises(SettingError, match="batch_size"):
+        ApplyEdits("a.jsonl", batch_size=0)

@@ -1,0 +1,227 @@
+"""Second moments of keys: the sums, the texts, the cache, going on after an interruption."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from lga_lightning.covariance import estimate as estimation
+from lga_lightning.covariance.accumulator import SecondMoments
+from lga_lightning.covariance.batches import batches
+from lga_lightning.covariance.estimate import find_moments
+from lga_lightning.covariance.store import MomentKey, load_moment, save_moments
+from lga_lightning.data.corpus import read_texts
+from lga_lightning.editing import MEMIT, ROME
+from lga_lightning.exceptions import DataError
+from lga_lightning.models.architecture import edit_site
+from lga_lightning.models.generation import sample
+from tests.helpers.models import requests, tiny_model
+
+TEXTS = [f"The capital of country {number} is {'very ' * (number % 7)}old." for number in range(60)]
+LENGTH = 8
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    path = tmp_path / "texts.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS), encoding="utf-8")
+    return path
+
+
+def plain(model, tokenizer, layer: int, budget: int) -> torch.Tensor:
+    """One piece of text at a time, in float64."""
+    site, keys, left = edit_site(model, layer), [], budget
+    handle = site.module.register_forward_pre_hook(lambda module, args: keys.append(args[0].double().flatten(0, -2)))
+    for text in TEXTS:
+        ids = tokenizer(text)["input_ids"]
+        for start in range(0, len(ids), LENGTH):
+            piece = ids[start : start + LENGTH][:left]
+            left -= len(piece)
+            if piece:
+                model(torch.tensor([piece]))
+    handle.remove()
+    rows = torch.cat(keys)
+    assert len(rows) == budget
+    return rows.T @ rows / budget
+
+
+@pytest.mark.parametrize("family_name", ["llama", "gpt2", "opt", "gptj"])
+def test_equals_a_plain_one(family_name, tokenizer, corpus):
+    model = tiny_model(family_name)
+    found = find_moments(model, tokenizer, [1, 3], str(corpus), tokens=777, sequence_length=LENGTH)
+    for layer in (1, 3):
+        torch.testing.assert_close(found[layer], plain(model, tokenizer, layer, 777), rtol=1e-5, atol=1e-6)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_sums_stay_exact_over_many_tokens(tokenizer):
+    model = tiny_model("llama")
+    moments = SecondMoments(model, [0])
+    keys = torch.full((4096, 40), 1.0 + 2**-12)
+    for _ in range(64):
+        moments._add(0, keys, torch.ones(1, 4096, dtype=torch.bool))
+    moments.tokens += 64 * 4096
+    exact = (1.0 + 2**-12) ** 2
+    assert (moments.means()[0] - exact).abs().max() < 2e-7  # a float32 sum of 262,144 ones is off by 1e-3
+
+
+def test_two_processes_give_the_sums_of_one(tokenizer, corpus):
+    model = tiny_model("gpt2")
+    whole = SecondMoments(model, [1, 2])
+    shares = [SecondMoments(model, [1, 2]) for _ in range(2)]
+    for number, batch in enumerate(batches(model, tokenizer, str(corpus), 600, LENGTH)):
+        whole.update(model, batch)
+        shares[number % 2].update(model, batch)
+    shares[0].update(model, [])  # a process that has run out of text
+    total = shares[0].tokens + shares[1].tokens
+    assert total == whole.tokens == 600
+    for layer in (1, 2):
+        both = sum(getattr(share, f"sum_{layer}") for share in shares)
+        torch.testing.assert_close(both / total, whole.means()[layer], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("source", ["file", "sampled"])
+def test_an_interrupted_estimate_goes_on(source, tokenizer, corpus, monkeypatch):
+    model = tiny_model("llama")
+    source = str(corpus) if source == "file" else source
+    expected = find_moments(model, tokenizer, [1], source, 900, LENGTH)[1]
+    key = MomentKey.of(model, tokenizer, source, 900, LENGTH)
+    (key.folder / "1.safetensors").unlink()
+
+    monkeypatch.setattr(estimation, "SAVE_EVERY", -1.0)
+    update, calls = SecondMoments.update, []
+
+    def counted(self, *args):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        update(self, *args)
+
+    monkeypatch.setattr(SecondMoments, "update", counted)
+    with pytest.raises(KeyboardInterrupt):
+        find_moments(model, tokenizer, [1], source, 900, LENGTH)
+    assert (key.folder / "partial.safetensors").is_file()
+    found = find_moments(model, tokenizer, [1], source, 900, LENGTH)[1]
+    assert torch.equal(found, expected)
+    total = sum(1 for _ in batches(model, tokenizer, source, 900, LENGTH))
+    assert len(calls) == total + 1  # none again but the one that was cut off
+    assert not (key.folder / "partial.safetensors").exists()
+
+
+def test_what_is_there_is_not_made_again(tokenizer, corpus, monkeypatch):
+    model = tiny_model("llama")
+    first = find_moments(model, tokenizer, [1, 2], str(corpus), 300, LENGTH)
+    monkeypatch.setattr(SecondMoments, "update", None)
+    again = find_moments(model, tokenizer, [2, 1], str(corpus), 300, LENGTH)
+    assert all(torch.equal(first[layer], again[layer]) for layer in (1, 2))
+
+
+def test_everything_that_enters_is_in_the_key(tokenizer, corpus, tmp_path):
+    model = tiny_model("llama")
+    key = MomentKey.of(model, tokenizer, str(corpus), 300, LENGTH)
+    assert key == MomentKey.of(tiny_model("llama"), tokenizer, str(corpus), 300, LENGTH)
+    other_text = tmp_path / "other" / "texts.jsonl"
+    other_text.parent.mkdir()
+    other_text.write_text(json.dumps({"text": "Other."}), encoding="utf-8")
+    others = [
+        MomentKey.of(tiny_model("llama", seed=1), tokenizer, str(corpus), 300, LENGTH),
+        MomentKey.of(tiny_model("llama", torch.float64), tokenizer, str(corpus), 300, LENGTH),
+        MomentKey.of(model, tokenizer, str(other_text), 300, LENGTH),
+        MomentKey.of(model, tokenizer, str(corpus), 301, LENGTH),
+        MomentKey.of(model, tokenizer, str(corpus), 300, LENGTH + 1),
+        MomentKey.of(model, tokenizer, "sampled", 300, LENGTH),
+        replace(key, revision="main"),
+        replace(key, tokenizer="other"),
+    ]
+    assert len({key.folder, *(other.folder for other in others)}) == 9
+
+
+def test_a_file_that_was_made_from_something_else_is_refused(tokenizer, corpus, tmp_path):
+    model = tiny_model("llama")
+    key = MomentKey.of(model, tokenizer, str(corpus), 300, LENGTH)
+    moments = SecondMoments(model, [1])
+    moments.update(model, [[5, 6, 7]])
+    save_moments(moments, replace(key, tokens=200, dtype="torch.bfloat16"), tmp_path / "C")
+    with pytest.raises(
+        DataError, match=r"made from something else: dtype \(torch.bfloat16, not .*\), tokens \(200, not 300"
+    ):
+        load_moment(tmp_path / "C", 1, key)
+    (tmp_path / "C" / "1.safetensors").rename(tmp_path / "C" / "2.safetensors")
+    with pytest.raises(DataError, match="of block 1: it was renamed"):
+        load_moment(tmp_path / "C", 2, key)
+    (tmp_path / "C" / "3.safetensors").write_bytes(b"nonsense")
+    with pytest.raises(DataError, match=r"not a second moment.*Delete it"):
+        load_moment(tmp_path / "C", 3, key)
+    assert load_moment(tmp_path / "C", 0, key) is None
+
+
+def test_a_folder_of_moments_serves_a_method_of_that_model_alone(tokenizer, corpus, tmp_path):
+    model = tiny_model("llama")
+    find_moments(model, tokenizer, [1], str(corpus), 600, LENGTH)
+    folder = MomentKey.of(model, tokenizer, str(corpus), 600, LENGTH).folder
+    quick = {"steps": 2, "contexts_each": 0, "moment_tokens": 600}
+    by_folder = ROME(**quick, second_moment=str(folder)).compute(model, tokenizer, requests(2), 1)
+    by_text = ROME(**quick, second_moment=str(corpus)).compute(model, tokenizer, requests(2), 1)
+    by_text_again = ROME(**quick, second_moment=str(corpus)).compute(model, tokenizer, requests(2), 1)
+    # the last one had pieces of another length
+    assert torch.equal(by_text.matrix(1), by_text_again.matrix(1))
+    assert by_folder.matrix(1).isfinite().all()
+    with pytest.raises(DataError, match=r"something else: weights \(.*Run `lga moments`"):
+        MEMIT(**quick, second_moment=str(folder)).compute(tiny_model("llama", seed=1), tokenizer, requests(1), 1)
+    with pytest.raises(DataError, match="no second moment of block 2"):
+        MEMIT(**quick, second_moment=str(folder)).compute(model, tokenizer, requests(1), 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.jsonl", '{"text": "One."}\n"Two."\n'),
+        ("a.json", '[{"text": "One."}, "Two."]'),
+        ("a.txt", "One.\n\n\nTwo."),
+    ],
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_kinds_of_files(name, content, packed, tmp_path):
+    path = tmp_path / (name + ".gz" * packed)
+    path.write_bytes(gzip.compress(content.encode()) if packed else content.encode())
+    assert [text.strip() for text in read_texts(str(path))] == ["One.", "Two."]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", b'{"txt": "One."}', "text 1: expected a string"),
+        ("a.json", b'{"a": 1', "cannot be read"),
+        ("a.json", b"5", "cannot be read"),
+        ("a.txt", b"\xff\xfe\xfa", "cannot be read"),
+        ("a.txt.gz", b"not packed", "cannot be read"),
+    ],
+)
+def test_bad_texts(name, content, message, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        list(read_texts(str(tmp_path / name)))
+
+
+def test_no_such_text_and_an_empty_one(tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(DataError, match=r"There is no file 'nowhere.txt', and no data set"):
+        list(read_texts("nowhere.txt"))
+    (tmp_path / "empty.txt").write_text("")
+    with pytest.raises(DataError, match=r"'empty.txt' is empty"):
+        find_moments(tiny_model("llama"), tokenizer, [1], str(tmp_path / "empty.txt"), 100, LENGTH)
+
+
+def test_samples_are_the_same_every_time(tokenizer):
+    model = tiny_model("gpt2")
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    first = sample(model, tokenizer, 3, 9, seed=5)
+    assert torch.equal(torch.rand(3), expected)
+    assert first == sample(model, tokenizer, 3, 9, seed=5) != sample(model, tokenizer, 3, 9, seed=6)
+    assert [len(row) for row in first] == [9, 9, 9]

@@ -1,0 +1,174 @@
+"""Edits on disk: PEFT reads them, we read them back, and nothing is lost on the way."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+
+from lga_lightning.editing import FTM, MEMIT, RROME, WeightDelta
+from lga_lightning.editing.adapter import save_delta
+from lga_lightning.editing.session import EditingRun
+from lga_lightning.exceptions import DataError, SettingError
+from lga_lightning.models.architecture import edit_site
+from tests.editing.test_delta import delta_for, ids
+from tests.editing.test_methods import method_for
+from tests.helpers.models import requests, tiny_model
+
+FAMILIES = pytest.mark.parametrize("family_name", ["llama", "gpt2", "qwen2", "gptj", "opt"])
+
+
+def edits(model, tokenizer) -> dict[str, WeightDelta]:
+    """Of rank 1, several stacked, a batch over several layers, and more edits than the matrix has rows."""
+    data = requests(8)
+    rome = RROME(steps=4, context_lengths=(3,), contexts_each=1, second_moment="identity")
+    run = EditingRun(rome, model, tokenizer, 1)
+    for start in range(0, 6, 2):
+        run.edit(data[start : start + 2])
+    return {
+        "rank 1": rome.compute(model, tokenizer, data[:1], 2),
+        "stacked": run.delta,
+        "several layers": method_for(MEMIT, model).compute(model, tokenizer, data[:4], [0, 1, 2]),
+        "unequal ranks": delta_for(model, {0: 2, 2: 5}, dtype=torch.float32),
+        "more than full": delta_for(model, {1: 30}, dtype=torch.float32),
+    }
+
+
+@FAMILIES
+def test_peft_gives_the_logits_of_the_edited_model(family_name, tokenizer, tmp_path):
+    model = tiny_model(family_name)
+    for name, delta in edits(model, tokenizer).items():
+        folder = tmp_path / name
+        delta.save_pretrained(folder, model, "base/name")
+        plain = model(input_ids=ids()).logits
+        with delta.applied(model):
+            edited = model(input_ids=ids()).logits
+        base = tiny_model(family_name)
+        adapted = PeftModel.from_pretrained(base, folder)
+        torch.testing.assert_close(adapted(input_ids=ids()).logits, edited, rtol=1e-4, atol=1e-4)
+        assert (edited - plain).abs().max() > 1e-2
+        torch.testing.assert_close(adapted.unload()(input_ids=ids()).logits, plain, rtol=0, atol=0)
+        again = WeightDelta.load(folder, tiny_model(family_name))
+        for layer in delta.factors:
+            torch.testing.assert_close(again.matrix(layer), delta.matrix(layer), rtol=1e-6, atol=1e-6)
+        config = json.loads((folder / "adapter_config.json").read_text())
+        assert config["base_model_name_or_path"] == "base/name"
+        assert max(again.ranks.values()) <= 24
+
+
+def test_two_folders_stack(tokenizer, tmp_path):
+    model = tiny_model("gpt2")
+    first, second = delta_for(model, {1: 1}, dtype=torch.float32), delta_for(model, {1: 2, 2: 1}, 1, torch.float32)
+    first.save_pretrained(tmp_path / "a", model)
+    second.save_pretrained(tmp_path / "b", model)
+    both = WeightDelta.load(tmp_path / "a", model) + WeightDelta.load(tmp_path / "b", model)
+    with (first + second).applied(model):
+        expected = model(input_ids=ids()).logits
+    with both.applied(model):
+        torch.testing.assert_close(model(input_ids=ids()).logits, expected)
+
+
+@pytest.mark.parametrize("family_name", ["llama", "gpt2"])
+def test_dense_edits_are_their_matrices_alone(family_name, tokenizer, tmp_path):
+    model = tiny_model(family_name)
+    delta = FTM(steps=2).compute(model, tokenizer, requests(2), [1, 3])
+    delta.save_pretrained(tmp_path / "ft", model)
+    tensors = load_file(tmp_path / "ft" / "delta.safetensors")
+    assert sorted(tensors) == [f"{edit_site(model, layer).name}.weight" for layer in (1, 3)]
+    assert {path.name for path in (tmp_path / "ft").iterdir()} == {"README.md", "delta.safetensors", "lga.json"}
+    again = WeightDelta.load(tmp_path / "ft", model)
+    assert all(torch.equal(again.matrix(layer), delta.matrix(layer)) for layer in (1, 3))
+    with delta.applied(model):
+        expected = model(input_ids=ids()).logits
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    undo = again.merge_(model)
+    torch.testing.assert_close(model(input_ids=ids()).logits, expected, rtol=0, atol=0)
+    undo.restore_()
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_an_adapter_of_another_model_is_refused(tmp_path):
+    model = tiny_model("llama")
+    delta_for(model, {1: 1}, dtype=torch.float32).save_pretrained(tmp_path / "a", model, "the/base")
+    with pytest.raises(DataError, match=r"another base model \('the/base'\).*down_proj"):
+        WeightDelta.load(tmp_path / "a", tiny_model("llama", seed=1))
+    with pytest.raises(DataError, match="another base model"):
+        WeightDelta.load(tmp_path / "a", tiny_model("gpt2"))
+    delta = WeightDelta.load(tmp_path / "a", tiny_model("llama").bfloat16())  # the same, in another dtype
+    with delta.applied(model), pytest.raises(DataError, match="without any edit"):
+        WeightDelta.load(tmp_path / "a", model)
+
+
+@pytest.mark.parametrize("broken", ["nothing", "no note", "no factors", "note", "factors"])
+def test_broken_folders(broken, tmp_path):
+    model, folder = tiny_model("llama"), tmp_path / "a"
+    if broken != "nothing":
+        delta_for(model, {1: 1}, dtype=torch.float32).save_pretrained(folder, model)
+        if broken == "no note":
+            (folder / "lga.json").unlink()
+        elif broken == "no factors":
+            (folder / "adapter_model.safetensors").unlink()
+        else:
+            path = folder / {"note": "lga.json", "factors": "adapter_model.safetensors"}[broken]
+            path.write_bytes(path.read_bytes()[:20])
+    with pytest.raises(DataError, match="is not an edit that lga-lightning wrote, or it is broken"):
+        WeightDelta.load(folder, model)
+
+
+def test_nothing_is_overwritten_unasked(tmp_path):
+    model, folder = tiny_model("llama"), tmp_path / "a"
+    first, second = delta_for(model, {1: 1}, dtype=torch.float32), delta_for(model, {2: 1}, 1, torch.float32)
+    first.save_pretrained(folder, model)
+    with pytest.raises(SettingError, match="is there already and is not overwritten"):
+        second.save_pretrained(folder, model)
+    assert sorted(WeightDelta.load(folder, model).factors) == [1]
+    second.save_pretrained(folder, model, overwrite=True)
+    assert sorted(WeightDelta.load(folder, model).factors) == [2]
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(SettingError, match="not a folder"):
+        second.save_pretrained(tmp_path / "file", model, overwrite=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "file"}  # no scratch left
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_full_disk_leaves_the_old_folder(overwrite, tmp_path, monkeypatch):
+    model, folder = tiny_model("llama"), tmp_path / "a"
+    if overwrite:
+        delta_for(model, {1: 1}, dtype=torch.float32).save_pretrained(folder, model)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()} if overwrite else None
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("lga_lightning.editing.adapter.write_json", full)
+    with pytest.raises(OSError, match="No space left"):
+        save_delta(delta_for(model, {2: 1}, dtype=torch.float32), folder, model, "base", overwrite=overwrite)
+    assert [path.name for path in tmp_path.iterdir()] == (["a"] if overwrite else [])
+    if overwrite:
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize("kind", [RROME, MEMIT])
+def test_a_run_of_groups_is_edits_on_edited_models(kind, tokenizer):
+    model, data = tiny_model("llama", torch.float64), requests(5)
+    method = method_for(kind, model)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    run = EditingRun(method, model, tokenizer, 1)
+    for start in (0, 2, 4):
+        run.edit(data[start : start + 2])
+        assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    by_hand = tiny_model("llama", torch.float64)
+    other = method_for(kind, by_hand)
+    other.contexts._sampled[by_hand] = method.contexts.of(model, tokenizer)
+    for start in (0, 2, 4):
+        other.compute(by_hand, tokenizer, data[start : start + 2], 1).merge_(by_hand)
+    change = edit_site(by_hand, 1).weight - edit_site(model, 1).weight
+    torch.testing.assert_close(run.delta.matrix(1), change, rtol=1e-6, atol=1e-8)
+    assert run.requests == data
+    assert run.relative_norms()[1] == pytest.approx((change.norm() / edit_site(model, 1).weight.norm()).item())
+    sought = EditingRun(method, model, tokenizer, 1)
+    sought.edit_sought(method.seek(model, tokenizer, data, [1]))
+    torch.testing.assert_close(sought.delta.matrix(1), method.compute(model, tokenizer, data, 1).matrix(1))

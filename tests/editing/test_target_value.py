@@ -1,0 +1,170 @@
+"""ROME and R-ROME against their definitions, and the batched search against a plain one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional
+
+from lga_lightning.editing import PMET, RROME
+from lga_lightning.editing.context_templates import sample_contexts
+from lga_lightning.editing.target_value import TargetValueSettings, find_target_values
+from lga_lightning.evaluation.evaluator import evaluate_each, question_columns
+from lga_lightning.models.architecture import blocks, edit_site
+from lga_lightning.models.encoding import subject_last_token
+from tests.helpers.models import requests, tiny_model
+
+CONTEXTS = ["", "The end of it. ", "You know that Rome. "]
+SETTINGS = TargetValueSettings(steps=6, learning_rate=0.1, weight_decay=0.05, clamp=1.5)
+
+
+def plain_search(model, tokenizer, request, contexts, places, edited, settings):
+    """One request at a time, whole passes, torch's Adam: delta and h0, both [P, d_out], and the keys [K, d_in]."""
+    target = tokenizer(" " + request.target_new, add_special_tokens=False)["input_ids"]
+    rows = []
+    for context in contexts:
+        text = context + request.prompt
+        ids = tokenizer(text)["input_ids"]
+        # the subject within the prompt, not an earlier mention within the context
+        at = subject_last_token(tokenizer, request.prompt, request.subject)
+        at += len(ids) - len(tokenizer(request.prompt)["input_ids"])
+        rows.append((ids, at))
+    about = tokenizer(f"{request.subject} is a")["input_ids"]
+    about_at = subject_last_token(tokenizer, f"{request.subject} is a", request.subject)
+    seen = {}
+
+    def run(ids, at, deltas):
+        def hook(number):
+            def add(module, args, output):
+                first = output[0] if isinstance(output, tuple) else output
+                flat = first.view(1, len(ids), -1)
+                seen[number] = flat[0, at].detach()
+                added = torch.zeros_like(flat)
+                added[0, at] += deltas[number]
+                changed = (flat + added).view_as(first)
+                return (changed, *output[1:]) if isinstance(output, tuple) else changed
+
+            return add
+
+        def key(module, args):
+            seen["key"] = args[0].reshape(1, len(ids), -1)[0, at].detach()
+
+        handles = [place.register_forward_hook(hook(number)) for number, place in enumerate(places)]
+        handles.append(edited.register_forward_pre_hook(key))
+        try:
+            return model(torch.tensor([ids])).logits[0].log_softmax(-1)
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    zero = torch.zeros(len(places), model.config.hidden_size, dtype=torch.float64)
+    keys = []
+    for ids, at in rows:
+        run(ids, at, zero)
+        keys.append(seen["key"])
+        if len(keys) == 1:
+            h0 = torch.stack([seen[number] for number in range(len(places))])
+    original = run(about, about_at, zero)[about_at].detach()
+    delta = zero.clone().requires_grad_()
+    adam = torch.optim.Adam([delta], lr=settings.learning_rate)
+    for step in range(settings.steps):
+        nll = torch.stack(
+            [-run(ids + target, at, delta)[torch.arange(len(target)) + len(ids) - 1, target].mean() for ids, at in rows]
+        )
+        edited_here = run(about, about_at, delta)[about_at]
+        divergence = functional.kl_div(original, edited_here, log_target=True, reduction="sum")
+        loss = nll.mean() + settings.kl_factor * divergence
+        loss = loss + settings.weight_decay * (delta.norm(dim=1) / h0.norm(dim=1) ** 2).sum()
+        if loss < settings.stop_loss or step == settings.steps - 1:
+            break
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+        with torch.no_grad():
+            delta *= (settings.clamp * h0.norm(dim=1) / delta.norm(dim=1)).clamp_max(1).unsqueeze(1)
+    return delta.detach(), h0, torch.stack(keys)
+
+
+@pytest.mark.usefixtures("exact")
+@pytest.mark.parametrize("where", ["module", "block", "attention and module"])
+@pytest.mark.parametrize("family_name", ["llama", "gpt2", "gptj", "opt", "gemma3_text"])
+def test_batched_search_equals_a_plain_one(family_name, where, tokenizer):
+    model, data = tiny_model(family_name, torch.float64), requests(8)
+    site = edit_site(model, 1)
+    places = {
+        "module": [site.module],
+        "block": [blocks(model)[1]],
+        "attention and module": PMET(contexts_each=0).places(model, 1),
+    }[where]
+    # some converge early: they leave the batch, the others go on
+    losses = find_target_values(model, tokenizer, data, CONTEXTS, site, SETTINGS, places).loss
+    settings = TargetValueSettings(**{**vars(SETTINGS), "stop_loss": losses.median().item()})
+    found = find_target_values(model, tokenizer, data, CONTEXTS, site, settings, places, max_rows=10)
+    for row, request in enumerate(data):
+        delta, h0, keys = plain_search(model, tokenizer, request, CONTEXTS, places, site.module, settings)
+        torch.testing.assert_close(found.keys[row], keys, rtol=1e-9, atol=1e-10)
+        torch.testing.assert_close(found.before[row], h0[-1], rtol=1e-9, atol=1e-10)
+        torch.testing.assert_close(found.delta[row], delta[-1], rtol=1e-5, atol=1e-6)
+
+
+def test_nothing_touches_a_weight(family, tokenizer):
+    model, data = tiny_model(family), requests(4)
+    weights = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    deltas = RROME(steps=3, contexts_each=1, second_moment="identity").compute_each(model, tokenizer, data, 1)
+    evaluate_each(model, tokenizer, data, deltas, question_columns(data))
+    assert all(torch.equal(weights[name], parameter) for name, parameter in model.named_parameters())
+    assert not any(parameter.requires_grad or parameter.grad is not None for parameter in model.parameters())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize("family_name", ["llama", "gpt2", "opt"])
+def test_scores_by_hook_are_those_of_edited_weights(family_name, tokenizer):
+    model, data = tiny_model(family_name), requests(8)
+    columns = question_columns(data)
+    assert columns == ["rewrite", "rephrase", "portability.reasoning", "locality.neighborhood"]
+    deltas = RROME(steps=5, contexts_each=1, context_lengths=(3,), second_moment="identity").compute_each(
+        model, tokenizer, data, 1
+    )
+    by_hook = evaluate_each(model, tokenizer, data, deltas, columns, max_rows=7)
+
+    def predictions(prompt, answer):
+        ids = tokenizer(prompt)["input_ids"]
+        target = tokenizer(" " + answer, add_special_tokens=False)["input_ids"]
+        with torch.no_grad():
+            said = model(torch.tensor([ids + target])).logits[0, len(ids) - 1 : -1].argmax(-1)
+        return said, torch.tensor(target)
+
+    for row, (request, delta) in enumerate(zip(data, deltas, strict=True)):
+        unedited = [predictions(p.prompt, p.answers[0])[0] for p in request.locality["neighborhood"]]
+        with delta.applied(model):
+            groups = [
+                [(request.prompt, request.target_new)],
+                [(prompt, request.target_new) for prompt in request.rephrases],
+                [(p.prompt, p.answers[0]) for p in request.portability.get("reasoning", ())],
+            ]
+            for column, group in enumerate(groups):
+                shares = [(said == target).double().mean() for said, target in (predictions(*q) for q in group)]
+                expected = torch.stack(shares).mean() if shares else torch.tensor(torch.nan).double()
+                torch.testing.assert_close(by_hook[row, 1, column], expected, equal_nan=True)
+            said = [predictions(p.prompt, p.answers[0])[0] for p in request.locality["neighborhood"]]
+        same = [(a == b).double().mean() for a, b in zip(unedited, said, strict=True)]
+        torch.testing.assert_close(by_hook[row, 1, 3], torch.stack(same).mean())
+
+
+def test_contexts_are_the_same_every_time_and_leave_the_random_state_alone(tokenizer):
+    model = tiny_model("gpt2")
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    first = sample_contexts(model, tokenizer, (5, 10), 10)
+    assert torch.equal(torch.rand(3), expected)
+    assert first == sample_contexts(model, tokenizer, (5, 10), 10)
+    assert len(first) == 21
+    assert first[0] == ""
+    assert all(context.endswith(". ") for context in first[1:])
+
+
+@pytest.mark.parametrize("setting", [{"steps": 0}, {"clamp": -1.0}, {"contexts_each": -1}, {"context_lengths": (0,)}])
+def test_bad_settings(setting):
+    with pytest.raises(ValueError, match="at least"):
+        RROME(**setting)

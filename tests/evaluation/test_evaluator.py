@@ -1,0 +1,283 @@
+"""Questions about edits, in batches with an edit by row, against edited weights and one question at a time."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, replace
+from itertools import chain
+
+import pytest
+import torch
+
+from lga_lightning.data.corpus import read_passages
+from lga_lightning.data.requests import EditRequest, Probe
+from lga_lightning.editing.delta import WeightDelta
+from lga_lightning.evaluation.evaluator import Evaluation, evaluate, evaluate_each, question_columns
+from lga_lightning.evaluation.prompts import Question, questions_of
+from lga_lightning.evaluation.responses import Reply, ask
+from lga_lightning.evaluation.results import Outcome, compare, mean_scores
+from lga_lightning.exceptions import DataError, SettingError
+from lga_lightning.metrics import begins_with, exact_match, ngram_entropy, normalised
+from lga_lightning.models.architecture import edit_site
+from lga_lightning.models.cached_prompts import unedited
+from lga_lightning.models.chat import ChatTokenizer
+from lga_lightning.models.encoding import target_ids
+from tests.helpers.models import requests, tiny_model, tiny_tokenizer
+from tests.models.test_chat import LINES
+from tests.models.test_generation import TOKENS, plain
+
+EXACT = {"rtol": 1e-9, "atol": 1e-9}
+PASSAGES = ("The capital of France is Paris, and Rome is in Italy", "People say that the mother tongue of Einstein")
+EVERYTHING = Evaluation(max_new_tokens=TOKENS, fluency=True, passages=PASSAGES, max_rows=11)
+
+
+def random_edits(model, count: int, layer: int = 1, rank: int = 1) -> list[WeightDelta]:
+    """Edits that change much of what the model says; dense ones for rank 0."""
+    site = edit_site(model, layer)
+    generator = torch.Generator().manual_seed(5)
+
+    def draw(*size: int) -> torch.Tensor:
+        return torch.randn(*size, generator=generator, dtype=torch.float64)
+
+    if not rank:
+        return [WeightDelta({layer: (None, draw(site.out_features, site.in_features))}) for _ in range(count)]
+    return [
+        WeightDelta({layer: (draw(site.out_features, rank) / rank, draw(rank, site.in_features))}) for _ in range(count)
+    ]
+
+
+def nll_of(model, tokenizer, prompt: str, answer: str) -> tuple[float, list[int], list[int]]:
+    """One whole pass: the mean negative log-likelihood, the predictions and the answer's tokens."""
+    ids, target = tokenizer(prompt)["input_ids"], tokenizer(" " + answer, add_special_tokens=False)["input_ids"]
+    logits = model(torch.tensor([ids + target])).logits[0, len(ids) - 1 : -1]
+    loss = torch.nn.functional.cross_entropy(logits, torch.tensor(target)).item()
+    return loss, logits.argmax(-1).tolist(), target
+
+
+def one_side(model, tokenizer, question: Question) -> dict:
+    """What a model makes of one question, plainly."""
+    if question.group == "fluency":
+        ids = tokenizer(question.prompt)["input_ids"]
+        said = []
+        while len(said) < 20 and (not said or said[-1] != 2):
+            said.append(model(torch.tensor([ids + said])).logits[0, -1].argmax().item())
+        return {"said": tokenizer.decode(said, skip_special_tokens=True).strip()}
+    if question.group == "perplexity":
+        ids = torch.tensor(tokenizer(question.prompt)["input_ids"])
+        loss = torch.nn.functional.cross_entropy(model(ids[None]).logits[0, :-1], ids[1:])
+        return {"nll": loss.item()}
+    nll, predictions, labels = nll_of(model, tokenizer, question.prompt, question.answers[0])
+    side = {"nll": nll, "predictions": predictions, "labels": labels, "said": plain(model, tokenizer, question.prompt)}
+    if question.rival is not None:
+        side["rival"] = nll_of(model, tokenizer, question.prompt, question.rival)[0]
+    return side
+
+
+def expected_scores(question: Question, before: dict, after: dict) -> dict[str, tuple[float, float]]:
+    """The definitions, written out."""
+    if question.group == "fluency":
+        return {"fluency": (ngram_entropy(before["said"]), ngram_entropy(after["said"]))}
+    scores = {"nll": (before["nll"], after["nll"])}
+    if question.group == "perplexity":
+        return scores
+    pairs = list(zip(before["predictions"], after["predictions"], before["labels"], strict=True))
+    if question.group.startswith("locality"):
+        scores["token"] = (1.0, sum(b == a for b, a, _ in pairs) / len(pairs))
+        scores["generated"] = (1.0, float(normalised(before["said"]) == normalised(after["said"])))
+    else:
+        scores["token"] = tuple(
+            sum(side == label for *_, label, side in s) / len(pairs)
+            for s in ([(label, b) for b, _, label in pairs], [(label, a) for _, a, label in pairs])
+        )
+        scores["generated"] = tuple(float(exact_match(side["said"], question.answers)) for side in (before, after))
+        scores["begins"] = tuple(float(begins_with(side["said"], question.answers)) for side in (before, after))
+    if question.rival is not None:
+        scores["success"] = tuple(float(side["nll"] < side["rival"]) for side in (before, after))
+        scores["magnitude"] = tuple(math.exp(-side["nll"]) - math.exp(-side["rival"]) for side in (before, after))
+    return scores
+
+
+@pytest.mark.usefixtures("exact")
+@pytest.mark.parametrize(
+    ("family_name", "rank", "shared"),
+    [("llama", 1, False), ("llama", 0, False), ("llama", 20, True), ("gpt2", 1, True), ("gemma3_text", 2, False)],
+)
+def test_everything_equals_edited_weights_and_plain_passes(family_name, rank, shared, tokenizer, monkeypatch):
+    monkeypatch.setattr("lga_lightning.evaluation.responses.FLUENCY_TOKENS", 20)
+    # ranks beyond WIDEST are attached edit by edit
+    options = {"max_position_embeddings": 96} if family_name != "gpt2" else {"n_positions": 96}
+    model, data = tiny_model(family_name, torch.float64, **options), requests(3)
+    deltas = random_edits(model, 1, rank=rank) * 3 if shared else random_edits(model, 3, rank=rank)
+    outcomes = evaluate(model, tokenizer, data, deltas, EVERYTHING)
+    changed = 0
+    with torch.no_grad():
+        for request, delta, of_request in zip(data, deltas, outcomes, strict=True):
+            questions = EVERYTHING.questions(request)
+            assert [outcome.group for outcome in of_request] == [question.group for question in questions]
+            before = [one_side(model, tokenizer, question) for question in questions]
+            with delta.applied(model):
+                after = [one_side(model, tokenizer, question) for question in questions]
+            for question, outcome, *sides in zip(questions, of_request, before, after, strict=True):
+                expected = expected_scores(question, *sides)
+                assert set(outcome.scores) == set(expected)
+                for measure, pair in expected.items():
+                    assert outcome.scores[measure] == pytest.approx(pair, rel=1e-6, abs=1e-8), (question, measure)
+                if outcome.said is not None:
+                    assert outcome.said == tuple(side["said"] for side in sides)
+                    changed += outcome.said[0] != outcome.said[1]
+    assert changed > 5
+
+
+def test_the_size_of_batches_does_not_matter(tokenizer):
+    model, data = tiny_model("llama", torch.float64), requests(6)
+    deltas = random_edits(model, 6)
+    tables = []
+    for rows in (64, 5, 1):
+        outcomes = evaluate(model, tokenizer, data, deltas, Evaluation(max_new_tokens=8, max_rows=rows))
+        tables.append(outcomes)
+    alone = [
+        evaluate(model, tokenizer, [r], [d], Evaluation(max_new_tokens=8))[0] for r, d in zip(data, deltas, strict=True)
+    ]
+    for table in (*tables[1:], alone):
+        for one, other in zip(chain(*tables[0]), chain(*table), strict=True):
+            assert (one.group, one.prompt, one.said) == (other.group, other.prompt, other.said)
+            assert list(one.scores) == list(other.scores)
+            for measure, pair in one.scores.items():
+                assert other.scores[measure] == pytest.approx(pair, rel=1e-5, abs=1e-7)
+
+
+def test_in_a_chat_questions_are_turns_and_plain_text_is_plain(llama):
+    tokenizer, data = tiny_tokenizer(), requests(2)
+    tokenizer.chat_template = LINES
+    chat, deltas = ChatTokenizer(tokenizer), random_edits(llama, 2)
+    plainly, in_chat = (
+        evaluate(llama, t, data, deltas, Evaluation(max_new_tokens=5, passages=PASSAGES)) for t in (tokenizer, chat)
+    )
+    for request, one, other in zip(data, plainly, in_chat, strict=True):
+        assert one[-1].group == "perplexity"
+        assert other[-1].scores["nll"] == pytest.approx(one[-1].scores["nll"])
+        ids, target = chat(request.prompt)["input_ids"], target_ids(chat, request.target_new)
+        logits = llama(torch.tensor([ids + target])).logits[0, len(ids) - 1 : -1]
+        expected = torch.nn.functional.cross_entropy(logits, torch.tensor(target)).item()
+        assert other[0].scores["nll"][0] == pytest.approx(expected, rel=1e-4)
+        assert other[0].scores["nll"][0] != pytest.approx(one[0].scores["nll"][0], rel=1e-4)
+
+
+def test_the_table_of_token_scores(llama, tokenizer):
+    data = requests(5)
+    deltas = random_edits(llama, 5)
+    columns = question_columns(data)
+    assert columns == ["rewrite", "rephrase", "portability.reasoning", "locality.neighborhood"]
+    table = evaluate_each(llama, tokenizer, data, deltas, columns)
+    outcomes = evaluate(llama, tokenizer, data, deltas, Evaluation(generate=False))
+    assert all(outcome.said is None and "generated" not in outcome.scores for outcome in chain(*outcomes))
+    assert table.shape == (5, 2, 4)
+    for column, name in enumerate(columns):
+        torch.testing.assert_close(table[:, :, column], mean_scores(outcomes, name, "token"), equal_nan=True)
+    assert table[::2, :, 2].isnan().all()  # every other request has no portability
+
+
+def test_means_go_over_questions_then_kinds():
+    def outcome(group: str, after: float) -> Outcome:
+        return Outcome(group, "?", ("!",), {"token": (0.0, after)})
+
+    of_request = [outcome("portability.a", 1.0), outcome("portability.a", 0.0), outcome("portability.b", 1.0)]
+    means = mean_scores([of_request, []], "portability", "token")
+    assert means[0].tolist() == [0.0, 0.75]
+    assert means[1].isnan().all()
+    assert mean_scores([of_request], "portability.a", "token").tolist() == [[0.0, 0.5]]
+
+
+def test_the_questions_of_a_request():
+    probe = Probe("Oslo is in", ("Norway",))
+    asked = questions_of(
+        EditRequest(
+            "Rome is in",
+            "Rome",
+            "France",
+            "Italy",
+            rephrases=("Where is Rome? In",),
+            locality={"neighborhood": (probe, Probe("Paris is in", ("France",))), "other": (probe,)},
+            portability={"reasoning": (probe,)},
+        )
+    )
+    assert [(q.group, q.prompt, q.answers[0], q.rival) for q in asked] == [
+        ("rewrite", "Rome is in", "France", "Italy"),
+        ("rephrase", "Where is Rome? In", "France", "Italy"),
+        ("portability.reasoning", "Oslo is in", "Norway", None),
+        ("locality.neighborhood", "Oslo is in", "Norway", "France"),
+        ("locality.neighborhood", "Paris is in", "France", None),  # the new target is the right answer
+        ("locality.other", "Oslo is in", "Norway", None),
+    ]
+    aliases = EditRequest("Rome is in", "Rome", "the US", rephrases=("Rome: in",), target_new_aliases=("America",))
+    assert [question.answers for question in questions_of(aliases)] == [("the US", "America")] * 2
+    fluency = Evaluation(fluency=True).questions
+    assert fluency(aliases)[-1] == Question("fluency", "Rome is in", ())
+    told = replace(aliases, generation_prompts=("Rome's mayor", "In Rome"))
+    assert [question.prompt for question in fluency(told)[-2:]] == ["Rome's mayor", "In Rome"]
+    without = questions_of(EditRequest("Rome is in", "Rome", "France", locality={"neighborhood": (probe,)}))
+    assert [question.rival for question in without] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("said", "answers", "words", "right"),
+    [
+        (" Paris, of course. It", ("Paris",), "Paris, of course", 0.0),
+        (" the  paris! .", ("Lyon", "Paris"), "the  paris!", 1.0),
+        (" St. Louis. It is", ("St. Louis",), "St. Louis", 1.0),
+        (" St. Paul. It is", ("St. Louis",), "St", 0.0),
+        (" Washington, D.C.", ("Washington, D.C.", "Washington"), "Washington, D.C", 1.0),
+        (" Washington. It.", ("Washington, D.C.", "Washington"), "Washington", 1.0),
+        ("\nParis", ("Paris",), "", 0.0),
+    ],
+)
+def test_an_answer_in_words(said, answers, words, right):
+    outcome = compare(Question("rewrite", "?", answers), Reply(text=""), Reply(text=said))
+    assert outcome.said == ("", words)
+    assert outcome.scores["generated"] == (0.0, right)
+    assert outcome.scores["begins"] == (0.0, float(right or words.startswith("Paris,")))
+
+
+def test_the_old_answer_is_said_in_full():
+    question = Question("rewrite", "?", ("Tolkien",), "F. Scott Fitzgerald")
+    outcome = compare(question, Reply(text=" F. Scott Fitzgerald. He"), Reply(text=" F. Tolkien. He"))
+    assert outcome.said == ("F. Scott Fitzgerald", "F")
+
+
+def test_answers_with_full_stops_are_generated_to_their_end(llama, tokenizer, monkeypatch):
+    ended = []
+
+    def continuations(self, limit, finished):
+        ended.append([finished(row, " St.") for row in range(len(self))])
+        return [""] * len(self)
+
+    monkeypatch.setattr("lga_lightning.models.cached_prompts.Prompts.continuations", continuations)
+    asked = [Question("rewrite", "Rome is", answers) for answers in (("Paris",), ("Bonn.",), ("Lyon", "St. Louis"))]
+    asked.append(Question("rewrite", "Rome is", ("Paris",), "St. Louis"))
+    ask(llama, tokenizer, asked, unedited)
+    assert ended == [[True, True, False, False]]
+
+
+def test_a_record_round_trips():
+    for said in (("a", "b"), None):
+        outcome = Outcome("rewrite", "Zoë", ("a", "b"), {"token": (0.1, 1 / 3), "nll": (1e-17, 3.0)}, said)
+        assert Outcome.of(json.loads(json.dumps(asdict(outcome)))) == outcome
+
+
+def test_passages(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text(" ".join(f"word{number}\n" for number in range(250)), encoding="utf-8")
+    first, second = read_passages(str(path))
+    assert first.split()[0] == "word0"
+    assert second.split()[-1] == "word199"
+    assert read_passages(str(path), most=1) == (first,)
+    path.write_text("too short", encoding="utf-8")
+    with pytest.raises(DataError, match="at least 100 words"):
+        read_passages(str(path))
+
+
+@pytest.mark.parametrize("setting", ["max_new_tokens", "max_rows"])
+def test_bad_settings(setting):
+    with pytest.raises(SettingError, match=f"`{setting}` must be at least 1"):
+        Evaluation(**{setting: 0})

@@ -1,0 +1,164 @@
+"""The table of means: against loops over requests, and what is shown of it."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from pyarrow import parquet
+
+from lga_lightning.evaluation.results import Outcome
+from lga_lightning.evaluation.summary import mean_by_group, summarise
+from lga_lightning.metrics import percentile_interval
+from lga_lightning.reports.terminal import print_edits, print_places
+from lga_lightning.results.validation import write_outcomes
+
+
+def outcome(group: str, rng: random.Random, contest: bool = False) -> Outcome:
+    """A question's outcome with scores at random."""
+    scores = {"token": (rng.random(), rng.random()), "generated": (0.0, float(rng.random() < 0.5)), "nll": (1.0, 2.0)}
+    if contest:
+        scores |= {"success": (0.0, float(rng.random() < 0.7)), "magnitude": (-0.5, rng.random())}
+    return Outcome(group, "?", ("!", "¡"), scores, ("before", "after"))
+
+
+def outcomes(count: int = 12) -> list[list[Outcome]]:
+    """Requests with unequal numbers of questions of all kinds."""
+    rng = random.Random(0)
+    found = []
+    for number in range(count):
+        rows = [outcome("rewrite", rng, contest=True)]
+        rows += [outcome("rephrase", rng, contest=True) for _ in range(number % 3)]
+        rows += [outcome("portability.a", rng) for _ in range(number % 2)]
+        rows += [outcome("portability.b", rng) for _ in range(2)]
+        rows += [outcome("locality.neighborhood", rng, contest=number > 3)]
+        rows += [Outcome("perplexity", "text", (), {"nll": (1.0 + number, 2.0 + number)})]
+        rows += [Outcome("fluency", "?", (), {"fluency": (5.0, 6.0)}, ("x", "y"))]
+        found.append(rows)
+    return found
+
+
+def mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+def after(of_request: list[Outcome], group: str, measure: str) -> list[float]:
+    return [one.scores[measure][1] for one in of_request if one.group == group and measure in one.scores]
+
+
+def over_requests(data: list[list[Outcome]], group: str, measure: str) -> float:
+    return mean([mean(values) for of_request in data if (values := after(of_request, group, measure))])
+
+
+def test_means_are_those_of_loops():
+    data = outcomes()
+    metrics = summarise(data, resamples=50)
+    families = [
+        "rewrite",
+        "rephrase",
+        "portability",
+        "portability.a",
+        "portability.b",
+        "locality",
+        "locality.neighborhood",
+    ]
+    contests = [f"counterfact.{name}" for name in ("ES", "PS", "NS", "EM", "PM", "NM", "S")]
+    assert list(metrics) == [*families, *contests, "fluency", "perplexity"]
+    for name in families:
+        if name not in ("portability", "locality"):
+            assert metrics[name]["after"] == pytest.approx(over_requests(data, name, "token"))
+            assert metrics[name]["generated"]["after"] == pytest.approx(over_requests(data, name, "generated"))
+    kinds = [
+        mean([mean(v) for kind in "ab" if (v := after(of_request, f"portability.{kind}", "token"))])
+        for of_request in data
+    ]
+    assert metrics["portability"]["after"] == pytest.approx(mean(kinds))
+    assert metrics["rephrase"]["num_requests"] == 8
+    groups = {"E": "rewrite", "P": "rephrase", "N": "locality.neighborhood"}
+    for letter, group in groups.items():
+        for suffix, measure in (("S", "success"), ("M", "magnitude")):
+            assert metrics[f"counterfact.{letter}{suffix}"]["after"] == pytest.approx(
+                over_requests(data, group, measure)
+            )
+    successes = [over_requests(data, group, "success") for group in groups.values()]
+    assert metrics["counterfact.S"]["after"] == pytest.approx(3 / sum(1 / value for value in successes))
+    assert metrics["counterfact.S"]["before"] == 0
+    assert metrics["counterfact.NS"]["num_requests"] == 8
+    assert metrics["perplexity"]["before"] == pytest.approx(math.exp(mean([1.0 + number for number in range(12)])))
+    assert (metrics["fluency"]["before"], metrics["fluency"]["after"]) == (5, 6)
+
+
+def test_every_number_has_an_interval_and_a_protocol():
+    data = outcomes()
+    metrics = summarise(data, max_new_tokens=17, resamples=200)
+    assert metrics == summarise(data, max_new_tokens=17, resamples=200)
+    for name, entry in metrics.items():
+        for sides in (entry, entry.get("generated", entry)):
+            assert sides["protocol"]
+            for side in ("before", "after"):
+                low, high = sides[f"{side}_ci"]
+                assert low <= sides[side] <= high, (name, side)
+    assert "at most 17 tokens" in metrics["rewrite"]["generated"]["protocol"]
+    scores = torch.tensor([after(of_request, "rewrite", "token")[0] for of_request in data]).double()
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.cat([torch.randint(12, (100, 12), generator=generator) for _ in range(2)])
+    expected = percentile_interval(scores[drawn].mean(1))
+    assert metrics["rewrite"]["after_ci"] == pytest.approx(expected.tolist())
+
+
+def test_without_generation_and_without_old_targets():
+    data = [[Outcome("rewrite", "?", ("!",), {"token": (0.0, 1.0), "nll": (2.0, 1.0)})] for _ in range(3)]
+    metrics = summarise(data)
+    assert list(metrics) == ["rewrite"]
+    assert "generated" not in metrics["rewrite"]
+    assert metrics["rewrite"]["after_ci"] == [1, 1]
+
+
+def test_scores_of_one_request():
+    scores = mean_by_group(outcomes()[5])
+    assert set(scores) == {"rewrite", "rephrase", "portability.a", "portability.b", *scores} - {"token"}
+    assert set(scores["rewrite"]) == {"before", "after", "generated", "nll", "success", "magnitude"}
+    assert scores["fluency"] == {"before": 5.0, "after": 6.0}
+    assert scores["perplexity"] == {"nll": {"before": 6.0, "after": 7.0}}
+
+
+def test_the_parquet_file_has_a_row_for_every_question(tmp_path):
+    data = outcomes(3)
+    path = tmp_path / "requests.parquet"
+    write_outcomes(path, [4, 7, 9], ["a", "b", "c"], data)
+    rows = parquet.read_table(path).to_pylist()
+    assert len(rows) == sum(map(len, data))
+    first = rows[0]
+    assert (first["index"], first["id"], first["group"]) == (4, "a", "rewrite")
+    assert first["answers"] == ["!", "¡"]
+    assert (first["said_before"], first["said_after"]) == ("before", "after")
+    assert first["token_after"] == data[0][0].scores["token"][1]
+    assert rows[-2]["group"] == "perplexity"
+    assert rows[-2]["said_after"] is rows[-2]["token_after"] is None
+
+
+def test_the_table_shows_generated_beside_token_accuracy(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
+    metrics = json.loads(json.dumps(summarise(outcomes(), resamples=50)))
+    content = {
+        "method": {"name": "ROME"},
+        "layers": [3],
+        "layer_source": "given",
+        "mode": "independent",
+        "model": "m",
+        "data": "d",
+        "num_requests": 12,
+    }
+    print_edits({**content, "metrics": metrics})
+    print_places(content, Path("here/validation.json"))
+    said = capsys.readouterr().out
+    assert "generated after" in said
+    (line,) = [line for line in said.splitlines() if "rewrite" in line]
+    rewrite = metrics["rewrite"]
+    for number in (rewrite["before"], rewrite["after"], rewrite["generated"]["before"], rewrite["generated"]["after"]):
+        assert f"{number:.3f}" in line
+    assert "here/requests.parquet" in said

@@ -1,0 +1,92 @@
+"""The pure functions against definitions written out."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from lga_lightning.locators import selection as attribution
+from lga_lightning.locators.gram import matrix_gram, norm_gram
+from lga_lightning.locators.selection import choose, golden_layers, tukey_fences
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(("tokens", "d_in", "d_out"), [(3, 20, 30), (40, 5, 6), (1, 1, 1)])
+@pytest.mark.parametrize("chunk", [1, 1 << 24])
+def test_matrix_gram_both_routes(monkeypatch, tokens, d_in, d_out, bias, chunk):
+    monkeypatch.setattr(attribution, "CHUNK", chunk)
+    a, b = torch.randn(6, tokens, d_in).double(), torch.randn(6, tokens, d_out).double()
+    grads = torch.einsum("nto,nti->noi", b, a).flatten(1)
+    if bias:
+        grads = torch.cat([grads, b.sum(1)], dim=1)
+    expected = torch.stack([grads[i : i + 2] @ grads[i : i + 2].T for i in (0, 2, 4)])
+    torch.testing.assert_close(matrix_gram(a, b, bias), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_bfloat16_is_multiplied_in_float32():
+    a, b = torch.randn(2, 5, 8).bfloat16(), torch.randn(2, 5, 9).bfloat16()
+    assert matrix_gram(a, b).dtype == torch.float32
+    torch.testing.assert_close(matrix_gram(a, b), matrix_gram(a.float(), b.float()), rtol=0, atol=0)
+
+
+def test_norm_gram():
+    x, b = torch.randn(4, 5, 8).double(), torch.randn(4, 5, 8).double()
+    grads = torch.cat([(x * b).sum(1), b.sum(1)], dim=1)
+    expected = torch.stack([grads[i : i + 2] @ grads[i : i + 2].T for i in (0, 2)])
+    torch.testing.assert_close(norm_gram(x, b, bias=True), expected)
+
+
+def test_fences_are_linear_quartiles():
+    scores = torch.randn(4, 31).double()
+    q1, q3 = np.quantile(scores.numpy(), [0.25, 0.75], axis=1)
+    fences = tukey_fences(scores, kappa=1.5).numpy()
+    np.testing.assert_allclose(fences[:, 0], q1 - 1.5 * (q3 - q1))
+    np.testing.assert_allclose(fences[:, 1], q3 + 1.5 * (q3 - q1))
+
+
+def test_golden_layer_is_signed_and_ties_go_to_the_shallower():
+    assert golden_layers(torch.tensor([-9.0, 1.0, 2.0, 2.0, 1.5, 0.0])).item() == 2
+    assert golden_layers(torch.tensor([[0.0, 0.0, 0.0], [1.0, 2.0, 3.0]])).tolist() == [0, 2]
+
+
+def test_choice():
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(40, 12, generator=generator) + torch.arange(12)
+    scores[:, 3] += 500
+    choice = choose(scores, kappa=1.0)
+    assert choice.excluded == [3]
+    assert choice.golden_layer == choice.ranking[0] == 11
+    assert choice.ranking[-1] == 3
+    assert sorted(choice.ranking) == list(range(12))
+    np.testing.assert_allclose(choice.scores, scores.double().sum(0), rtol=1e-12)
+    np.testing.assert_allclose(choice.standard_errors, scores.double().numpy().std(0, ddof=1) * math.sqrt(40))
+
+
+def test_confidence_against_a_plain_bootstrap():
+    generator = torch.Generator().manual_seed(1)
+    scores = torch.randn(30, 8, generator=generator).double() + torch.linspace(0, 0.4, 8)
+    choice = choose(scores, resamples=4000)
+    rng = np.random.default_rng(0)
+    votes = np.zeros(8)
+    for _ in range(4000):
+        total = scores.numpy()[rng.integers(30, size=30)].sum(0)
+        q1, q3 = np.quantile(total, [0.25, 0.75])
+        inside = np.where((total >= 2 * q1 - q3) & (total <= 2 * q3 - q1), total, -np.inf)
+        votes[inside.argmax()] += 1 / 4000
+    assert choice.confidence == pytest.approx(votes[choice.golden_layer], abs=0.04)
+    held = votes[choice.confidence_set].sum()
+    assert held >= 0.9 - 0.04
+    assert held - votes[choice.confidence_set[-1]] < 0.9 + 0.04
+
+
+def test_one_request_has_no_standard_error():
+    assert all(math.isnan(error) for error in choose(torch.tensor([[1.0, 2.0, 3.0]])).standard_errors)
+
+
+@pytest.mark.parametrize("scores", [torch.zeros(0, 4), torch.zeros(4), torch.full((2, 3), math.nan)])
+def test_bad_scores(scores):
+    with pytest.raises(ValueError, match="`scores` must be"):
+        choose(scores)

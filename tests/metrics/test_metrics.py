@@ -1,0 +1,284 @@
+"""Metrics against loops and worked examples, tables against dictionaries."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import Counter
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from lga_lightning.metrics import (
+    LayerScores,
+    RequestRecords,
+    RequestTable,
+    begins_with,
+    exact_match,
+    harmonic_mean,
+    magnitude,
+    ngram_entropy,
+    normalised,
+    percentile_interval,
+    resampled_means,
+    success,
+    token_accuracy,
+    unchanged_tokens,
+)
+from lga_lightning.models.encoding import IGNORE
+from lga_lightning.models.likelihood import answer_nll
+
+
+def random_answers(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Predictions before and after [40, 6], labels [40, 6] with answers of 1 to 6 tokens; few tokens, many hits."""
+    generator = torch.Generator().manual_seed(seed)
+    before, after, labels = (torch.randint(0, 3, (40, 6), generator=generator) for _ in range(3))
+    lengths = torch.randint(1, 7, (40, 1), generator=generator)
+    return before, after, labels.masked_fill(torch.arange(6) >= lengths, IGNORE)
+
+
+def share(left: torch.Tensor, right: torch.Tensor, labels: torch.Tensor) -> list[float]:
+    """The share of equal tokens of each row, by hand."""
+    rows = []
+    for l_row, r_row, label_row in zip(left.tolist(), right.tolist(), labels.tolist(), strict=True):
+        hits = [x == y for x, y, label in zip(l_row, r_row, label_row, strict=True) if label != IGNORE]
+        rows.append(sum(hits) / len(hits))
+    return rows
+
+
+def test_token_accuracy():
+    predictions, _, labels = random_answers()
+    assert token_accuracy(predictions, labels).tolist() == pytest.approx(share(predictions, labels, labels))
+
+
+def test_unchanged_tokens():
+    before, after, labels = random_answers()
+    assert unchanged_tokens(before, after, labels).tolist() == pytest.approx(share(before, after, labels))
+    assert unchanged_tokens(before, before, labels).tolist() == [1.0] * 40
+
+
+def test_padding_changes_nothing():
+    before, after, labels = random_answers()
+    wider = torch.nn.functional.pad(labels, (0, 3), value=IGNORE)
+    for value in (0, IGNORE):  # whatever is predicted there, even what stands there as label
+        more_before, more_after = (torch.nn.functional.pad(x, (0, 3), value=value) for x in (before, after))
+        assert torch.equal(token_accuracy(more_before, wider), token_accuracy(before, labels))
+        assert torch.equal(unchanged_tokens(more_before, more_after, wider), unchanged_tokens(before, after, labels))
+
+
+def test_contests_on_random_logits():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 40, 6, 50, generator=generator)
+    labels = torch.randint(0, 50, (2, 40, 6), generator=generator)
+    lengths = torch.randint(1, 7, (2, 40, 1), generator=generator)
+    labels = labels.masked_fill(torch.arange(6) >= lengths, IGNORE)
+    nll, rival = (answer_nll(*side) for side in zip(logits, labels, strict=True))
+    wins, differences = success(nll, rival), magnitude(nll, rival)
+    for row in range(40):
+        one, other = (
+            cross_entropy(logits[side, row, : lengths[side, row]], labels[side, row, : lengths[side, row]]).item()
+            for side in range(2)
+        )
+        assert wins[row].item() == (one < other)
+        assert differences[row].item() == pytest.approx(math.exp(-one) - math.exp(-other), rel=1e-4, abs=1e-7)
+    assert 0 < wins.sum() < 40
+    wider = torch.nn.functional.pad(labels, (0, 2), value=IGNORE)
+    padded = answer_nll(torch.nn.functional.pad(logits[0], (0, 0, 0, 2), value=9.0), wider[0])
+    torch.testing.assert_close(padded, nll)
+
+
+def test_contests_by_hand():
+    # p = 1/2 against 1/4; a tie; 1/4 against 1/2
+    nll, rival = -torch.tensor([0.5, 0.5, 0.25]).log(), -torch.tensor([0.25, 0.5, 0.5]).log()
+    assert success(nll, rival).tolist() == [1, 0, 0]
+    assert magnitude(nll, rival).tolist() == pytest.approx([0.25, 0, -0.25])
+
+
+def test_harmonic_mean_by_hand():
+    values = torch.tensor([[1.0, 1.0, 0.5], [0.9, 0.6, 0.3], [1.0, 1.0, 0.0]], dtype=torch.float64)
+    assert harmonic_mean(values).tolist() == pytest.approx([0.75, 3 / (1 / 0.9 + 1 / 0.6 + 1 / 0.3), 0.0])
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("The Eiffel Tower", "eiffel tower"),
+        ("  an  APPLE,\ta pear. ", "apple pear"),
+        ("Washington, D.C.", "washington dc"),
+        ("Jean-Paul Sartre\u2019s", "jean paul sartres"),
+        ("anthem", "anthem"),  # not every a is an article
+        ("The", "the"),  # nothing would be left
+        ("Zoe\u0308", "zo\u00eb"),  # one letter, written in two ways
+        ("$5 \u2013 C++", "$5 c++"),
+        ("", ""),
+    ],
+)
+def test_normalised(text, expected):
+    assert normalised(text) == expected
+
+
+def test_exact_match():
+    assert exact_match("the yen!", ("dollar", "Yen"))
+    assert not exact_match("yen (JPY)", ("yen",))
+    assert not exact_match("", ("yen",))
+    assert not exact_match("", ("The",))
+
+
+def test_begins_with():
+    assert begins_with("Richmond, Virginia, and", ("Lyon", "richmond"))
+    assert begins_with("the yen", ("yen",))
+    assert not begins_with("Parisian", ("Paris",))
+    assert not begins_with("in Paris", ("Paris",))
+    assert not begins_with("", ("Paris",))
+
+
+def entropy(grams: list) -> float:
+    """In bits, by hand."""
+    counts = Counter(grams).values()
+    return -sum(count / len(grams) * math.log2(count / len(grams)) for count in counts)
+
+
+def test_ngram_entropy_is_that_of_a_loop():
+    words = random.Random(0).choices(["Rome", "is", "in", "Italy", ",", "and", "."], k=100)
+    pairs = [tuple(words[i : i + 2]) for i in range(99)]
+    triples = [tuple(words[i : i + 3]) for i in range(98)]
+    expected = (2 / 3 * entropy(pairs) + 4 / 3 * entropy(triples)) / 2
+    assert ngram_entropy(" ".join(words)) == pytest.approx(expected)
+
+
+def test_ngram_entropy_by_hand():
+    # pairs: ab ba ab (2/3, 1/3); triples: aba bab (1/2, 1/2)
+    pairs = 2 / 3 * math.log2(3 / 2) + 1 / 3 * math.log2(3)
+    assert ngram_entropy("a b a b") == pytest.approx((2 / 3 * pairs + 4 / 3 * 1) / 2)
+    assert ngram_entropy("one") == ngram_entropy("") == 0
+    assert ngram_entropy("so so so so so") == 0
+    # 2^k different n-grams have an entropy of k
+    assert ngram_entropy(" ".join(map(str, range(17))), ((2, 1.0),)) == pytest.approx(4)
+
+
+def test_resampled_means_are_those_of_a_loop():
+    values = torch.randn(7, 2, generator=torch.Generator().manual_seed(0)).double()
+    values[3, 1] = torch.nan
+    means = resampled_means(values, resamples=150, seed=4)
+    generator = torch.Generator().manual_seed(4)
+    drawn = torch.cat([torch.randint(7, (size, 7), generator=generator) for size in (100, 50)])
+    expected = torch.stack([values[rows].nanmean(0) for rows in drawn])
+    torch.testing.assert_close(means, expected)
+    assert torch.equal(means, resampled_means(values, resamples=150, seed=4))
+    # the draws of a column do not depend on the others
+    assert torch.equal(means[:, :1], resampled_means(values[:, :1], resamples=150, seed=4))
+
+
+def test_intervals_hold_the_mean_as_often_as_they_should():
+    generator = torch.Generator().manual_seed(0)
+    samples = torch.randn(60, 200, generator=generator).double() + 3  # 200 experiments with 60 requests each
+    low, high = percentile_interval(resampled_means(samples))
+    held = ((low < 3) & (high > 3)).double().mean()
+    assert 0.88 < held < 0.99
+    width = (high - low).mean().item()
+    assert width == pytest.approx(2 * 1.96 / math.sqrt(60), rel=0.1)
+
+
+def test_intervals_at_the_edge():
+    one = resampled_means(torch.tensor([[0.25]]))
+    assert percentile_interval(one).tolist() == [[0.25], [0.25]]
+    nothing = resampled_means(torch.full((3, 1), torch.nan))
+    assert percentile_interval(nothing).isnan().all()
+    rare = resampled_means(torch.tensor([[1.0], [torch.nan], [torch.nan], [torch.nan]]))
+    assert percentile_interval(rare).tolist() == [[1.0], [1.0]]  # draws without the one request say nothing
+
+
+def scores_of(index: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Rows that a request always has: evidence [B, 2, 3] and status [B]."""
+    values = index.double().view(-1, 1, 1) + torch.arange(6).view(1, 2, 3) / 10
+    return {"index": index, "values": values, "status": index % 3}
+
+
+def test_a_table_is_in_order_and_has_a_request_once():
+    table = RequestTable()
+    table.update(torch.tensor([7, 2]), torch.tensor([[0.7], [0.2]]))
+    table.update(torch.tensor([2, 9, 0]), torch.tensor([[5.0], [0.9], [0.0]]))
+    index, values = table.compute()
+    assert index.tolist() == [0, 2, 7, 9]
+    torch.testing.assert_close(values, torch.tensor([[0.0], [0.2], [0.7], [0.9]]))  # the first of two rows counts
+
+
+def test_layer_scores_keep_status_with_its_row():
+    table = LayerScores()
+    for index in torch.tensor([[5, 1], [4, 5], [0, 3]]):
+        table.update(**scores_of(index))
+    expected = scores_of(torch.tensor([0, 1, 3, 4, 5]))
+    for got, name in zip(table.compute(), ("index", "values", "status"), strict=True):
+        assert torch.equal(got, expected[name])
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_two_processes(order):
+    # request 4 was dealt to both
+    dealt = [torch.tensor([4, 8, 1]), torch.tensor([2, 4])]
+    processes = []
+    for index in dealt:
+        process = LayerScores()
+        process.update(**scores_of(index))
+        processes.append(process)
+    first, second = (processes[i] for i in order)
+
+    # instead of a process group: every gather brings the next state of the other process
+    others = iter([second.index[0], second.values[0], second.status[0]])
+    first.dist_sync_fn = lambda tensor, group: [tensor, next(others)]
+    first.distributed_available_fn = lambda: True
+    expected = scores_of(torch.tensor([1, 2, 4, 8]))
+    for got, name in zip(first.compute(), ("index", "values", "status"), strict=True):
+        assert torch.equal(got, expected[name])
+    assert torch.equal(torch.cat(first.index), dealt[order[0]])  # a process keeps its own rows
+
+
+def test_a_snapshot_is_taken_up_and_more_rows_may_follow():
+    table = LayerScores()
+    table.update(**scores_of(torch.tensor([3, 1])))
+    snapshot = table.snapshot()
+    table.update(**scores_of(torch.tensor([2])))
+    resumed = LayerScores()
+    resumed.restore(snapshot)
+    resumed.update(**scores_of(torch.tensor([2, 3])))
+    assert snapshot["index"].tolist() == [1, 3]
+    for one, two in zip(table.compute(), resumed.compute(), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_the_snapshot_of_an_empty_table():
+    table = LayerScores()
+    assert table.snapshot() == {}
+    table.restore({})
+    assert table.index == []
+
+
+def test_a_batch_without_records():
+    records = RequestRecords()
+    records.update(torch.zeros(0, dtype=torch.long), [])
+    assert records.compute() == ([], [])
+    records.update(torch.tensor([3]), [{"said": "x"}])
+    records.update(torch.zeros(0, dtype=torch.long), [])
+    assert records.compute() == ([3], [{"said": "x"}])
+
+
+def test_records_of_two_processes():
+    def record(index: int) -> dict:
+        return {"said": ["Zoë", "東京", ""][index % 3] * index, "scores": [0.1 * index, 1 / 3, 1e-300]}
+
+    dealt = [[4, 8, 1], [2, 4]]
+    processes = []
+    for index in dealt:
+        process = RequestRecords()
+        for one in index:  # in batches of one
+            process.update(torch.tensor([one]), [record(one)])
+        processes.append(process)
+    alone = RequestRecords()
+    alone.update(torch.tensor([8, 4, 2, 1]), [record(index) for index in (8, 4, 2, 1)])
+
+    first, second = processes
+    others = iter([torch.cat(second.index), torch.cat(second.lengths), torch.cat(second.content)])
+    first.dist_sync_fn = lambda tensor, group: [tensor, next(others)]
+    first.distributed_available_fn = lambda: True
+    assert first.compute() == alone.compute() == ([1, 2, 4, 8], [record(index) for index in (1, 2, 4, 8)])

@@ -1,0 +1,66 @@
+"""Finding models by name."""
+
+from __future__ import annotations
+
+import pytest
+
+from lga_lightning.exceptions import LayerError, ModelError
+from lga_lightning.models import loading
+from lga_lightning.models.loading import EMBEDDED_HUB_ID, cache_folder, load_model, load_tokenizer, resolve
+from lga_lightning.results.layers import find_layers
+from tests.helpers.models import tiny_model, tiny_tokenizer
+
+
+def test_the_embedded_model_comes_from_the_hub_where_the_package_is_missing(monkeypatch):
+    monkeypatch.setattr(loading, "EMBEDDED_PACKAGE", "no-such-package")
+    assert resolve("smollm2-135m") == EMBEDDED_HUB_ID
+    assert resolve("gpt2") == "gpt2"
+
+
+def test_cache_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / "lga-lightning"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert cache_folder() == tmp_path / "home" / ".cache" / "lga-lightning"
+
+
+def test_a_local_folder(tmp_path):
+    tiny_model("gpt2").save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    model, tokenizer = load_model(str(tmp_path), dtype="float64")
+    assert not model.training
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    assert model.dtype.itemsize == 8
+    assert tokenizer.is_fast
+
+
+def test_messages(tmp_path):
+    with pytest.raises(ModelError, match=r"Could not load the model .* The loader said"):
+        load_tokenizer(str(tmp_path))
+    with pytest.raises(ModelError, match="`dtype` must be"):
+        load_model("gpt2", dtype="int3")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "Run `lga fit` first"),
+        ("{", "not valid JSON"),
+        ("[]", "not an attribution of schema 1"),
+        ('{"schema": 2}', "not an attribution of schema 1"),
+        ('{"schema": 1}', "lacks the field"),
+    ],
+)
+def test_bad_attribution_files(content, message, tmp_path):
+    path = tmp_path / "attribution.json"
+    if content is not None:
+        path.write_text(content)
+    for layer in ("golden", str(path)):
+        with pytest.raises(LayerError, match=message):
+            find_layers(layer, tmp_path, "model")
+
+
+def test_a_number_is_taken_as_it_is(tmp_path):
+    assert find_layers(3, tmp_path, "model") == ([3], "given")
+    assert find_layers("3", tmp_path, "model") == ([3], "given")

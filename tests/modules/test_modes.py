@@ -1,0 +1,214 @@
+"""Edits alone, together and one after the other, through a Trainer; what `predict` writes."""
+
+from __future__ import annotations
+
+import json
+
+import lightning as L
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from lga_lightning.callbacks import AdapterWriter, EditReport
+from lga_lightning.covariance.estimate import find_moments
+from lga_lightning.covariance.store import load_moment
+from lga_lightning.editing import FTM, RROME, WeightDelta
+from lga_lightning.editing.session import EditingRun
+from lga_lightning.evaluation.evaluator import Evaluation, evaluate
+from lga_lightning.exceptions import DataError, LGAError, SettingError
+from lga_lightning.modules.datamodule import EditDataModule
+from lga_lightning.modules.lga import LGAModule, milestones
+from lga_lightning.modules.moments import MomentsModule
+from tests.helpers.models import tiny_model
+from tests.test_cli import rows, write_rows
+
+COUNT = 13
+METHOD = {"steps": 3, "context_lengths": (3,), "contexts_each": 1, "second_moment": "identity"}
+
+
+def trainer(tmp_path, *callbacks) -> L.Trainer:
+    return L.Trainer(
+        accelerator="cpu",
+        callbacks=list(callbacks),
+        default_root_dir=tmp_path,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        inference_mode=False,
+    )
+
+
+def module(tokenizer, editor=None, layer=1, **settings) -> LGAModule:
+    made = LGAModule(layer=layer, editor=editor or RROME(**METHOD), **settings)
+    made.llm, made.tokenizer = tiny_model("llama"), tokenizer
+    return made
+
+
+@pytest.fixture
+def data(tmp_path) -> EditDataModule:
+    return EditDataModule(str(write_rows(tmp_path / "requests.jsonl", rows(COUNT))), batch_size=3)
+
+
+def validate(tmp_path, made, data) -> dict:
+    before = {name: tensor.clone() for name, tensor in made.llm.state_dict().items()}
+    report = EditReport(generate=False, resamples=10)
+    trainer(tmp_path, report).validate(made, datamodule=data, verbose=False)
+    assert all(torch.equal(before[name], tensor) for name, tensor in made.llm.state_dict().items())
+    return json.loads((tmp_path / "validation.json").read_text())
+
+
+def test_batch_mode_edits_all_and_scores_afterwards(tmp_path, data, tokenizer):
+    made = module(tokenizer, mode="batch")
+    content = validate(tmp_path, made, data)
+    requests = data.loaded.requests
+    delta = made.editor.compute(made.llm, tokenizer, requests, 1)
+    torch.testing.assert_close(made.deltas[0].matrix(1), delta.matrix(1), rtol=1e-4, atol=1e-5)
+    outcomes = evaluate(made.llm, tokenizer, requests, [made.deltas[0]] * COUNT, Evaluation(generate=False))
+    expected = [next(one.scores["token"][1] for one in of_request if one.group == "rewrite") for of_request in outcomes]
+    assert [row["rewrite"]["after"] for row in content["requests"]] == pytest.approx(expected)
+    assert [row["prompt"] for row in content["requests"]] == [request.prompt for request in requests]
+    assert [point["edits"] for point in content["drift"]] == [1, 10, 13]
+    assert (content["mode"], content["group_size"], content["layers"]) == ("batch", 13, [1])
+    first = made.editor.compute(made.llm, tokenizer, requests[:1], 1)
+    size = first.matrix(1).norm() / made.llm.model.layers[1].mlp.down_proj.weight.norm()
+    assert content["drift"][0]["relative_change"]["1"] == pytest.approx(size.item(), rel=1e-3)
+
+
+def test_sequential_mode_edits_groups_in_order(tmp_path, data, tokenizer):
+    made = module(tokenizer, mode="sequential")
+    content = validate(tmp_path, made, data)
+    run = EditingRun(made.editor, made.llm, tokenizer, 1)
+    for start in range(0, COUNT, 3):
+        run.edit(data.loaded.requests[start : start + 3])
+    torch.testing.assert_close(made.deltas[0].matrix(1), run.delta.matrix(1))
+    assert [point["edits"] for point in content["drift"]] == [3, 12, 13]
+    assert all({"rewrite", "rephrase", "locality", "relative_change"} < set(point) for point in content["drift"])
+    assert (content["mode"], content["group_size"]) == ("sequential", 3)
+
+
+def test_a_second_run_begins_anew(tmp_path, data, tokenizer):
+    made = module(tokenizer, mode="sequential")
+    assert validate(tmp_path, made, data) == validate(tmp_path, made, data)
+
+
+@pytest.mark.parametrize("mode", ["batch", "sequential"])
+def test_contradictions(mode, tmp_path, tokenizer):
+    found = rows(4)
+    found.insert(2, {**found[1], "target_new": "Atlantis"})
+    data = EditDataModule(str(write_rows(tmp_path / "requests.jsonl", found)), batch_size=2)
+    if mode == "sequential":  # they are not in the same group: the later one holds
+        validate(tmp_path, module(tokenizer, mode=mode), data)
+        return
+    with pytest.raises(DataError, match=r"requests.jsonl, line 2 and requests.jsonl, line 3.*'Atlantis'"):
+        validate(tmp_path, module(tokenizer, mode=mode), data)
+
+
+@pytest.mark.parametrize(("layer", "layers"), [("1-3", [1, 2, 3]), ([3, 1], [1, 3]), ("default", [1]), ("2", [2])])
+def test_ways_to_name_layers(layer, layers, tmp_path, data, tokenizer):
+    data.limit = 2
+    assert validate(tmp_path, module(tokenizer, layer=layer), data)["layers"] == layers
+
+
+def test_layers_that_are_not_there(tmp_path, data, tokenizer):
+    for layer, said in (("2-9", "Layer 4 is out of range"), ("3-1", "empty"), ("nowhere", "no attribution")):
+        with pytest.raises(LGAError, match=said):
+            validate(tmp_path, module(tokenizer, layer=layer), data)
+
+
+def predict(tmp_path, made, data, **settings) -> None:
+    trainer(tmp_path, AdapterWriter(generate=False, resamples=10, **settings)).predict(made, datamodule=data)
+
+
+def logits(model) -> torch.Tensor:
+    return model(input_ids=torch.arange(5, 25).view(2, 10)).logits
+
+
+def test_predict_writes_an_adapter_that_peft_loads(tmp_path, data, tokenizer, capsys):
+    made = module(tokenizer)
+    predict(tmp_path, made, data)
+    assert made.mode == "batch"
+    adapted = PeftModel.from_pretrained(tiny_model("llama"), tmp_path / "adapter")
+    with made.deltas[0].applied(made.llm):
+        torch.testing.assert_close(logits(adapted), logits(made.llm), rtol=1e-4, atol=1e-4)
+    note = json.loads((tmp_path / "adapter" / "lga.json").read_text())
+    assert note["method"]["name"] == "R-ROME"
+    assert len(note["requests"]) == COUNT
+    page = (tmp_path / "adapter" / "README.md").read_text()
+    assert "13 edited facts" in page
+    assert "layer 1" in page
+    assert data.loaded.requests[3].prompt in page
+    assert (
+        f"| rewrite | {note['metrics']['rewrite']['before']:.3f} | {note['metrics']['rewrite']['after']:.3f} |" in page
+    )
+    assert str(tmp_path / "adapter") in capsys.readouterr().out.replace("\n", "")
+    with pytest.raises(SettingError, match="is there already"):
+        predict(tmp_path, module(tokenizer), data)
+    predict(tmp_path, module(tokenizer, layer=2), data, overwrite=True)
+    assert sorted(WeightDelta.load(tmp_path / "adapter").factors) == [2]
+
+
+def test_predict_writes_a_folder_a_request(tmp_path, data, tokenizer):
+    made = module(tokenizer, mode="independent")
+    predict(tmp_path, made, data, output=str(tmp_path / "out"))
+    folders = sorted((tmp_path / "out").iterdir())
+    assert [int(folder.name[:4]) for folder in folders] == list(range(COUNT))
+    delta = made.editor.compute(made.llm, tokenizer, data.loaded.requests[4:5], 1)
+    torch.testing.assert_close(WeightDelta.load(folders[4], made.llm).matrix(1), delta.matrix(1), rtol=1e-4, atol=1e-5)
+    assert data.loaded.requests[4].prompt in (folders[4] / "README.md").read_text()
+    assert "1 edited fact in" in (folders[4] / "README.md").read_text()
+
+
+def test_predict_merges(tmp_path, data, tokenizer):
+    made = module(tokenizer)
+    before = logits(made.llm)
+    predict(tmp_path, made, data, merge=True)
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    with made.deltas[0].applied(made.llm):
+        torch.testing.assert_close(logits(merged), logits(made.llm))
+    assert torch.equal(logits(made.llm), before)
+    assert (tmp_path / "merged" / "tokenizer.json").is_file()
+    assert "in the weights" in (tmp_path / "merged" / "README.md").read_text()
+
+
+def test_predict_writes_dense_edits_as_matrices(tmp_path, data, tokenizer):
+    made = module(tokenizer, editor=FTM(steps=2))
+    predict(tmp_path, made, data)
+    assert (tmp_path / "adapter" / "delta.safetensors").is_file()
+    assert "not a LoRA adapter" in (tmp_path / "adapter" / "README.md").read_text()
+    again = WeightDelta.load(tmp_path / "adapter", made.llm)
+    assert torch.equal(again.matrix(1), made.deltas[0].matrix(1))
+
+
+def test_moments_by_a_trainer_are_those_of_the_function(tmp_path, tokenizer, monkeypatch):
+    text = tmp_path / "texts.txt"
+    text.write_text("\n\n".join(f"The capital of country {number} is old." for number in range(300)))
+    made = MomentsModule(layers="1-2", text=str(text), tokens=700, sequence_length=8, save_every=1)
+    made.llm, made.tokenizer = tiny_model("llama"), tokenizer
+    trainer(tmp_path).predict(made, return_predictions=False)
+    found = {layer: load_moment(made.key.folder, layer, made.key) for layer in (1, 2)}
+    assert not (made.key.folder / "partial.safetensors").exists()
+    for layer in (1, 2):
+        (made.key.folder / f"{layer}.safetensors").unlink()
+    again = find_moments(made.llm, tokenizer, [1, 2], str(text), 700, 8)
+    assert all(torch.equal(again[layer], found[layer]) for layer in (1, 2))
+
+
+@pytest.mark.parametrize("setting", [{"layers": "a-b"}, {"tokens": 0}])
+def test_moments_with_bad_settings(setting, tmp_path, tokenizer, monkeypatch):
+
+    def estimate():
+        made = MomentsModule(**setting)
+        made.llm, made.tokenizer = tiny_model("llama"), tokenizer
+        trainer(tmp_path).predict(made, return_predictions=False)
+
+    with pytest.raises(SettingError):
+        estimate()
+
+
+def test_milestones():
+    assert milestones(1) == []
+    assert milestones(11) == [1, 10]
+    assert milestones(100) == [1, 10]
+    assert milestones(2500) == [1, 10, 100, 1000]

@@ -1,0 +1,395 @@
+"""The page of a run: what is on it, that it loads nothing, that it survives odd files, and how a browser lays it out."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import os
+import shutil
+import subprocess
+from dataclasses import replace
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+
+from lga_lightning.callbacks import EditReport, LayerAttribution
+from lga_lightning.evaluation.results import Outcome
+from lga_lightning.evaluation.summary import summarise
+from lga_lightning.locators.aggregation import RelationLayers
+from lga_lightning.modules.datamodule import EditDataModule
+from lga_lightning.reports.examples import read_examples
+from lga_lightning.reports.html import render_report, write_report
+from lga_lightning.reports.svg import drift_chart, layer_chart
+from lga_lightning.results.attribution import Attribution
+from lga_lightning.results.validation import write_outcomes
+from tests.modules.test_modes import module
+from tests.reports.test_terminal import attribution
+from tests.test_cli import rows, write_rows
+
+EVIL = "<script>alert('x')</script> & \"Co\" <b"
+LAYERS = 12
+
+
+def outcome(group: str, after: float, said: str, begins: float | None = None, prompt: str = "Q") -> Outcome:
+    scores = {"token": (0.0, 1.0), "generated": (0.0, after)}
+    if begins is not None:
+        scores["begins"] = (0.0, begins)
+    return Outcome(group, prompt, ("Rome", "Roma"), scores, ("Paris", said))
+
+
+OUTCOMES = [
+    [
+        outcome("rewrite", 1.0, "Rome", 1.0, prompt=f"The capital of {EVIL} is"),
+        outcome("rephrase", 0.0, EVIL, 0.0),
+        outcome("locality.neighborhood", 0.0, "Elsewhere"),
+    ],
+    [outcome("rewrite", 0.0, "Rome, a city", 1.0), outcome("portability.reasoning", 0.0, "", 0.0)],
+    [outcome("rewrite", 0.0, "long " * 100, 0.0)],
+]
+
+
+def fill(root: Path, words: bool = True) -> Path:
+    """A folder with everything in it."""
+    root.mkdir(exist_ok=True)
+    scores = torch.randn(20, LAYERS, generator=torch.Generator().manual_seed(1))
+    scores[:, 2] += 1e4  # outside the fences
+    relations = RelationLayers(["capital & more", "language"], [7, 5], [1, 2], [0.5, 0.75], 0.01)
+    found = replace(attribution(scores), model="tiny <model>", relations=relations, settings={"scope": "mlp"})
+    found.save(root / "attribution.json")
+    sweep = replace(
+        attribution(torch.rand(6, LAYERS), "mean"),
+        model="tiny <model>",
+        locator="LayerSweep",
+        scope=None,
+        data="sweepset",
+    )
+    (root / "sweep").mkdir(exist_ok=True)
+    sweep.save(root / "sweep" / "attribution.json")
+    point = {"relative_change": {"1": 0.1, "2": 0.25}, "rewrite": 0.9, "locality": None}
+    content = {
+        "schema": 1,
+        "model": "tiny <model>",
+        "data": "d",
+        "layers": [found.choice.golden_layer],
+        "layer_source": "given",
+        "method": {"name": "R-ROME", "steps": 3},
+        "mode": "sequential",
+        "group_size": 1,
+        "num_requests": 3,
+        "num_skipped": {EVIL: 2},
+        "intervals": "95%",
+        "metrics": summarise(OUTCOMES, resamples=10),
+        "drift": [{"edits": 1, **point}, {"edits": 3, **point, "rewrite": 0.5}],
+        "requests": [],
+        "versions": {"torch": "9.9"},
+    }
+    (root / "validation.json").write_text(json.dumps(content))
+    if words:
+        write_outcomes(root / "requests.parquet", range(3), ["a", "b", "c"], OUTCOMES)
+    (root / "lga_fit.yaml").write_text("seed_everything: 0 # <&>")
+    return root
+
+
+class Page(HTMLParser):
+    """What a browser would make of a page: its text, and what it would load or run."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.loads: list[str] = []
+        self.ids: list[str] = []
+        self.words = ""
+        self.hidden = False
+        self.feed(page)
+        self.words = " ".join(self.words.split())
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.hidden = tag == "style"
+        for name, value in attrs:
+            if name in ("src", "href", "srcset", "data", "action", "xlink:href") and not value.startswith("data:"):
+                self.loads.append(value)
+            assert not name.startswith("on")
+            if name == "id":
+                self.ids.append(value)
+
+    def handle_data(self, data):
+        if not self.hidden:
+            self.words += f" {data} "
+
+
+def test_everything_in_the_folder_is_on_the_page(tmp_path):
+    page = render_report(fill(tmp_path))
+    words = Page(page).words
+    golden = json.loads((tmp_path / "attribution.json").read_text())["golden_layer"]
+    for expected in (
+        f"Layer {golden} is the golden layer of tiny <model>",
+        "of bootstrap resamples of the requests; 90% of them choose among the layers",
+        "Left out by the Tukey fences (kappa = 1): layers",
+        "within the Tukey fences",
+        "Requests left out: 2 (empty target).",
+        "The relations' layers differ beyond chance",
+        "capital & more 7 1 50%",
+        "The sweep edited 6 requests of sweepset at every layer.",
+        "token accuracy generated begins metric before after before after before after rewrite",
+        "0.333",  # rewrite, generated
+        "edited one after the other, 1 at a time",
+        "Drift by number of edits edits rewrite locality largest change of a weight 1 0.900 n/a 25.0% 3 0.500",
+        "The edit holds: the model says the new answer: 1 of 3",
+        "The new answer, and more behind it (no exact match): 1 of 3",
+        "Right only when teacher-forced: by itself it says something else: 1 of 3",
+        "It does not hold in other words: 1 of 1",
+        "What follows from it is not known: 1 of 1",
+        "Something else changed: 1 of 1",
+        "after (nothing)",
+        "lga fit --config lga_fit.yaml",
+        "seed_everything: 0 # <&>",
+        "torch 9.9",
+    ):
+        assert expected in words, expected
+    for layer in range(LAYERS):
+        assert f"<title>Layer {layer}" in page
+    assert page.count('class="bar ') == LAYERS
+    assert "could not be read" not in words
+
+
+def test_everything_is_escaped(tmp_path):
+    page = render_report(fill(tmp_path))
+    found = Page(page)
+    assert "script" not in found.tags
+    assert "<script" not in page
+    assert page.count("&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt; &amp; &#34;Co&#34; &lt;b") >= 3
+    assert f"The capital of {EVIL} is" in found.words
+
+
+def test_it_loads_nothing(tmp_path):
+    page = render_report(fill(tmp_path))
+    found = Page(page)
+    assert found.loads == []
+    assert not {"script", "link", "iframe", "object", "base"} & set(found.tags)
+    assert "@import" not in page
+    assert "url(" not in page
+    assert "://" not in page
+
+
+def test_it_can_be_read_without_seeing_it(tmp_path):
+    page = render_report(fill(tmp_path))
+    found = Page(page)
+    assert found.tags.count("h1") == 1
+    levels = [int(tag[1]) for tag in found.tags if tag in ("h1", "h2", "h3", "h4")]
+    assert all(after - before <= 1 for before, after in pairwise(levels))
+    assert found.tags.count("table") == found.tags.count("caption")
+    assert len(found.ids) == len(set(found.ids))
+    assert 'role="img" aria-label="' in page
+    assert '<html lang="en">' in page
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("attribution.json", "{"),
+        ("attribution.json", '{"schema": 99}'),
+        ("attribution.json", "[]"),
+        ("validation.json", "not JSON"),
+        ("validation.json", '{"schema": 99}'),
+        ("validation.json", '{"schema": 1, "metrics": {"rewrite": 3}}'),
+        ("requests.parquet", "no Parquet"),
+        ("lga_fit.yaml", b"\xff\xfe\xff"),
+    ],
+)
+def test_files_that_cannot_be_read_are_named_and_the_rest_is_shown(name, content, tmp_path):
+    fill(tmp_path)
+    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    words = Page(render_report(tmp_path)).words
+    assert f"{name} could not be read" in words
+    assert ("Where to edit" in words) is (name != "attribution.json")
+    assert ("What the edits did" in words) is (name != "validation.json")
+    assert ("The edit holds" in words) is (name != "requests.parquet")
+
+
+@pytest.mark.parametrize(
+    "missing", ["attribution.json", "validation.json", "requests.parquet", "lga_fit.yaml", "sweep"]
+)
+def test_files_that_are_missing(missing, tmp_path):
+    fill(tmp_path)
+    path = tmp_path / missing
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert "could not be read" not in render_report(tmp_path)
+
+
+def test_an_empty_folder(tmp_path):
+    assert "Nothing to show yet" in render_report(tmp_path)
+
+
+def test_fields_that_older_files_lack(tmp_path):
+    from pyarrow import parquet
+
+    fill(tmp_path)
+    table = parquet.read_table(tmp_path / "requests.parquet")
+    parquet.write_table(table.drop_columns(["begins_before", "begins_after"]), tmp_path / "requests.parquet")
+    content = json.loads((tmp_path / "validation.json").read_text())
+    del content["drift"]
+    (tmp_path / "validation.json").write_text(json.dumps(content))
+    words = Page(render_report(tmp_path)).words
+    assert "The edit holds" in words
+    assert "Drift" not in words
+
+
+def test_says_when_files_do_not_belong_together(tmp_path):
+    fill(tmp_path)
+    content = json.loads((tmp_path / "validation.json").read_text())
+    (tmp_path / "validation.json").write_text(json.dumps({**content, "layers": [99]}))
+    assert "The edits were made at layer 99 (given), not at the golden layer" in Page(render_report(tmp_path)).words
+    (tmp_path / "validation.json").write_text(json.dumps({**content, "model": "another"}))
+    assert "two runs share this folder" in Page(render_report(tmp_path)).words
+
+
+def test_a_sweep_of_another_model_is_left_out(tmp_path):
+    fill(tmp_path)
+    path = tmp_path / "sweep" / "attribution.json"
+    path.write_text(path.read_text().replace("tiny <model>", "another"))
+    assert "The sweep edited" not in render_report(tmp_path)
+
+
+def test_the_heat_map_is_there_where_it_belongs_to_the_attribution(tmp_path):
+    fill(tmp_path)
+    (tmp_path / "heat_map.png").write_bytes(b"picture")
+    assert "data:image/png" not in render_report(tmp_path)  # one of an earlier run
+    found = Attribution.load(tmp_path / "attribution.json")
+    replace(found, means={"mlp.last_subject": found.choice.scores}).save(tmp_path / "attribution.json")
+    assert f"data:image/png;base64,{base64.b64encode(b'picture').decode()}" in render_report(tmp_path)
+
+
+def test_links_that_lead_nowhere(tmp_path):
+    fill(tmp_path)
+    (tmp_path / "attribution-old.json").symlink_to(tmp_path / "gone.json")
+    assert "The sweep edited" in render_report(tmp_path)
+
+
+def test_examples_come_from_all_over_the_data_and_are_cut(tmp_path):
+    found = [[outcome("rewrite", 0.0, f"{number}" * 200, 0.0)] for number in range(9)]
+    write_outcomes(tmp_path / "requests.parquet", range(9), ["x"] * 9, found)
+    (family,) = read_examples(tmp_path / "requests.parquet")
+    (kind,) = family["kinds"]
+    assert (kind["good"], kind["count"]) == (False, 9)
+    assert [row["after"] for row in kind["rows"]] == [number * 160 + " …" for number in "036"]
+
+
+@pytest.mark.parametrize(
+    "scores",
+    [torch.randn(20, 30), torch.randn(1, 4), torch.zeros(3, 5), torch.rand(9, 1), -torch.rand(5, 96) * 1e-9 - 1e-9],
+)
+@pytest.mark.parametrize("locator", ["LGA", "LayerSweep"])
+def test_charts_of_results_at_the_edge(scores, locator):
+    chart = layer_chart(replace(attribution(scores), locator=locator), "score")
+    places = [place for line in chart.lines for part in line.parts for point in part for place in point]
+    places += [place for bar in chart.bars for place in (bar.x, bar.y, bar.width, bar.height, *(bar.whisker or ()))]
+    assert all(0 <= place <= chart.width for place in places)
+    assert len(chart.hover) == scores.shape[1]
+    assert 2 <= len(chart.y_ticks) <= 12
+
+
+def test_drift_has_a_gap_where_there_is_no_number():
+    chart = drift_chart([1, 10, 100, 1000], {"rewrite": [1.0, None, 0.5, 0.0], "locality": [None] * 4})
+    assert [len(part) for part in chart.lines[0].parts] == [1, 2]
+    assert chart.lines[1].parts == []
+    steps = [after[0] - before[0] for before, after in pairwise(chart.x_ticks)]
+    assert steps == pytest.approx([steps[0]] * 3, abs=0.02)  # logarithmic
+    assert chart.lines[0].parts[1][-1][1] == chart.bottom
+
+
+def trainer(root: Path, callback: L.Callback) -> L.Trainer:
+    return L.Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        callbacks=[callback],
+        default_root_dir=root,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        inference_mode=False,
+    )
+
+
+def test_fit_makes_it_and_validate_makes_it_anew(tmp_path, tokenizer):
+    found = rows(5)
+    found[0]["target_new"] = EVIL
+    data = EditDataModule(str(write_rows(tmp_path / "requests.jsonl", found)), batch_size=5)
+    made = module(tokenizer, layer="golden")
+    trainer(tmp_path, LayerAttribution()).fit(made, datamodule=data)
+    first = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert "Where to edit" in first.words
+    assert "What the edits did" not in first.words
+    trainer(tmp_path, EditReport(max_new_tokens=3, resamples=10)).validate(made, datamodule=data, verbose=False)
+    second = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    for words in ("Where to edit", "What the edits did", "In the model's own words", "of 5", EVIL):
+        assert words in second.words
+    assert second.loads == []
+    assert "script" not in second.tags
+
+
+BROWSER = next(
+    filter(
+        None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome"))
+    ),
+    None,
+)
+
+# what a page of that width looks like from within, as a JSON object in the element #seen
+LOOK = """<!DOCTYPE html><meta charset="utf-8"><iframe width="{width}" height="900" srcdoc="{page}"></iframe><pre id="seen"></pre>
+<script>
+window.onload = () => {{
+  const page = document.querySelector("iframe").contentDocument;
+  const box = (e) => {{ const b = e.getBoundingClientRect(); return [b.width, b.height]; }};
+  document.querySelector("#seen").textContent = JSON.stringify({{
+    overflow: page.documentElement.scrollWidth - page.documentElement.clientWidth,
+    charts: [...page.querySelectorAll("svg.chart")].map(box),
+    bars: [...page.querySelectorAll("rect.bar")].map(box),
+    heading: page.querySelector("h1").textContent,
+    scripts: page.querySelectorAll("script").length,
+  }});
+}};
+</script>"""
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome on PATH")
+@pytest.mark.parametrize("width", [360, 1100])
+def test_in_a_browser(width, tmp_path):
+    write_report(fill(tmp_path / "run"))
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    (tmp_path / "look.html").write_text(LOOK.format(width=width, page=html.escape(page)), encoding="utf-8")
+
+    def browse(*arguments: str) -> str:
+        sandbox = ["--no-sandbox"] if os.name == "posix" and os.geteuid() == 0 else []
+        command = [
+            BROWSER,
+            "--headless",
+            "--disable-gpu",
+            *sandbox,
+            f"--user-data-dir={tmp_path / 'profile'}",
+            *arguments,
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=120, check=True)
+        return done.stdout
+
+    dumped = browse("--dump-dom", "--virtual-time-budget=5000", (tmp_path / "look.html").as_uri())
+    seen = json.loads(html.unescape(dumped.split('<pre id="seen">')[1].split("</pre>")[0]))
+    assert seen["overflow"] == 0  # wide tables scroll by themselves, not the page
+    assert len(seen["charts"]) == 2
+    assert all(side > 200 for chart in seen["charts"] for side in chart)
+    assert len(seen["bars"]) == LAYERS
+    assert sum(height > 1 for _, height in seen["bars"]) > LAYERS / 2
+    assert seen["heading"].startswith("Layer")
+    assert seen["scripts"] == 0
+    browse(
+        f"--screenshot={tmp_path / 'page.png'}",
+        f"--window-size={width},900",
+        (tmp_path / "run" / "report.html").as_uri(),
+    )
+    assert (tmp_path / "page.png").stat().st_size > 20_000

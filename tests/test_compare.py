@@ -1,0 +1,183 @@
+"""``lga compare``, against what its parts say one by one."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+
+from lga_lightning import LGA, CausalTracing, LayerSweep, PaperLGA
+from lga_lightning.cli import run
+from lga_lightning.compare import LocatorComparison
+from lga_lightning.data import load_requests
+from lga_lightning.data.batching import RequestBatch
+from lga_lightning.exceptions import SettingError
+from lga_lightning.locators import Evidence, LayerLocator, causal_tracing
+from lga_lightning.locators.score_requests import score_requests
+from lga_lightning.models.loading import load_model
+from lga_lightning.results.regret import standing
+from tests.helpers.models import requests
+from tests.test_cli import FAST_EDIT, QUICK, model_folder, refused, rows, shell, write_rows  # noqa: F401
+
+
+@pytest.fixture(autouse=True)
+def _shell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(sys, "argv", ["lga"])
+    monkeypatch.chdir(tmp_path)
+    # a model of random weights knows nothing, and causal tracing counts what is known alone
+    monkeypatch.setattr(
+        causal_tracing, "knows_old_answer", lambda model, tokenizer, asked: torch.ones(len(asked)).bool()
+    )
+
+
+def facts(count: int, splits: tuple[str | None, ...] = ("proxy", "proxy", "test")) -> list[dict]:
+    return [{**row, "split": splits[i % len(splits)]} for i, row in enumerate(rows(count))]
+
+
+@pytest.fixture
+def arguments(model_folder: Path, tmp_path: Path) -> list[str]:  # noqa: F811
+    data = write_rows(tmp_path / "requests.jsonl", facts(12))
+    common = [f"--model.model_name={model_folder}", f"--data.requests={data}", "--data.batch_size=3"]
+    return [
+        *common,
+        "--model.only_known=false",
+        "--compare.batch_size=2",
+        *QUICK,
+        *FAST_EDIT,
+        "--trainer.default_root_dir=runs",
+    ]
+
+
+def compare(arguments: list[str]) -> dict:
+    run(["compare", *arguments])
+    return json.loads(Path("runs/comparison.json").read_text())
+
+
+def test_compare_says_what_its_parts_say(arguments, model_folder, tmp_path, capsys):  # noqa: F811
+    other = write_rows(tmp_path / "other.jsonl", facts(21)[12:])
+    result = compare([*arguments, f"--compare.others=[{other}]", "--compare.candidates=true"])
+    model, tokenizer = load_model(str(model_folder))
+
+    def of_split(split: str, path: Path = tmp_path / "requests.jsonl") -> list:
+        return load_requests(path, split=split).requests
+
+    def evidence(locator: LayerLocator, found: list) -> torch.Tensor:
+        locator.prepare(model, tokenizer, found)
+        return locator.score(model, tokenizer, found).values.double()
+
+    assert [row["name"] for row in result["rows"]] == [
+        "LGA",
+        "PaperLGA",
+        "CausalTracing",
+        "R-ROME's default",
+        "MiddleLayer",
+    ]
+    layers = {row["name"]: row["layer"] for row in result["rows"]}
+    for locator in (LGA(), PaperLGA(), CausalTracing()):
+        scores = evidence(locator, of_split("proxy"))[:, 0]
+        assert layers[type(locator).__name__] == locator.choose(scores).golden_layer
+    assert layers["MiddleLayer"] == 2
+    assert all(row["num_requests"] == 8 for row in result["rows"])
+    assert result["rows"][0]["speed_up"] > 1
+    assert [point["requests"] for point in result["rows"][0]["points"]] == [5]
+
+    from lga_lightning import RROME
+
+    editor = RROME(steps=3, contexts_each=1, context_lengths=[3], second_moment="identity")
+    for number, path in enumerate((tmp_path / "requests.jsonl", other)):
+        swept = evidence(LayerSweep(editor), of_split("test", path))
+        truth = result["truths"][number]
+        assert truth["scores"] == pytest.approx((100 * swept[:, 0].mean(0)).tolist(), abs=1e-3)
+        assert truth["parts"]["rewrite"] == pytest.approx((100 * swept[:, 1].mean(0)).tolist(), abs=1e-3)
+        assert truth["optimum"] == pytest.approx(100 * swept[:, 0].amax(1).mean().item(), abs=1e-3)
+        for row in result["rows"]:
+            found = standing(swept[:, 0], row["layer"])
+            assert row["standings"][number]["regret"] == pytest.approx(found.regret, abs=1e-3)
+            assert row["standings"][number]["gap"] == pytest.approx(found.gap, abs=1e-3)
+    own = LGA().choose(evidence(LGA(), of_split("proxy", other))[:, 0]).golden_layer
+    assert [truth["own_layer"] for truth in result["truths"]] == [None, own]
+    assert len(result["candidates"]) == 288
+    assert Path("runs/comparison.png").read_bytes().startswith(b"\x89PNG")
+    text = Path("runs/comparison.md").read_text()
+    for words in ("best fixed layer", "best layer of each request", "Expected regret", "All 288 rules", "Carried over"):
+        assert words in text
+    printed = capsys.readouterr().out
+    assert "MiddleLayer" in printed
+    assert max(map(len, printed.splitlines())) <= 80
+
+
+def test_compare_goes_on_where_it_was_and_does_nothing_twice(arguments, monkeypatch):
+    score, calls = LayerSweep.score, []
+
+    def second_fails(self, model, tokenizer, requests):
+        calls.append(len(requests))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return score(self, model, tokenizer, requests)
+
+    monkeypatch.setattr(LayerSweep, "score", second_fails)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        run(["compare", *arguments])
+    assert not Path("runs/comparison.json").exists()
+    result = compare(arguments)
+    assert calls == [2, 2, 2]  # of four requests, two were done
+
+    def never(*args: object, **kwargs: object) -> None:
+        raise AssertionError("all evidence is there")
+
+    monkeypatch.setattr(L.Trainer, "fit", never)
+    again = compare(arguments)
+    assert again == result
+
+
+def test_two_processes_compare_as_one(arguments):
+    options = ['--compare.locators={"one": {"class_path": "LGA"}, "two": {"class_path": "LayerSweep"}}']
+    one = compare([*arguments, *options])
+    done = shell("compare", *arguments, *options, "--trainer.devices=2", "--trainer.default_root_dir=two")
+    assert done.returncode == 0, done.stderr[-3000:]
+    two = json.loads(Path("two/comparison.json").read_text())
+    for mine, theirs in zip(one["rows"], two["rows"], strict=True):
+        for name in ("name", "layer", "num_requests", "standings", "settings"):
+            assert mine[name] == theirs[name]
+    assert one["truths"][0]["scores"] == pytest.approx(two["truths"][0]["scores"], abs=1e-4)
+
+
+def test_compare_refuses_what_would_mislead(arguments, tmp_path, capsys):
+    write_rows(tmp_path / "requests.jsonl", facts(12, (None,)))
+    error = refused(["compare", *arguments], capsys)
+    assert "12 of the prompts of requests.jsonl would be both proxies and tests" in error
+    assert "--data.proxy_share 0.5" in error
+    divided = compare(
+        [*arguments, "--data.proxy_share=0.5", '--compare.locators={"prior": {"class_path": "MiddleLayer"}}']
+    )
+    assert divided["rows"][0]["points"] == []
+    error = refused(["compare", *arguments, "--data.proxy_share=0.6"], capsys)
+    assert "belongs to another run: its " in error
+    with pytest.raises(SettingError, match="same folder"):
+        LocatorComparison({"LGA": LGA(), "lga!": LGA()})
+    with pytest.raises(SettingError, match="batch_size"):
+        LocatorComparison(batch_size=0)
+
+
+def test_a_sweep_edits_no_request_that_will_not_count(model_folder, monkeypatch):  # noqa: F811
+    import lga_lightning.module as module
+
+    model, tokenizer = load_model(str(model_folder))
+    known = torch.tensor([True, False, True, False, False])
+    swept = []
+
+    def sweep(self, model, tokenizer, requests):
+        swept.extend(requests)
+        return Evidence(torch.ones(len(requests), 4, 4), torch.ones(len(requests)).bool())
+
+    monkeypatch.setattr(module, "knows_old_answer", lambda *args: known)
+    monkeypatch.setattr(LayerSweep, "score", sweep)
+    asked = requests(5)
+    found = score_requests(LayerSweep(), model, tokenizer, RequestBatch(list(range(5)), asked), only_known=True)
+    assert swept == [asked[0], asked[2]]
+    assert found["status"].tolist() == [0, 1, 0, 1, 1]
+    assert found["values"][:, 0, 0].tolist() == [1, 0, 1, 0, 0]
