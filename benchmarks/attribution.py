@@ -25,7 +25,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lga_lightning.data import load_requests
-from lga_lightning.locators.lga import encode_pairs, gradient_grams
+from lga_lightning.locators.gradients import encode_pairs, gradient_grams
 from lga_lightning.locators.selection import golden_layers
 from lga_lightning.models.architecture import attribution_sites
 from lga_lightning.models.encoding import EncodedAnswers

@@ -27,10 +27,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCrite
 from lga_lightning.data import load_requests
 from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing import RROME, WeightDelta
-from lga_lightning.evaluation.evaluator import Evaluation, evaluate
-from lga_lightning.evaluation.prompts import questions_of
+from lga_lightning.evaluation.evaluator import EvaluationConfig, evaluate
+from lga_lightning.evaluation.prompts import prompts_of
 from lga_lightning.models.architecture import edit_site
-from lga_lightning.models.generation import cuts
+from lga_lightning.models.generation import answer_prefixes
 from lga_lightning.models.likelihood import input_device
 from lga_lightning.models.loading import load_model
 
@@ -67,7 +67,7 @@ def ours(
     tokenizer: PreTrainedTokenizerBase,
     requests: Sequence[EditRequest],
     deltas: Sequence[WeightDelta],
-    evaluation: Evaluation,
+    evaluation: EvaluationConfig,
     batch_size: int,
 ) -> list[list[tuple[str, str]]]:
     """The model's own words before and after, by request and question; batches of requests as `lga validate` has them."""
@@ -97,9 +97,11 @@ def one_by_one(
             repetition_penalty=1.0,
             **options,
         )
-        return cuts(tokenizer.decode(output[0, encoded["input_ids"].shape[1] :], skip_special_tokens=True))[0]
+        return answer_prefixes(tokenizer.decode(output[0, encoded["input_ids"].shape[1] :], skip_special_tokens=True))[
+            0
+        ]
 
-    prompts = [question.prompt for question in questions_of(request)]
+    prompts = [question.prompt for question in prompts_of(request)]
     before = [say(prompt) for prompt in prompts]
     with delta.applied(model):
         return list(zip(before, [say(prompt) for prompt in prompts], strict=True))
@@ -134,7 +136,7 @@ def main() -> None:
     requests = prepare(args)
     deltas = make_edits(model, tokenizer, requests, args)
     sample = list(range(0, len(requests), max(1, len(requests) // args.sample)))[: args.sample]
-    full = Evaluation(max_new_tokens=args.max_new_tokens)
+    full = EvaluationConfig(max_new_tokens=args.max_new_tokens)
     ours(model, tokenizer, requests[:2], deltas[:2], full, args.batch_size)  # warm-up
     load = os.getloadavg()[0]
 
@@ -142,14 +144,14 @@ def main() -> None:
     console.print("Ours, generated and token scores ...")
     every, words = timed(lambda: ours(model, tokenizer, requests, deltas, full, args.batch_size), args.device)
     console.print(f"{every[0]:.1f} s, {every[1]:.1f} CPU s. Ours, token scores alone ...")
-    forced = Evaluation(generate=False)
+    forced = EvaluationConfig(generate=False)
     tokens, _ = timed(lambda: ours(model, tokenizer, requests, deltas, forced, args.batch_size), args.device)
     console.print(f"{tokens[0]:.1f} s, {tokens[1]:.1f} CPU s. One by one ...")
     alone, said = timed(
         lambda: [one_by_one(model, tokenizer, requests[i], deltas[i], args.max_new_tokens) for i in sample], args.device
     )
     alone *= len(requests) / len(sample)
-    asked = [questions_of(request) for request in requests]
+    asked = [prompts_of(request) for request in requests]
     count = sum(map(len, asked))
     same = [
         ours_said == theirs

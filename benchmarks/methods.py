@@ -23,8 +23,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lga_lightning import load_model, load_requests
 from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing import EMMET, FTL, FTM, MEMIT, PMET, ROME, RROME, AlphaEdit, EditMethod
-from lga_lightning.editing.base import Sought
-from lga_lightning.evaluation.evaluator import Evaluation, evaluate
+from lga_lightning.editing.base import EditTargets
+from lga_lightning.evaluation.evaluator import EvaluationConfig, evaluate
 from lga_lightning.evaluation.summary import summarise
 from lga_lightning.locators import LGA
 from lga_lightning.locators.selection import choose
@@ -82,22 +82,24 @@ def run(
     requests: list[EditRequest],
     layers: list[int],
     batch_size: int,
-    sought: list[Sought],
+    sought: list[EditTargets],
     sought_seconds: float,
-) -> tuple[dict[str, Any], list[Sought], float]:
+) -> tuple[dict[str, Any], list[EditTargets], float]:
     """Edit and score; the search too, unless it was done for another method."""
-    method.seek(model, tokenizer, requests[:1], layers)  # contexts, second moments: once a model, not once an edit
+    method.optimize_targets(
+        model, tokenizer, requests[:1], layers
+    )  # contexts, second moments: once a model, not once an edit
     starts = range(0, len(requests), batch_size)
     if not sought:
         begin = time.perf_counter()
-        sought = [method.seek(model, tokenizer, requests[s : s + batch_size], layers) for s in starts]
+        sought = [method.optimize_targets(model, tokenizer, requests[s : s + batch_size], layers) for s in starts]
         sought_seconds = time.perf_counter() - begin
     outcomes, written, size = [], 0.0, 0
     for start, found in zip(starts, sought, strict=True):
         begin = time.perf_counter()
         deltas = method.write(model, tokenizer, found.each(), layers)
         written += time.perf_counter() - begin
-        outcomes += evaluate(model, tokenizer, requests[start : start + batch_size], deltas, Evaluation())
+        outcomes += evaluate(model, tokenizer, requests[start : start + batch_size], deltas, EvaluationConfig())
         if not size:
             with tempfile.TemporaryDirectory() as scratch:
                 deltas[0].save_pretrained(Path(scratch) / "adapter", model)
@@ -109,7 +111,7 @@ def run(
     return {**result, "metrics": summarise(outcomes)}, sought, sought_seconds
 
 
-def leverage(method: MEMIT, model: PreTrainedModel, sought: list[Sought], layer: int) -> float:
+def leverage(method: MEMIT, model: PreTrainedModel, sought: list[EditTargets], layer: int) -> float:
     """The median of k^T C^-1 k: of the residual of a single edit, MEMIT's layer writes k^T C^-1 k / (lambda + k^T C^-1 k)."""
     keys = torch.cat([method.contexts.grouped_mean(found.keys) for found in sought])  # type: ignore[attr-defined]
     return float((method.second_moment.solve(model, layer, keys.double()) * keys.double()).sum(1).median())
@@ -151,14 +153,14 @@ def main() -> None:
     path = Path(options.output)
     model, tokenizer = load_model(options.model, options.dtype, options.attention)
     requests = known_requests(model, tokenizer, options.requests, options.count)
-    locator = LGA(scope="mlp_out", measure="dot", aggregate="magnitude", neighbours=0)
+    locator = LGA(scope="mlp_out", aggregate="absolute")
     proxies = load_requests(split="proxy").requests
     evidence = [locator.score(model, tokenizer, proxies[start : start + 8]).values[:, 0] for start in range(0, 128, 8)]
     choice = choose(torch.cat(evidence).abs())
     golden = choice.golden_layer
     CONSOLE.print(f"{len(requests)} requests; golden layer {golden}, window {golden_window(choice, 5)}")
     results: dict[str, Any] = json.loads(path.read_text())["methods"] if path.is_file() else {}
-    searches: dict[str, tuple[list[Sought], float]] = {}
+    searches: dict[str, tuple[list[EditTargets], float]] = {}
     for label, (method, search) in methods(options.text, options.tokens, options.contexts, options.steps).items():
         if label in results or (options.only and label not in options.only):
             continue

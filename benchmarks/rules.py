@@ -1,4 +1,4 @@
-"""Which rule makes the best layer of LGA's evidence, on several comparisons at once.
+"""Which rule makes the best layer of the gradients' evidence, on several comparisons at once.
 
     python benchmarks/rules.py runs/a/comparison.json runs/b/comparison.json > docs/results/rules.md
 
@@ -14,9 +14,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from lga_lightning import LGA, PaperLGA
+from lga_lightning import LGA, ValueGradient
 
-RULE = ("scope", "measure", "aggregate", "kappa", "neighbours")
+RULE = ("scope", "statistic", "aggregate", "kappa", "neighbours")
 
 
 def main() -> None:
@@ -26,7 +26,7 @@ def main() -> None:
     args = parser.parse_args()
     named = {
         tuple(getattr(locator, name) for name in RULE): words
-        for locator, words in ((LGA(), " (default)"), (PaperLGA(), " (the paper's)"))
+        for locator, words in ((ValueGradient(), " (default)"), (LGA(), " (the paper's)"))
     }
     contents = [json.loads(path.read_text(encoding="utf-8")) for path in args.comparisons]
     found: dict[tuple, list[dict]] = {}
@@ -38,9 +38,9 @@ def main() -> None:
     ]
     ranked = sorted(judged, key=lambda one: (max(one[0]), sum(one[0])))
     out = Console(width=200, highlight=False, markup=False, soft_wrap=True)
-    out.print("# Every rule that LGA's evidence allows\n")
+    out.print("# Every rule that the gradients' evidence allows\n")
     for number, content in enumerate(contents):
-        truth, row = content["truths"][0], content["rows"][0]
+        truth, row = content["sweeps"][0], content["rows"][0]
         out.print(
             f"{chr(65 + number)}: {Path(content['model']).name}, {row['num_requests']} proxies and {truth['num_requests']} tests of "
             f"{content['proxies']}; expected regret with {content['candidates'][0]['requests']} proxies; best layer {truth['best_layer']}."

@@ -19,7 +19,7 @@ from editing import one_at_a_time
 from rich.console import Console
 from rich.table import Table
 
-from lga_lightning import LGA, RROME, CausalTracing, LayerSweep, load_model, load_requests
+from lga_lightning import RROME, CausalTracing, LayerSweep, ValueGradient, load_model, load_requests
 from lga_lightning.models.architecture import blocks
 
 
@@ -50,7 +50,7 @@ def main() -> None:
     layers = sorted({round(i * (depth - 1) / max(1, options.layers - 1)) for i in range(options.layers)})
     editor = RROME(steps=options.steps, context_lengths=(10,), contexts_each=options.contexts, second_moment="identity")
     editor.prepare(model, tokenizer, range(depth))
-    tracing, lga = CausalTracing(window=options.window), LGA()
+    tracing, lga = CausalTracing(window=options.window), ValueGradient()
     lga.score(model, tokenizer, requests[:2])
     costs: dict[str, list[float]] = {}
 

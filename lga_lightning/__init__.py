@@ -15,9 +15,17 @@ if TYPE_CHECKING:
     from lga_lightning.data import load_requests
     from lga_lightning.data.requests import EditRequest, Probe
     from lga_lightning.editing import EMMET, FTL, FTM, MEMIT, PMET, ROME, RROME, AlphaEdit, EditMethod, WeightDelta
-    from lga_lightning.editing.session import EditingRun
-    from lga_lightning.evaluation.evaluator import Evaluation, evaluate
-    from lga_lightning.locators import LGA, CausalTracing, FixedLayer, LayerLocator, LayerSweep, MiddleLayer, PaperLGA
+    from lga_lightning.editing.session import EditSession
+    from lga_lightning.evaluation.evaluator import EvaluationConfig, evaluate
+    from lga_lightning.locators import (
+        LGA,
+        CausalTracing,
+        FixedLayer,
+        LayerLocator,
+        LayerSweep,
+        MiddleLayer,
+        ValueGradient,
+    )
     from lga_lightning.models.loading import load_model
     from lga_lightning.modules.datamodule import EditDataModule
     from lga_lightning.modules.lga import LGAModule
@@ -41,8 +49,8 @@ _PLACES = {
     "AlphaEdit": "editing",
     "EditMethod": "editing",
     "WeightDelta": "editing",
-    "EditingRun": "editing.session",
-    "Evaluation": "evaluation.evaluator",
+    "EditSession": "editing.session",
+    "EvaluationConfig": "evaluation.evaluator",
     "evaluate": "evaluation.evaluator",
     "LGA": "locators",
     "CausalTracing": "locators",
@@ -50,7 +58,7 @@ _PLACES = {
     "LayerLocator": "locators",
     "LayerSweep": "locators",
     "MiddleLayer": "locators",
-    "PaperLGA": "locators",
+    "ValueGradient": "locators",
     "load_model": "models.loading",
     "EditDataModule": "modules.datamodule",
     "LGAModule": "modules.lga",
@@ -74,8 +82,8 @@ __all__ = [
     "EditMethod",
     "EditReport",
     "EditRequest",
-    "EditingRun",
-    "Evaluation",
+    "EditSession",
+    "EvaluationConfig",
     "FixedLayer",
     "FrozenDDPStrategy",
     "LGAModule",
@@ -83,8 +91,8 @@ __all__ = [
     "LayerLocator",
     "LayerSweep",
     "MiddleLayer",
-    "PaperLGA",
     "Probe",
+    "ValueGradient",
     "WeightDelta",
     "__version__",
     "evaluate",

@@ -48,7 +48,7 @@ TRAINER_DEFAULTS = {
 
 # so that `--model.editor.steps` needs no `--model.editor`. As defaults of the parser they would hand their settings on to
 # whatever class a user chooses instead
-BEGIN_WITH = ("--model.locator=LGA", "--model.editor=RROME")
+BEGIN_WITH = ("--model.locator=ValueGradient", "--model.editor=RROME")
 
 
 class FrozenCLI(LightningCLI):

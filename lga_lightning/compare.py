@@ -15,12 +15,13 @@ from torch import Tensor
 
 from lga_lightning.callbacks.layer_attribution import CHECKPOINT_FILE, LayerAttribution, check_fingerprint
 from lga_lightning.exceptions import DataError, SettingError
-from lga_lightning.locators import LGA, CausalTracing, FixedLayer, LayerLocator, LayerSweep, MiddleLayer, PaperLGA
+from lga_lightning.locators import LGA, CausalTracing, FixedLayer, LayerLocator, LayerSweep, MiddleLayer
+from lga_lightning.locators.gradients import GradientLocator
 from lga_lightning.metrics import LayerScores
 from lga_lightning.modules.datamodule import EditDataModule
 from lga_lightning.modules.lga import LGAModule
-from lga_lightning.results.comparison import Comparison, Row, Truth
-from lga_lightning.results.regret import draw_points, judge_candidates, standing
+from lga_lightning.results.comparison import Comparison, LocatorRow, SweepResult
+from lga_lightning.results.regret import judge_candidates, layer_regret, regret_points
 
 if TYPE_CHECKING:
     MakeTrainer = Callable[[Path, L.Callback], L.Trainer]
@@ -59,8 +60,8 @@ class LocatorComparison:
             the editor's papers take, and the middle one.
         tests: Use the first so many test requests; None for all.
         others: More data sets, as ``--data.requests`` takes them: does the layer carry over to their test requests?
-        candidates: Also judge every rule that LGA's evidence allows: all measures under all aggregates, with and without fences
-            and neighbours, for the scope of each :class:`LGA` among the locators.
+        candidates: Also judge every rule that the gradients' evidence allows: all statistics under all aggregates, with and without fences
+            and neighbours, for the scope of each :class:`GradientLocator` among the locators.
         batch_size: Test requests a batch of the sweep.
     """
 
@@ -125,7 +126,9 @@ class LocatorComparison:
         rows = [_row(name, locators[name], found[name], sweeps, per_request, module) for name in locators]
         candidates = []
         if self.candidates:
-            by_scope = {locator.scope: name for name, locator in locators.items() if isinstance(locator, LGA)}
+            by_scope = {
+                locator.scope: name for name, locator in locators.items() if isinstance(locator, GradientLocator)
+            }
             for scope, name in by_scope.items():
                 candidates += judge_candidates(scope, found[name].evidence, sweeps[0].values)
             candidates.sort(key=lambda candidate: candidate.expected_regret)
@@ -134,8 +137,8 @@ class LocatorComparison:
 
     def _usual(self, module: LGAModule) -> dict[str, LayerLocator]:
         locators: dict[str, LayerLocator] = {type(module.locator).__name__: module.locator}
-        if not isinstance(module.locator, PaperLGA):
-            locators["PaperLGA"] = PaperLGA()
+        if not isinstance(module.locator, LGA):
+            locators["LGA"] = LGA()
         locators["CausalTracing"] = CausalTracing()
         default = module.editor.default_layers(module.language_model[0])
         locators[f"{module.editor.name}'s default"] = FixedLayer(default[-1])
@@ -207,13 +210,13 @@ def _state(checkpoint: dict[str, Any]) -> dict[str, Any]:
     return state
 
 
-def _truth(data: str, swept: Scores) -> Truth:
+def _truth(data: str, swept: Scores) -> SweepResult:
     points = 100 * swept.evidence.double()
     scores = points[:, 0].mean(0)
     names = LayerSweep.columns[1:]
     parts = {name: points[:, number].nanmean(0).tolist() for number, name in enumerate(names, start=1)}
     optimum = points[:, 0].amax(1).mean().item()
-    return Truth(data, len(points), swept.seconds, scores.tolist(), parts, int(scores.argmax()), optimum)
+    return SweepResult(data, len(points), swept.seconds, scores.tolist(), parts, int(scores.argmax()), optimum)
 
 
 def _row(
@@ -223,18 +226,18 @@ def _row(
     sweeps: Sequence[Scores],
     per_request: float,
     module: LGAModule,
-) -> Row:
+) -> LocatorRow:
     choice = locator.choose(found.values)
     fixed = isinstance(locator, FixedLayer)  # takes no time, and nothing depends on the proxies
-    return Row(
+    return LocatorRow(
         name=name,
         layer=choice.golden_layer,
         confidence=choice.confidence,
         num_requests=len(found.values),
         seconds=found.seconds,
         speed_up=per_request * len(found.values) / max(found.seconds, 1e-9),
-        standings=[standing(swept.values, choice.golden_layer) for swept in sweeps],
-        points=[] if fixed else draw_points(locator, found.values, sweeps[0].values, SIZES),
+        regrets=[layer_regret(swept.values, choice.golden_layer) for swept in sweeps],
+        points=[] if fixed else regret_points(locator, found.values, sweeps[0].values, SIZES),
         settings={
             "class": type(locator).__name__,
             "aggregate": locator.aggregate,

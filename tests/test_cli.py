@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from lga_lightning import __main__ as entry
 from lga_lightning.cli import run
 from lga_lightning.exceptions import SettingError
-from lga_lightning.locators import LGA
+from lga_lightning.locators import ValueGradient
 from lga_lightning.models.loading import load_model
 from tests.helpers.models import requests, tiny_model, tiny_tokenizer
 
@@ -116,8 +116,8 @@ def test_fit_equals_the_library(arguments, model_folder, tmp_path):
 
     result = lga("fit", arguments, tmp_path / "run")
     model, tokenizer = load_model(str(model_folder))
-    values = LGA().score(model, tokenizer, load_requests(tmp_path / "requests.jsonl").requests).values
-    assert result["scores"] == pytest.approx(LGA().choose(values[:, 0]).scores, rel=1e-4)
+    values = ValueGradient().score(model, tokenizer, load_requests(tmp_path / "requests.jsonl").requests).values
+    assert result["scores"] == pytest.approx(ValueGradient().choose(values[:, 0]).scores, rel=1e-4)
     torch.testing.assert_close(torch.tensor(result["old_norm"]), values[:, 2].mean(0), rtol=1e-4, atol=1e-5)
 
 
@@ -330,7 +330,7 @@ def test_resume_counts_no_request_twice_and_loses_none(arguments, tmp_path):
 def test_checkpoint_of_another_run_is_refused(arguments, tmp_path, capsys):
     lga("fit", arguments, tmp_path / "run")
     checkpoint = f"--ckpt_path={tmp_path / 'run' / 'attribution.ckpt'}"
-    error = refused(["fit", *arguments, checkpoint, "--model.locator.scope=mlp_out"], capsys)
+    error = refused(["fit", *arguments, checkpoint, "--model.locator=LGA", "--model.locator.scope=mlp_out"], capsys)
     assert "its scope is 'value', not 'mlp_out'" in error
     assert "its requests is" in refused(["fit", *arguments, checkpoint, "--data.limit=4"], capsys)
     assert "its only_known is" in refused(["fit", *arguments, checkpoint, "--model.only_known=true"], capsys)

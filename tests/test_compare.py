@@ -10,7 +10,7 @@ import lightning as L
 import pytest
 import torch
 
-from lga_lightning import LGA, CausalTracing, LayerSweep, PaperLGA
+from lga_lightning import LGA, CausalTracing, LayerSweep, ValueGradient
 from lga_lightning.cli import run
 from lga_lightning.compare import LocatorComparison
 from lga_lightning.data import load_requests
@@ -19,7 +19,7 @@ from lga_lightning.exceptions import SettingError
 from lga_lightning.locators import Evidence, LayerLocator, causal_tracing
 from lga_lightning.locators.score_requests import score_requests
 from lga_lightning.models.loading import load_model
-from lga_lightning.results.regret import standing
+from lga_lightning.results.regret import layer_regret
 from tests.helpers.models import requests
 from tests.test_cli import FAST_EDIT, QUICK, model_folder, refused, rows, shell, write_rows  # noqa: F401
 
@@ -70,14 +70,14 @@ def test_compare_says_what_its_parts_say(arguments, model_folder, tmp_path, caps
         return locator.score(model, tokenizer, found).values.double()
 
     assert [row["name"] for row in result["rows"]] == [
+        "ValueGradient",
         "LGA",
-        "PaperLGA",
         "CausalTracing",
         "R-ROME's default",
         "MiddleLayer",
     ]
     layers = {row["name"]: row["layer"] for row in result["rows"]}
-    for locator in (LGA(), PaperLGA(), CausalTracing()):
+    for locator in (ValueGradient(), LGA(), CausalTracing()):
         scores = evidence(locator, of_split("proxy"))[:, 0]
         assert layers[type(locator).__name__] == locator.choose(scores).golden_layer
     assert layers["MiddleLayer"] == 2
@@ -90,16 +90,16 @@ def test_compare_says_what_its_parts_say(arguments, model_folder, tmp_path, caps
     editor = RROME(steps=3, contexts_each=1, context_lengths=[3], second_moment="identity")
     for number, path in enumerate((tmp_path / "requests.jsonl", other)):
         swept = evidence(LayerSweep(editor), of_split("test", path))
-        truth = result["truths"][number]
+        truth = result["sweeps"][number]
         assert truth["scores"] == pytest.approx((100 * swept[:, 0].mean(0)).tolist(), abs=1e-3)
         assert truth["parts"]["rewrite"] == pytest.approx((100 * swept[:, 1].mean(0)).tolist(), abs=1e-3)
         assert truth["optimum"] == pytest.approx(100 * swept[:, 0].amax(1).mean().item(), abs=1e-3)
         for row in result["rows"]:
-            found = standing(swept[:, 0], row["layer"])
-            assert row["standings"][number]["regret"] == pytest.approx(found.regret, abs=1e-3)
-            assert row["standings"][number]["gap"] == pytest.approx(found.gap, abs=1e-3)
-    own = LGA().choose(evidence(LGA(), of_split("proxy", other))[:, 0]).golden_layer
-    assert [truth["own_layer"] for truth in result["truths"]] == [None, own]
+            found = layer_regret(swept[:, 0], row["layer"])
+            assert row["regrets"][number]["regret"] == pytest.approx(found.regret, abs=1e-3)
+            assert row["regrets"][number]["gap"] == pytest.approx(found.gap, abs=1e-3)
+    own = ValueGradient().choose(evidence(ValueGradient(), of_split("proxy", other))[:, 0]).golden_layer
+    assert [truth["own_layer"] for truth in result["sweeps"]] == [None, own]
     assert len(result["candidates"]) == 288
     assert Path("runs/comparison.png").read_bytes().startswith(b"\x89PNG")
     text = Path("runs/comparison.md").read_text()

@@ -99,7 +99,7 @@ def test_a_method_keeps_its_own_settings(path, before, monkeypatch, capsys):
 
 def test_settings_of_the_default_classes_need_no_class(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["lga"])
-    model = printed(capsys, "--model.editor.steps=7", "--model.locator.scope=mlp_out")["model"]
+    model = printed(capsys, "--model.editor.steps=7", "--model.locator.kappa=2")["model"]
     assert model["editor"]["class_path"].endswith("RROME")
     assert model["editor"]["init_args"]["steps"] == 7
-    assert model["locator"]["init_args"]["scope"] == "mlp_out"
+    assert model["locator"]["init_args"]["kappa"] == 2

@@ -13,7 +13,7 @@ from lga_lightning.callbacks.edit_report import EditReport
 from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing import WeightDelta
 from lga_lightning.editing.adapter import NOTE, save_delta
-from lga_lightning.evaluation.results import Outcome
+from lga_lightning.evaluation.results import EvalResult
 from lga_lightning.models.chat import plain
 from lga_lightning.models.loading import hub_name
 from lga_lightning.modules.lga import LGAModule
@@ -70,7 +70,7 @@ class AdapterWriter(EditReport):
             data = trainer.datamodule  # type: ignore[attr-defined]
             for index, delta, outcomes in zip(batch.index, pl_module.deltas, outputs["outcomes"], strict=True):
                 request = data.loaded.requests[index]
-                content = self.content(trainer, pl_module, [index], [[Outcome.of(record) for record in outcomes]])
+                content = self.content(trainer, pl_module, [index], [[EvalResult.of(record) for record in outcomes]])
                 folder = self.folder / f"{index:04d}-{_slug(request)}"
                 if self.overwrite or not folder.exists():  # the last batches may be dealt to two processes
                     self._write(pl_module, delta, folder, [request], content)

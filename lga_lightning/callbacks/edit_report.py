@@ -10,8 +10,8 @@ import lightning as L
 
 from lga_lightning.data.corpus import read_passages
 from lga_lightning.data.requests import EditRequest
-from lga_lightning.evaluation.evaluator import Evaluation
-from lga_lightning.evaluation.results import Outcome
+from lga_lightning.evaluation.evaluator import EvaluationConfig
+from lga_lightning.evaluation.results import EvalResult
 from lga_lightning.evaluation.summary import INTERVALS, mean_by_group, summarise
 from lga_lightning.exceptions import SettingError
 from lga_lightning.metrics import RequestRecords
@@ -60,7 +60,7 @@ class EditReport(L.Callback):
     ) -> None:
         if resamples < 1:
             raise SettingError(f"`resamples` must be at least 1, got {resamples}.")
-        self.evaluation = Evaluation(generate, max_new_tokens, fluency)
+        self.evaluation = EvaluationConfig(generate, max_new_tokens, fluency)
         self.text = text
         self.resamples = resamples
         self.records = RequestRecords()
@@ -69,7 +69,7 @@ class EditReport(L.Callback):
         """Read the text, and tell the module what is measured."""
         if isinstance(pl_module, LGAModule) and stage != "fit":
             passages = read_passages(self.text) if self.text is not None else ()
-            pl_module.evaluation = Evaluation(**{**vars(self.evaluation), "passages": passages})
+            pl_module.evaluation = EvaluationConfig(**{**vars(self.evaluation), "passages": passages})
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Begin anew."""
@@ -105,18 +105,18 @@ class EditReport(L.Callback):
 
     def put_together(
         self, trainer: L.Trainer, module: LGAModule
-    ) -> tuple[list[int], list[list[Outcome]], dict[str, Any]]:
+    ) -> tuple[list[int], list[list[EvalResult]], dict[str, Any]]:
         """The outcomes of all processes, and what the result file says of them; a collective operation.
 
         Returns:
             Indices of requests, their outcomes, and the file's content.
         """
         index, records = self.records.compute()
-        outcomes = [[Outcome.of(record) for record in of_request] for of_request in records]
+        outcomes = [[EvalResult.of(record) for record in of_request] for of_request in records]
         return index, outcomes, self.content(trainer, module, index, outcomes)
 
     def content(
-        self, trainer: L.Trainer, module: LGAModule, index: Sequence[int], outcomes: Sequence[Sequence[Outcome]]
+        self, trainer: L.Trainer, module: LGAModule, index: Sequence[int], outcomes: Sequence[Sequence[EvalResult]]
     ) -> dict[str, Any]:
         """What a result file says of some requests.
 
@@ -151,7 +151,7 @@ class EditReport(L.Callback):
         return content
 
 
-def _drift(edits: int, change: dict[int, float], outcomes: Sequence[Sequence[Outcome]]) -> dict[str, Any]:
+def _drift(edits: int, change: dict[int, float], outcomes: Sequence[Sequence[EvalResult]]) -> dict[str, Any]:
     """A point of the drift curve: teacher-forced means over the facts edited so far."""
     metrics = summarise(outcomes, resamples=1)
     after = {name: metric["after"] for name, metric in metrics.items() if "." not in name}
@@ -167,7 +167,7 @@ def _flat(metrics: dict[str, dict[str, Any]]) -> dict[str, float]:
     return flat
 
 
-def _row(request: EditRequest, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+def _row(request: EditRequest, outcomes: Sequence[EvalResult]) -> dict[str, Any]:
     """One request's part of the file."""
     return {
         "id": request.id,

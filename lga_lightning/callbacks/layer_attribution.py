@@ -17,7 +17,7 @@ from lga_lightning.data import RequestBatches, load_requests
 from lga_lightning.data.loading import FACTS, LoadedRequests
 from lga_lightning.data.requests import EditRequest
 from lga_lightning.exceptions import DataError, SettingError
-from lga_lightning.locators import LGA, LayerLocator
+from lga_lightning.locators import LayerLocator, ValueGradient
 from lga_lightning.locators.aggregation import requests_to_settle
 from lga_lightning.locators.score_requests import SKIPPED, score_requests
 from lga_lightning.metrics import LayerScores
@@ -27,7 +27,7 @@ from lga_lightning.reports.figures import draw_layers
 from lga_lightning.reports.heatmap import HEAT_MAP_FILE, draw_heat_map
 from lga_lightning.reports.html import write_report
 from lga_lightning.reports.terminal import print_attribution
-from lga_lightning.results.attribution import ATTRIBUTION_FILE, Attribution, means_by_layer
+from lga_lightning.results.attribution import ATTRIBUTION_FILE, LocatorResult, means_by_layer
 from lga_lightning.results.versions import versions
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class LayerAttribution(L.Callback):
         proxies: A file or Hub data set of proxy requests, for a module of yours; ``""`` takes the bundled facts.
         model: Where your module keeps the language model, as in ``"net.llm"``.
         tokenizer: Name of its tokenizer; None takes the model's ``config.name_or_path``.
-        locator: How layers are scored, for a module of yours; LGA by default.
+        locator: How layers are scored, for a module of yours; ValueGradient by default.
         format: Its format; ``auto`` recognises it.
         limit: Use the first so many proxies.
         batch_size: Proxies a batch.
@@ -106,7 +106,7 @@ class LayerAttribution(L.Callback):
         self.proxies = proxies
         self.model = model
         self.tokenizer = tokenizer
-        self.locator = locator or LGA()
+        self.locator = locator or ValueGradient()
         self.format = format
         self.limit = limit
         self.batch_size = batch_size
@@ -114,7 +114,7 @@ class LayerAttribution(L.Callback):
         self.stop_at_confidence = stop_at_confidence
         self.verbose = verbose
         self.scores = LayerScores()
-        self.attribution: Attribution | None = None
+        self.attribution: LocatorResult | None = None
         self.seconds = 0.0
         self._since = 0.0
         self._loaded = LoadedRequests([])
@@ -260,7 +260,7 @@ class LayerAttribution(L.Callback):
         skipped: Counter[str],
         requests: Sequence[EditRequest],
         stopped: bool = False,
-    ) -> Attribution:
+    ) -> LocatorResult:
         """Put the scores of all processes together and pick a layer; a collective operation."""
         index, values, status = self.scores.compute()
         counted, scores = values[status == 0].cpu(), values[status == 0, 0].cpu()
@@ -274,7 +274,7 @@ class LayerAttribution(L.Callback):
             needed = requests_to_settle(self.locator.contributions(scores), choice.golden_layer, rivals[0])
         means, half_widths = means_by_layer(counted, self.locator.columns)
         early = stopped and self.stop_at_confidence is not None and len(index) < len(requests)
-        return Attribution(
+        return LocatorResult(
             model=model,
             data=data,
             locator=type(self.locator).__name__,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-class SecondMoments(Metric):
+class CovarianceAccumulator(Metric):
     """Sums of k k^T by layer, and the number of tokens; the same on one process and on several.
 
     Products are taken in float32 over blocks of 1,024 tokens, whose sums are added up in float64.

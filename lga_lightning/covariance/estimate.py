@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from lga_lightning.covariance.accumulator import SecondMoments
+from lga_lightning.covariance.accumulator import CovarianceAccumulator
 from lga_lightning.covariance.batches import PIECES, batches, token_budget
-from lga_lightning.covariance.store import MomentKey, load_moment, save_moments
+from lga_lightning.covariance.store import CovarianceKey, load_covariance, save_covariances
 from lga_lightning.exceptions import DataError
 from lga_lightning.utils.io import write_whole
 
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 SAVE_EVERY = 60.0  # seconds
 
 
-def find_moments(
+def find_covariances(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     layers: Sequence[int],
@@ -49,13 +49,13 @@ def find_moments(
     from filelock import FileLock
 
     tokens = tokens or token_budget(model, layers[0])
-    key = MomentKey.of(model, tokenizer, source, tokens, sequence_length)
+    key = CovarianceKey.of(model, tokenizer, source, tokens, sequence_length)
     key.folder.mkdir(parents=True, exist_ok=True)
     with FileLock(key.folder / "lock"):
-        found = {layer: load_moment(key.folder, layer, key) for layer in layers}
+        found = {layer: load_covariance(key.folder, layer, key) for layer in layers}
         missing = [layer for layer, moment in found.items() if moment is None]
         if missing:
-            moments = SecondMoments(model, missing).to(model.device)
+            moments = CovarianceAccumulator(model, missing).to(model.device)
             done = restore_partial(moments, key)
             if done:
                 log.warning("Going on with the second moments after %d tokens.", int(moments.tokens))
@@ -64,11 +64,11 @@ def find_moments(
                 moments.update(model, batch)
                 save_partial_now_and_then(moments, key, number)
             finish(moments, key)
-            found |= {layer: load_moment(key.folder, layer, key) for layer in missing}
+            found |= {layer: load_covariance(key.folder, layer, key) for layer in missing}
     return {layer: moment for layer, moment in found.items() if moment is not None}
 
 
-def finish(moments: SecondMoments, key: MomentKey) -> None:
+def finish(moments: CovarianceAccumulator, key: CovarianceKey) -> None:
     """Put finished moments into the cache.
 
     Raises:
@@ -76,11 +76,11 @@ def finish(moments: SecondMoments, key: MomentKey) -> None:
     """
     if not moments.tokens:
         raise DataError(f"The text {key.text!r} is empty: there is nothing to take second moments of.")
-    save_moments(moments, key, key.folder)
+    save_covariances(moments, key, key.folder)
     _partial(key).unlink(missing_ok=True)
 
 
-def restore_partial(moments: SecondMoments, key: MomentKey) -> int:
+def restore_partial(moments: CovarianceAccumulator, key: CovarianceKey) -> int:
     """Take up what an interrupted run left for the same layers, and say how many batches it has done."""
     from safetensors import SafetensorError, safe_open
 
@@ -97,7 +97,7 @@ def restore_partial(moments: SecondMoments, key: MomentKey) -> int:
         return 0  # there is none, or it is broken: begin anew
 
 
-def save_partial(moments: SecondMoments, key: MomentKey, done: int) -> None:
+def save_partial(moments: CovarianceAccumulator, key: CovarianceKey, done: int) -> None:
     """Write down how far the estimate is.
 
     Args:
@@ -113,7 +113,7 @@ def save_partial(moments: SecondMoments, key: MomentKey, done: int) -> None:
     write_whole(_partial(key), lambda scratch: save_file(tensors, scratch, metadata=note))
 
 
-def save_partial_now_and_then(moments: SecondMoments, key: MomentKey, done: int) -> None:
+def save_partial_now_and_then(moments: CovarianceAccumulator, key: CovarianceKey, done: int) -> None:
     """:func:`save_partial`, once a minute at most."""
     path = _partial(key)
     since = path.stat().st_mtime if path.exists() else key.folder.stat().st_mtime
@@ -121,12 +121,12 @@ def save_partial_now_and_then(moments: SecondMoments, key: MomentKey, done: int)
         save_partial(moments, key, done)
 
 
-def _partial(key: MomentKey) -> Path:
+def _partial(key: CovarianceKey) -> Path:
     return key.folder / "partial.safetensors"
 
 
 def _shown(
-    pending: Iterable[list[list[int]]], done: int, key: MomentKey, layers: Sequence[int]
+    pending: Iterable[list[list[int]]], done: int, key: CovarianceKey, layers: Sequence[int]
 ) -> Iterator[list[list[int]]]:
     """With a bar that counts tokens."""
     from tqdm import tqdm

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from lga_lightning.covariance.batches import SAMPLED, token_budget
-from lga_lightning.covariance.estimate import find_moments
-from lga_lightning.covariance.store import MomentKey, load_moment
+from lga_lightning.covariance.estimate import find_covariances
+from lga_lightning.covariance.store import CovarianceKey, load_covariance
 from lga_lightning.exceptions import DataError, SettingError
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ OF_THE_MODEL = ("weights", "tokenizer", "dtype")
 
 
 @dataclass
-class SecondMoment:
+class CovarianceSolver:
     """C = E[k k^T] of the layers of a model.
 
     Args:
@@ -60,11 +60,11 @@ class SecondMoment:
             return
         folder = Path(self.source).expanduser()
         if not folder.is_dir():
-            have |= find_moments(model, tokenizer, missing, self.source, self.tokens, self.sequence_length)
+            have |= find_covariances(model, tokenizer, missing, self.source, self.tokens, self.sequence_length)
             return
-        key = MomentKey.of(model, tokenizer, SAMPLED, 1, self.sequence_length)
+        key = CovarianceKey.of(model, tokenizer, SAMPLED, 1, self.sequence_length)
         for layer in missing:
-            moment = load_moment(folder, layer, key, OF_THE_MODEL)
+            moment = load_covariance(folder, layer, key, OF_THE_MODEL)
             if moment is None:
                 raise DataError(
                     f"The folder {str(folder)!r} has no second moment of block {layer}. Run `lga moments` for this layer too."

@@ -21,12 +21,12 @@ from lga_lightning.utils.io import write_whole
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from lga_lightning.covariance.accumulator import SecondMoments
+from lga_lightning.covariance.accumulator import CovarianceAccumulator
 from lga_lightning.covariance.batches import SAMPLED
 
 
 @dataclass(frozen=True)
-class MomentKey:
+class CovarianceKey:
     """Everything that second moments are made of, the layer apart.
 
     Attributes:
@@ -59,7 +59,7 @@ class MomentKey:
         source: str,
         tokens: int,
         sequence_length: int,
-    ) -> MomentKey:
+    ) -> CovarianceKey:
         """The key for a model as it is now."""
         digest = hashlib.sha256()
         for name, parameter in sorted(model.named_parameters()):
@@ -84,14 +84,14 @@ class MomentKey:
         digest = hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()[:16]
         return cache_folder() / "second-moments" / f"{self.model}-{digest}"
 
-    def differences(self, other: MomentKey, fields: Sequence[str] = ()) -> str:
+    def differences(self, other: CovarianceKey, fields: Sequence[str] = ()) -> str:
         """What is different, in words; "" if nothing is."""
         mine, theirs = asdict(self), asdict(other)
         names = [name for name in fields or mine if mine[name] != theirs[name]]
         return ", ".join(f"{name} ({theirs[name]!s:.24}, not {mine[name]!s:.24})" for name in names)
 
 
-def save_moments(moments: SecondMoments, key: MomentKey, folder: Path) -> None:
+def save_covariances(moments: CovarianceAccumulator, key: CovarianceKey, folder: Path) -> None:
     """Write one file a layer, whole, with what they were made from."""
     from safetensors.torch import save_file
 
@@ -104,11 +104,11 @@ def save_moments(moments: SecondMoments, key: MomentKey, folder: Path) -> None:
         write_whole(folder / f"{layer}.safetensors", write)
 
 
-def load_moment(folder: Path, layer: int, key: MomentKey, fields: Sequence[str] = ()) -> Tensor | None:
+def load_covariance(folder: Path, layer: int, key: CovarianceKey, fields: Sequence[str] = ()) -> Tensor | None:
     """C of one layer, [d_in, d_in] in float64; None if there is no file of that layer.
 
     Args:
-        folder: Where :func:`save_moments` wrote.
+        folder: Where :func:`save_covariances` wrote.
         layer: The block.
         key: What it must have been made from.
         fields: Which fields of the key must agree; all by default.
@@ -124,7 +124,7 @@ def load_moment(folder: Path, layer: int, key: MomentKey, fields: Sequence[str] 
     try:
         with safe_open(path, framework="pt") as file:
             note, moment = file.metadata() or {}, file.get_tensor("moment").double()
-        made = MomentKey(**json.loads(note["key"]))
+        made = CovarianceKey(**json.loads(note["key"]))
         if int(note["layer"]) != layer:
             raise DataError(f"{str(path)!r} holds the second moment of block {note['layer']}: it was renamed.")
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:

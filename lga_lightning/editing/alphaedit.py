@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lga_lightning.editing.multi_layer import Spread
-from lga_lightning.editing.presets import published_for
+from lga_lightning.editing.multi_layer import MultiLayerMethod
+from lga_lightning.editing.presets import preset_for
 from lga_lightning.exceptions import SettingError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-class AlphaEdit(Spread):
+class AlphaEdit(MultiLayerMethod):
     """Delta^T solves (P (K K^T + Kp Kp^T) + L2 I) Delta^T = P K R^T (section 3.3, eq. 14).
 
     P projects on the singular vectors of C with small singular values; Kp are the keys of the editing run's earlier edits.
@@ -23,7 +23,7 @@ class AlphaEdit(Spread):
     Args:
         threshold: Singular values of C below this span what may change.
         l2: Weight of |Delta|^2; None for what is published for the model.
-        arguments: Those of :class:`Spread`.
+        arguments: Those of :class:`MultiLayerMethod`.
     """
 
     name = "AlphaEdit"
@@ -42,9 +42,9 @@ class AlphaEdit(Spread):
 
     def l2(self, model: PreTrainedModel) -> float:
         """Weight of |Delta|^2."""
-        return published_for(model).alphaedit_l2 if self._l2 is None else self._l2
+        return preset_for(model).alphaedit_l2 if self._l2 is None else self._l2
 
-    def closed_form(self, model: PreTrainedModel, layer: int, keys: Tensor, memory: Tensor | None) -> Tensor:
+    def solve_update(self, model: PreTrainedModel, layer: int, keys: Tensor, memory: Tensor | None) -> Tensor:
         """K^T P ([K Kp]^T P [K Kp] + L2 I)^-1 P, the rows of K: a system of n + m, not of d_in."""
         known = keys if memory is None else torch.cat([keys, memory.to(keys)])
         free = self.second_moment.project(model, layer, known.double(), self.threshold)

@@ -19,11 +19,11 @@ from lga_lightning.models.architecture import check_layer
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-SoughtT = TypeVar("SoughtT", bound="Sought")
+EditTargetsT = TypeVar("EditTargetsT", bound="EditTargets")
 
 
 @dataclass
-class Sought:
+class EditTargets:
     """What a method found out about N requests one by one, before anything is written.
 
     Attributes:
@@ -33,17 +33,17 @@ class Sought:
     requests: list[EditRequest]
 
     @classmethod
-    def join(cls: type[SoughtT], parts: Sequence[SoughtT]) -> SoughtT:
+    def join(cls: type[EditTargetsT], parts: Sequence[EditTargetsT]) -> EditTargetsT:
         """Several of them as one."""
         names = [f.name for f in fields(cls) if f.name != "requests"]
         requests = list(chain.from_iterable(part.requests for part in parts))
         return cls(requests, **{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
 
-    def first(self: SoughtT, count: int) -> SoughtT:
+    def first(self: EditTargetsT, count: int) -> EditTargetsT:
         """Those of the first so many requests."""
         return type(self)(**{f.name: getattr(self, f.name)[:count] for f in fields(self)})
 
-    def each(self: SoughtT) -> list[SoughtT]:
+    def each(self: EditTargetsT) -> list[EditTargetsT]:
         """One for each request."""
         rows = range(len(self.requests))
         return [type(self)(**{f.name: getattr(self, f.name)[i : i + 1] for f in fields(self)}) for i in rows]
@@ -65,7 +65,7 @@ class EditMethod(ABC):
     def prepare(  # noqa: B027 - some have nothing to do
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, layers: Sequence[int]
     ) -> None:
-        """Have at hand what editing some layers needs and no request changes; :meth:`seek` sees to it by itself.
+        """Have at hand what editing some layers needs and no request changes; :meth:`optimize_targets` sees to it by itself.
 
         Args:
             model: A causal language model, not edited so far.
@@ -74,13 +74,13 @@ class EditMethod(ABC):
         """
 
     @abstractmethod
-    def seek(
+    def optimize_targets(
         self,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         requests: Sequence[EditRequest],
         layers: Sequence[int],
-    ) -> Sought:
+    ) -> EditTargets:
         """The first stage, for each request by itself, in one batch."""
 
     @abstractmethod
@@ -97,7 +97,7 @@ class EditMethod(ABC):
         Args:
             model: A causal language model; it is not changed.
             tokenizer: Its fast tokenizer.
-            groups: What :meth:`seek` found for the requests of each group.
+            groups: What :meth:`optimize_targets` found for the requests of each group.
             layers: Indices of the blocks to edit, ascending.
             memory: What an editing run keeps from one call to the next, by layer; the method reads it and adds to it.
                 None for an edit that stands alone.
@@ -109,7 +109,7 @@ class EditMethod(ABC):
 
     @abstractmethod
     def default_layers(self, model: PreTrainedModel) -> list[int]:
-        """The layers that papers and toolkits edit in this model, or a choice by depth; see :func:`published_for`."""
+        """The layers that papers and toolkits edit in this model, or a choice by depth; see :func:`preset_for`."""
 
     def compute(
         self,
@@ -137,7 +137,9 @@ class EditMethod(ABC):
         layers = ascending(model, layers)
         check_agreement(requests)
         starts = range(0, len(requests), batch_size)
-        found = [self.seek(model, tokenizer, requests[start : start + batch_size], layers) for start in starts]
+        found = [
+            self.optimize_targets(model, tokenizer, requests[start : start + batch_size], layers) for start in starts
+        ]
         return self.write(model, tokenizer, [found[0].join(found)], layers, memory)[0]
 
     def compute_each(
@@ -156,7 +158,7 @@ class EditMethod(ABC):
             layers: Index of the block to edit, or several.
         """
         layers = ascending(model, layers)
-        return self.write(model, tokenizer, self.seek(model, tokenizer, requests, layers).each(), layers)
+        return self.write(model, tokenizer, self.optimize_targets(model, tokenizer, requests, layers).each(), layers)
 
 
 def ascending(model: PreTrainedModel, layers: int | Sequence[int]) -> list[int]:
@@ -183,9 +185,9 @@ def check_agreement(requests: Sequence[EditRequest]) -> None:
         prompt = " ".join(request.prompt.split())
         other = seen.setdefault(prompt, request)
         if other.target_new.strip() != request.target_new.strip():
-            places = " and ".join(part.id or repr(part.prompt) for part in (other, request))
+            sources = " and ".join(part.id or repr(part.prompt) for part in (other, request))
             raise DataError(
-                f"Two requests of one batch contradict each other ({places}): {prompt!r} is to be answered with "
+                f"Two requests of one batch contradict each other ({sources}): {prompt!r} is to be answered with "
                 f"{other.target_new!r} and with {request.target_new!r}. Drop one of them, or edit them one after the other "
                 "(--model.mode sequential)."
             )

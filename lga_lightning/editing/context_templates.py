@@ -13,7 +13,7 @@ from torch import Tensor
 from lga_lightning.data.requests import EditRequest
 from lga_lightning.exceptions import SettingError
 from lga_lightning.models.chat import plain
-from lga_lightning.models.generation import drawn, generate, seeded
+from lga_lightning.models.generation import generate, sampling_options, seeded
 from lga_lightning.models.likelihood import input_device
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ STARTERS = ("The", "Therefore", "Because", "I", "You")
 
 
 @dataclass
-class Contexts:
+class ContextTemplates:
     """The bare prompt and sampled texts, sampled once a model.
 
     Args:
@@ -96,7 +96,7 @@ def sample_contexts(
     contexts = [""]
     with seeded(input_device(model), seed):
         for length in lengths:
-            output, _ = generate(model, tokenizer, starters, **drawn(length), top_k=5)
+            output, _ = generate(model, tokenizer, starters, **sampling_options(length), top_k=5)
             texts = tokenizer.batch_decode(output, skip_special_tokens=True)
             contexts += [" ".join(text.split()) + ". " for text in texts]
     return contexts

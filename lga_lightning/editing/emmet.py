@@ -7,22 +7,22 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lga_lightning.editing.multi_layer import WeightedSpread
-from lga_lightning.editing.presets import published_for
+from lga_lightning.editing.multi_layer import WeightedMultiLayerMethod
+from lga_lightning.editing.presets import preset_for
 from lga_lightning.exceptions import SettingError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-class EMMET(WeightedSpread):
+class EMMET(WeightedMultiLayerMethod):
     """Delta = R (K^T C~^-1 K + alpha I)^-1 K^T C~^-1 with C~ = lambda C: all keys get their values, exactly if alpha is 0.
 
     Args:
         moment_weight: lambda; None for what is published for the model.
         alpha: Keeps the system solvable where keys are alike; only a batch of several requests has it.
         window: How many layers ``golden`` stands for.
-        arguments: The others of :class:`Spread`.
+        arguments: The others of :class:`MultiLayerMethod`.
     """
 
     name = "EMMET"
@@ -35,15 +35,15 @@ class EMMET(WeightedSpread):
             raise SettingError(f"`alpha` must be at least 0, got {alpha}.")
         self.alpha = alpha
 
-    def published_weight(self, model: PreTrainedModel) -> float:
+    def preset_weight(self, model: PreTrainedModel) -> float:
         """EMMET's lambda."""
-        return published_for(model).emmet_weight
+        return preset_for(model).emmet_weight
 
     def default_layers(self, model: PreTrainedModel) -> list[int]:
-        """ROME's layer; see :func:`published_for`."""
-        return [published_for(model).rome_layer]
+        """ROME's layer; see :func:`preset_for`."""
+        return [preset_for(model).rome_layer]
 
-    def closed_form(self, model: PreTrainedModel, layer: int, keys: Tensor, memory: Tensor | None) -> Tensor:
+    def solve_update(self, model: PreTrainedModel, layer: int, keys: Tensor, memory: Tensor | None) -> Tensor:
         """(K^T C~^-1 K + alpha I)^-1 K^T C~^-1."""
         solved = self.weighted(model, layer, keys)
         inner = keys.double() @ solved.T

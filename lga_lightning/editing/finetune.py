@@ -25,13 +25,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lga_lightning.editing.base import EditMethod, Sought
+from lga_lightning.editing.base import EditMethod, EditTargets
 from lga_lightning.editing.delta import WeightDelta
-from lga_lightning.editing.presets import published_for
+from lga_lightning.editing.presets import preset_for
 from lga_lightning.editing.target_value import RowAdam
 from lga_lightning.exceptions import SettingError
 from lga_lightning.models.architecture import edit_site
-from lga_lightning.models.cached_suffix import Continuation
+from lga_lightning.models.cached_suffix import CachedSuffix
 from lga_lightning.models.encoding import encode_answers
 from lga_lightning.models.hooks import added_to_output, frozen
 from lga_lightning.models.likelihood import answer_nll, input_device
@@ -80,24 +80,24 @@ class FineTuning(EditMethod):
         """Prompts with new answers, and where each answer token is scored."""
 
     def default_layers(self, model: PreTrainedModel) -> list[int]:
-        """One block; see :func:`published_for`."""
-        return [published_for(model).tuned_layer]
+        """One block; see :func:`preset_for`."""
+        return [preset_for(model).tuned_layer]
 
-    def seek(
+    def optimize_targets(
         self,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         requests: Sequence[EditRequest],
         layers: Sequence[int],
-    ) -> Sought:
+    ) -> EditTargets:
         """Nothing is to be sought."""
-        return Sought(list(requests))
+        return EditTargets(list(requests))
 
     def write(
         self,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
-        groups: Sequence[Sought],
+        groups: Sequence[EditTargets],
         layers: Sequence[int],
         memory: dict[int, Tensor] | None = None,
     ) -> list[WeightDelta]:
@@ -144,7 +144,7 @@ class FineTuning(EditMethod):
         names = ("steps", "learning_rate", "epsilon", "stop_loss", "batch_size")
         return {"name": self.name, **{name: getattr(self, name) for name in names}}
 
-    def _rounds(self, groups: Sequence[Sought]) -> int:
+    def _rounds(self, groups: Sequence[EditTargets]) -> int:
         """Batches that the largest group makes."""
         return -(-max(len(group.requests) for group in groups) // self.batch_size)
 
@@ -152,16 +152,16 @@ class FineTuning(EditMethod):
         self,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
-        groups: Sequence[Sought],
+        groups: Sequence[EditTargets],
         layer: int,
         number: int,
-    ) -> tuple[Continuation, Tensor]:
+    ) -> tuple[CachedSuffix, Tensor]:
         """The batch of this number of every group, and the group of each row."""
         part = slice(number * self.batch_size, (number + 1) * self.batch_size)
         pairs = [(group, request) for group, sought in enumerate(groups) for request in sought.requests[part]]
         encoded = self.encode(tokenizer, [request for _, request in pairs]).to(input_device(model))
         encoded.subject.zero_()  # the matrix changes for every token: nothing before the subject can be kept
-        return Continuation(model, encoded, layer), torch.tensor([group for group, _ in pairs])
+        return CachedSuffix(model, encoded, layer), torch.tensor([group for group, _ in pairs])
 
 
 @contextmanager

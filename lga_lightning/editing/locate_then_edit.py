@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from lga_lightning.covariance.solver import SecondMoment
+from lga_lightning.covariance.solver import CovarianceSolver
 from lga_lightning.editing.base import EditMethod
-from lga_lightning.editing.context_templates import Contexts
+from lga_lightning.editing.context_templates import ContextTemplates
 from lga_lightning.editing.target_value import TargetValues, TargetValueSettings, find_target_values
 from lga_lightning.models.architecture import edit_site
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from lga_lightning.data.requests import EditRequest
 
 
-class SeekingMethod(EditMethod):
+class LocateThenEditMethod(EditMethod):
     """The first stage of ROME's and MEMIT's families.
 
     Args:
@@ -30,34 +30,36 @@ class SeekingMethod(EditMethod):
         second_moment: C.
     """
 
-    def __init__(self, search: Mapping[str, float | None], contexts: Contexts, second_moment: SecondMoment) -> None:
+    def __init__(
+        self, search: Mapping[str, float | None], contexts: ContextTemplates, second_moment: CovarianceSolver
+    ) -> None:
         self._search = {name: value for name, value in search.items() if value is not None}
         TargetValueSettings(**self._search)  # type: ignore[arg-type]  # out of range fails here
         self.contexts = contexts
         self.second_moment = second_moment
 
     @abstractmethod
-    def published_search(self, model: PreTrainedModel) -> dict[str, float]:
+    def preset_search(self, model: PreTrainedModel) -> dict[str, float]:
         """Settings of the search that are published for a model."""
 
     @abstractmethod
-    def sought_at(self, layers: Sequence[int]) -> int:
+    def target_layer(self, layers: Sequence[int]) -> int:
         """The layer whose target value is sought."""
 
-    def places(self, model: PreTrainedModel, layer: int) -> list[nn.Module]:
+    def intervention_modules(self, model: PreTrainedModel, layer: int) -> list[nn.Module]:
         """The modules whose outputs are moved in the search; the last one's value is the target."""
         return [edit_site(model, layer).module]
 
     def search(self, model: PreTrainedModel) -> TargetValueSettings:
         """How the target value is sought in a model."""
-        return TargetValueSettings(**{**self.published_search(model), **self._search})  # type: ignore[arg-type]
+        return TargetValueSettings(**{**self.preset_search(model), **self._search})  # type: ignore[arg-type]
 
     def prepare(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, layers: Sequence[int]) -> None:
         """Sample the context texts, and find the second moments of the layers in one pass."""
         self.contexts.of(model, tokenizer)
         self.second_moment.prepare(model, tokenizer, layers)
 
-    def seek(
+    def optimize_targets(
         self,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
@@ -67,9 +69,9 @@ class SeekingMethod(EditMethod):
         """Keys and target values."""
         self.prepare(model, tokenizer, layers)
         contexts = self.contexts.of(model, tokenizer)
-        layer = self.sought_at(layers)
-        site, places = edit_site(model, layer), self.places(model, layer)
-        return find_target_values(model, tokenizer, requests, contexts, site, self.search(model), places)
+        layer = self.target_layer(layers)
+        site, intervention_modules = edit_site(model, layer), self.intervention_modules(model, layer)
+        return find_target_values(model, tokenizer, requests, contexts, site, self.search(model), intervention_modules)
 
     def settings(self, model: PreTrainedModel) -> dict[str, Any]:
         """Name and settings, for result files."""

@@ -7,26 +7,26 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from lga_lightning.editing.multi_layer import WeightedSpread
-from lga_lightning.editing.presets import published_for
+from lga_lightning.editing.multi_layer import WeightedMultiLayerMethod
+from lga_lightning.editing.presets import preset_for
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-class MEMIT(WeightedSpread):
+class MEMIT(WeightedMultiLayerMethod):
     """Least squares over what the layer knows (C) and the new facts: Delta = R K^T (lambda C + K K^T)^-1 (eq. 14).
 
-    Takes the arguments of :class:`WeightedSpread`.
+    Takes the arguments of :class:`WeightedMultiLayerMethod`.
     """
 
     name = "MEMIT"
 
-    def published_weight(self, model: PreTrainedModel) -> float:
+    def preset_weight(self, model: PreTrainedModel) -> float:
         """MEMIT's lambda."""
-        return published_for(model).memit_weight
+        return preset_for(model).memit_weight
 
-    def closed_form(self, model: PreTrainedModel, layer: int, keys: Tensor, memory: Tensor | None) -> Tensor:
+    def solve_update(self, model: PreTrainedModel, layer: int, keys: Tensor, memory: Tensor | None) -> Tensor:
         """K^T (lambda C + K K^T)^-1 = (I + K^T C~^-1 K)^-1 K^T C~^-1 with C~ = lambda C: a system of n, not of d_in."""
         solved = self.weighted(model, layer, keys)
         inner = torch.eye(len(keys), dtype=torch.float64, device=keys.device) + keys.double() @ solved.T

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from lga_lightning.covariance.solver import SecondMoment
-from lga_lightning.editing.context_templates import Contexts, in_contexts
+from lga_lightning.covariance.solver import CovarianceSolver
+from lga_lightning.editing.context_templates import ContextTemplates, in_contexts
 from lga_lightning.editing.delta import WeightDelta, attached
-from lga_lightning.editing.locate_then_edit import SeekingMethod
-from lga_lightning.editing.presets import WINDOW, published_for
+from lga_lightning.editing.locate_then_edit import LocateThenEditMethod
+from lga_lightning.editing.presets import WINDOW, preset_for
 from lga_lightning.editing.target_value import TargetValues
 from lga_lightning.exceptions import SettingError
 from lga_lightning.models.architecture import blocks, edit_site
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from lga_lightning.data.requests import EditRequest
 
 
-class Spread(SeekingMethod):
+class MultiLayerMethod(LocateThenEditMethod):
     """MEMIT's scheme (arXiv 2210.07229, algorithm 1), in which its successors change the closed form.
 
     z = h0 + delta is sought at the last layer. Ascending over the layers, with the updates so far in place, the keys K [d_in, n]
@@ -44,7 +44,7 @@ class Spread(SeekingMethod):
         stop_loss: A request is done when its loss is below this.
         context_lengths: New tokens of the texts sampled from the model that prompts are put behind.
         contexts_each: Such texts a length.
-        second_moment: Where C = E[k k^T] comes from, as :class:`SecondMoment` takes it.
+        second_moment: Where C = E[k k^T] comes from, as :class:`CovarianceSolver` takes it.
         moment_tokens: From how many tokens C is estimated, where it is; by default 20 times the width of a key.
         window: How many layers ``golden`` stands for.
     """
@@ -71,13 +71,15 @@ class Spread(SeekingMethod):
             "kl_factor": kl_factor,
             "stop_loss": stop_loss,
         }
-        super().__init__(search, Contexts(context_lengths, contexts_each), SecondMoment(second_moment, moment_tokens))
+        super().__init__(
+            search, ContextTemplates(context_lengths, contexts_each), CovarianceSolver(second_moment, moment_tokens)
+        )
         if window < 1:
             raise SettingError(f"`window` must be at least 1, got {window}.")
         self.window = window
 
     @abstractmethod
-    def closed_form(self, model: PreTrainedModel, layer: int, keys: Tensor, memory: Tensor | None) -> Tensor:
+    def solve_update(self, model: PreTrainedModel, layer: int, keys: Tensor, memory: Tensor | None) -> Tensor:
         """A of the update R A.
 
         Args:
@@ -90,17 +92,17 @@ class Spread(SeekingMethod):
             [n, d_in].
         """
 
-    def share(self, left: int) -> float:
+    def residual_divisor(self, left: int) -> float:
         """By what a layer divides the residual, when so many layers are left, itself included."""
         return left
 
-    def places(self, model: PreTrainedModel, layer: int) -> list[nn.Module]:
+    def intervention_modules(self, model: PreTrainedModel, layer: int) -> list[nn.Module]:
         """The modules whose outputs are moved in the search; the last one's value is the target."""
         return [blocks(model)[layer]]
 
-    def published_search(self, model: PreTrainedModel) -> dict[str, float]:
+    def preset_search(self, model: PreTrainedModel) -> dict[str, float]:
         """Steps, learning rate, weight decay and clamp."""
-        known = published_for(model)
+        known = preset_for(model)
         return {
             "steps": known.steps,
             "learning_rate": known.memit_rate,
@@ -108,13 +110,13 @@ class Spread(SeekingMethod):
             "clamp": known.memit_clamp,
         }
 
-    def sought_at(self, layers: Sequence[int]) -> int:
+    def target_layer(self, layers: Sequence[int]) -> int:
         """The last layer."""
         return layers[-1]
 
     def default_layers(self, model: PreTrainedModel) -> list[int]:
-        """A window of blocks; see :func:`published_for`."""
-        first, last = published_for(model).memit_layers
+        """A window of blocks; see :func:`preset_for`."""
+        first, last = preset_for(model).memit_layers
         return list(range(first, last + 1))
 
     def write(
@@ -130,18 +132,18 @@ class Spread(SeekingMethod):
         sizes = [len(group.requests) for group in groups]
         found = TargetValues.join(groups)
         contexts = self.contexts.of(model, tokenizer)
-        place = self.places(model, layers[-1])[-1]
+        place = self.intervention_modules(model, layers[-1])[-1]
         for number, layer in enumerate(layers):
             site = edit_site(model, layer)
             keys, outputs, present = self._look(
                 model, tokenizer, found.requests, contexts, layers, number, deltas, sizes
             )
-            residual = (found.before + found.delta - present) / self.share(len(layers) - number)
+            residual = (found.before + found.delta - present) / self.residual_divisor(len(layers) - number)
             if place is not edit_site(model, layers[-1]).module:  # the target is a value of the residual stream
                 residual = site.before_norm(outputs, residual)
             seen = (memory or {}).get(layer)
             for group, (k, r) in enumerate(zip(keys.split(sizes), residual.split(sizes), strict=True)):
-                a = self.closed_form(model, layer, k, seen).to(r)
+                a = self.solve_update(model, layer, k, seen).to(r)
                 deltas[group] += WeightDelta({layer: (r.T.contiguous(), a)})
             if memory is not None:
                 memory[layer] = keys if seen is None else torch.cat([seen, keys])
@@ -160,7 +162,7 @@ class Spread(SeekingMethod):
         max_rows: int = 256,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Keys [N, d_in] and outputs [N, d_out] of one layer's module, and the present values [N, d] at the last layer."""
-        site, place = edit_site(model, layers[number]), self.places(model, layers[-1])[-1]
+        site, place = edit_site(model, layers[number]), self.intervention_modules(model, layers[-1])[-1]
         last = blocks(model)[layers[-1]]
         owner = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
         step = max(1, max_rows // len(contexts))
@@ -185,12 +187,12 @@ class Spread(SeekingMethod):
         return keys, outputs_at, present
 
 
-class WeightedSpread(Spread):
+class WeightedMultiLayerMethod(MultiLayerMethod):
     """Those in whose closed form C has a weight: C~ = lambda C.
 
     Args:
         moment_weight: lambda; None for what is published for the model.
-        arguments: Those of :class:`Spread`.
+        arguments: Those of :class:`MultiLayerMethod`.
     """
 
     def __init__(self, moment_weight: float | None = None, **arguments: Any) -> None:
@@ -200,12 +202,12 @@ class WeightedSpread(Spread):
         self._moment_weight = moment_weight
 
     @abstractmethod
-    def published_weight(self, model: PreTrainedModel) -> float:
+    def preset_weight(self, model: PreTrainedModel) -> float:
         """The lambda that is published for a model."""
 
     def moment_weight(self, model: PreTrainedModel) -> float:
         """The weight of C, lambda."""
-        return self.published_weight(model) if self._moment_weight is None else self._moment_weight
+        return self.preset_weight(model) if self._moment_weight is None else self._moment_weight
 
     def weighted(self, model: PreTrainedModel, layer: int, keys: Tensor) -> Tensor:
         """C~^-1 k for keys [n, d_in]: [n, d_in] in float64."""

@@ -24,10 +24,10 @@ class PMET(MEMIT):
 
     name = "PMET"
 
-    def share(self, left: int) -> float:
+    def residual_divisor(self, left: int) -> float:
         """The square root of the layers left."""
         return sqrt(left)
 
-    def places(self, model: PreTrainedModel, layer: int) -> list[nn.Module]:
+    def intervention_modules(self, model: PreTrainedModel, layer: int) -> list[nn.Module]:
         """The attention and the MLP's out-projection."""
         return [attention(model, layer), edit_site(model, layer).module]

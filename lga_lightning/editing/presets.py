@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Published:
+class Preset:
     """Settings for one model.
 
     Attributes:
@@ -40,12 +40,12 @@ class Published:
     emmet_weight: float = 1.0
 
 
-PUBLISHED = {
-    "gpt2-xl": Published(17, (13, 17), 0, 20, 0.5, 0.75, 0.5, 20000.0, 10.0, 1000.0),
-    "gpt-j": Published(5, (3, 8), 21, 20, 0.5, 0.75),
-    "llama2-7b": Published(5, (4, 8), 21),
-    "llama3-8b": Published(5, (4, 8), 21, memit_clamp=0.75, memit_rate=0.1),
-    "qwen2.5-7b": Published(5, (4, 8), 27, alphaedit_l2=1.0),
+PRESETS = {
+    "gpt2-xl": Preset(17, (13, 17), 0, 20, 0.5, 0.75, 0.5, 20000.0, 10.0, 1000.0),
+    "gpt-j": Preset(5, (3, 8), 21, 20, 0.5, 0.75),
+    "llama2-7b": Preset(5, (4, 8), 21),
+    "llama3-8b": Preset(5, (4, 8), 21, memit_clamp=0.75, memit_rate=0.1),
+    "qwen2.5-7b": Preset(5, (4, 8), 27, alphaedit_l2=1.0),
 }
 
 # medians over the models above of layer / number of blocks
@@ -55,19 +55,19 @@ WINDOW = 5
 MOMENT_WEIGHT = 1.05
 
 
-def published_for(model: PreTrainedModel) -> Published:
+def preset_for(model: PreTrainedModel) -> Preset:
     """Settings for a model.
 
     For a model that is not in the table: the settings of LLaMA-2-7B, and layers by depth, at the median of the table's
     models: with n blocks, ROME, R-ROME and EMMET edit block round(0.18 n), MEMIT, AlphaEdit and PMET the five blocks up to
     round(0.29 n), FT-L and FT-M block round(0.66 n). MEMIT's lambda is 1.05 times the width of a key, the median as well.
     """
-    name = published_name(model)
+    name = preset_name(model)
     if name is not None:
-        return PUBLISHED[name]
+        return PRESETS[name]
     count = len(blocks(model))
     last = round(MEMIT_DEPTH * count)
-    return Published(
+    return Preset(
         round(ROME_DEPTH * count),
         (max(0, last - WINDOW + 1), last),
         round(TUNED_DEPTH * count),
@@ -85,7 +85,7 @@ _KNOWN_SIZES = {
 }
 
 
-def published_name(model: PreTrainedModel) -> str | None:
+def preset_name(model: PreTrainedModel) -> str | None:
     """Under which name the editing papers and toolkits have settings for a model: ``gpt2-xl``, ``llama2-7b``, ...
 
     Told by its type and size, so that fine-tuned and renamed ones are found. None for all others.

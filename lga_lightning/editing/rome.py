@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from lga_lightning.covariance.solver import SecondMoment
-from lga_lightning.editing.context_templates import Contexts
+from lga_lightning.covariance.solver import CovarianceSolver
+from lga_lightning.editing.context_templates import ContextTemplates
 from lga_lightning.editing.delta import WeightDelta
-from lga_lightning.editing.locate_then_edit import SeekingMethod
-from lga_lightning.editing.presets import published_for
+from lga_lightning.editing.locate_then_edit import LocateThenEditMethod
+from lga_lightning.editing.presets import preset_for
 from lga_lightning.editing.target_value import TargetValues
 from lga_lightning.models.architecture import edit_site
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-class ROME(SeekingMethod):
+class ROME(LocateThenEditMethod):
     """Writes W <- W + Lambda u^T so that the key of the bare prompt gives the target value.
 
     u = C^-1 k / |C^-1 k| for the key k averaged over contexts; Lambda = (v* - W k0) / (k0 . u) for the key k0 of the bare
@@ -39,7 +39,7 @@ class ROME(SeekingMethod):
         stop_loss: A request is done when its loss is below this.
         context_lengths: New tokens of the texts sampled from the model that prompts are put behind.
         contexts_each: Such texts a length.
-        second_moment: Where C = E[k k^T] comes from, as :class:`SecondMoment` takes it. ``identity`` takes C = I, which is quick,
+        second_moment: Where C = E[k k^T] comes from, as :class:`CovarianceSolver` takes it. ``identity`` takes C = I, which is quick,
             and harms what is said about other subjects.
         moment_tokens: From how many tokens C is estimated, where it is; by default 20 times the width of a key.
     """
@@ -67,20 +67,22 @@ class ROME(SeekingMethod):
             "kl_factor": kl_factor,
             "stop_loss": stop_loss,
         }
-        super().__init__(search, Contexts(context_lengths, contexts_each), SecondMoment(second_moment, moment_tokens))
+        super().__init__(
+            search, ContextTemplates(context_lengths, contexts_each), CovarianceSolver(second_moment, moment_tokens)
+        )
 
-    def published_search(self, model: PreTrainedModel) -> dict[str, float]:
+    def preset_search(self, model: PreTrainedModel) -> dict[str, float]:
         """Steps and weight decay."""
-        known = published_for(model)
+        known = preset_for(model)
         return {"steps": known.steps, "weight_decay": known.weight_decay}
 
-    def sought_at(self, layers: Sequence[int]) -> int:
+    def target_layer(self, layers: Sequence[int]) -> int:
         """The first layer; what comes after it is sought with the edits so far in place."""
         return layers[0]
 
     def default_layers(self, model: PreTrainedModel) -> list[int]:
-        """One block; see :func:`published_for`."""
-        return [published_for(model).rome_layer]
+        """One block; see :func:`preset_for`."""
+        return [preset_for(model).rome_layer]
 
     def write(
         self,
@@ -95,7 +97,7 @@ class ROME(SeekingMethod):
         for layer in layers[1:]:
             for number, group in enumerate(groups):
                 with deltas[number].applied(model):
-                    again = self.seek(model, tokenizer, group.requests, [layer])
+                    again = self.optimize_targets(model, tokenizer, group.requests, [layer])
                     deltas[number] += self._write_at(layer, model, [again])[0]
         return deltas
 

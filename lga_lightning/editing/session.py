@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from lga_lightning.data.requests import EditRequest
-from lga_lightning.editing.base import EditMethod, Sought, ascending, check_agreement
+from lga_lightning.editing.base import EditMethod, EditTargets, ascending, check_agreement
 from lga_lightning.editing.delta import WeightDelta
 from lga_lightning.models.architecture import edit_site
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-class EditingRun:
+class EditSession:
     """Groups of requests, each edited with all edits before it in place. Between the calls the model is as it was.
 
     Args:
@@ -59,7 +59,7 @@ class EditingRun:
             )
         self._add(added, requests)
 
-    def edit_sought(self, sought: Sought) -> None:
+    def edit_targets(self, sought: EditTargets) -> None:
         """Edit a group for which the first stage of the method is done, on the model with all edits so far.
 
         Args:

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lga_lightning.data.requests import EditRequest
-from lga_lightning.editing.base import Sought
+from lga_lightning.editing.base import EditTargets
 from lga_lightning.editing.context_templates import in_contexts
 from lga_lightning.exceptions import SettingError
 from lga_lightning.models.architecture import EditSite
-from lga_lightning.models.cached_suffix import Continuation
+from lga_lightning.models.cached_suffix import CachedSuffix
 from lga_lightning.models.encoding import IGNORE, EncodedAnswers, encode_answers, encode_subjects
 from lga_lightning.models.hooks import added_to_output, captured_inputs, captured_outputs, frozen
 from lga_lightning.models.likelihood import answer_nll, input_device
@@ -60,7 +60,7 @@ class TargetValueSettings:
 
 
 @dataclass
-class TargetValues(Sought):
+class TargetValues(EditTargets):
     """What the search found for N requests in K contexts.
 
     Attributes:
@@ -83,7 +83,7 @@ def find_target_values(
     contexts: Sequence[str],
     site: EditSite,
     settings: TargetValueSettings,
-    places: Sequence[nn.Module] = (),
+    intervention_modules: Sequence[nn.Module] = (),
     max_rows: int | None = None,
 ) -> TargetValues:
     """Find the target values of N requests, side by side; a request that has converged leaves its batch.
@@ -98,7 +98,7 @@ def find_target_values(
         contexts: K texts to put before the prompt, "" the first.
         site: The module that is edited: keys are its inputs.
         settings: How to search.
-        places: P modules of the same block to whose outputs a delta each is added, in the order in which they run; by
+        intervention_modules: P modules of the same block to whose outputs a delta each is added, in the order in which they run; by
             default the edited module alone.
         max_rows: Rows (a request in a context) of a batch; requests of like length share one. By default 64 on a CPU, where
             padding costs more than a larger batch saves, else 1,024.
@@ -106,7 +106,15 @@ def find_target_values(
     rows = max_rows or (64 if input_device(model).type == "cpu" else 1024)
     order, step = _by_length(tokenizer, requests), max(1, rows // len(contexts))
     parts = [
-        _find(model, tokenizer, [requests[i] for i in order[start : start + step]], contexts, site, settings, places)
+        _find(
+            model,
+            tokenizer,
+            [requests[i] for i in order[start : start + step]],
+            contexts,
+            site,
+            settings,
+            intervention_modules,
+        )
         for start in range(0, len(order), step)
     ]
     found = TargetValues.join(parts)
@@ -129,32 +137,32 @@ def _find(
     contexts: Sequence[str],
     site: EditSite,
     settings: TargetValueSettings,
-    places: Sequence[nn.Module],
+    intervention_modules: Sequence[nn.Module],
 ) -> TargetValues:
     """One batch of :func:`find_target_values`."""
     device = input_device(model)
-    places = list(places) or [site.module]
+    intervention_modules = list(intervention_modules) or [site.module]
     with torch.inference_mode(False), torch.enable_grad(), frozen(model):
-        answers = Continuation(model, _with_answers(tokenizer, requests, contexts).to(device), site.layer)
-        subjects = Continuation(model, _about_subjects(tokenizer, requests).to(device), site.layer)
+        answers = CachedSuffix(model, _with_answers(tokenizer, requests, contexts).to(device), site.layer)
+        subjects = CachedSuffix(model, _about_subjects(tokenizer, requests).to(device), site.layer)
         with torch.no_grad():
             at = answers.batch.subject
-            with captured_inputs([site.module], at) as inputs, captured_outputs(places, at) as outputs:
+            with captured_inputs([site.module], at) as inputs, captured_outputs(intervention_modules, at) as outputs:
                 answers.logits()
             keys = at_least_float32(inputs[0]).unflatten(0, (len(requests), len(contexts)))
             before = torch.stack([at_least_float32(output)[:: len(contexts)] for output in outputs], 1)
             original = subjects.logits()[:, 0].log_softmax(-1)
-        delta, loss = _descend(answers, subjects, original, before, len(contexts), places, settings)
+        delta, loss = _descend(answers, subjects, original, before, len(contexts), intervention_modules, settings)
     return TargetValues(list(requests), keys, before[:, -1], delta[:, -1], loss)
 
 
 def _descend(
-    answers: Continuation,
-    subjects: Continuation,
+    answers: CachedSuffix,
+    subjects: CachedSuffix,
     original: Tensor,
     before: Tensor,
     contexts: int,
-    places: Sequence[nn.Module],
+    intervention_modules: Sequence[nn.Module],
     settings: TargetValueSettings,
 ) -> tuple[Tensor, Tensor]:
     """Adam on all deltas at once, projected to the clamp after each step. Returns delta [N, P, d] and loss [N]."""
@@ -165,8 +173,10 @@ def _descend(
     active = torch.arange(len(before), device=before.device)
     for step in range(1, max(settings.steps, 2)):
         leaf = delta[active].requires_grad_()
-        nll = answer_nll(_logits_with(answers, places, leaf.repeat_interleave(contexts, 0)), answers.batch.labels)
-        edited = _logits_with(subjects, places, leaf)[:, 0].log_softmax(-1)
+        nll = answer_nll(
+            _logits_with(answers, intervention_modules, leaf.repeat_interleave(contexts, 0)), answers.batch.labels
+        )
+        edited = _logits_with(subjects, intervention_modules, leaf)[:, 0].log_softmax(-1)
         # the gradient of KL without the term sum dp, which is 0 but for rounding: at delta = 0 it is 0 exactly
         divergence = (edited.exp() * (edited - original).detach()).sum(-1)
         loss = nll.unflatten(0, (-1, contexts)).mean(1) + settings.kl_factor * divergence
@@ -225,14 +235,14 @@ class RowAdam:
         self.parameters[rows] -= self.learning_rate * (moment / (1 - 0.9**steps)) / root
 
 
-def _logits_with(rows: Continuation, places: Sequence[nn.Module], deltas: Tensor) -> Tensor:
+def _logits_with(rows: CachedSuffix, intervention_modules: Sequence[nn.Module], deltas: Tensor) -> Tensor:
     """Logits with deltas [N, P, d] added to the outputs of P modules at the subject's last token of each row."""
 
     def at_subject(delta: Tensor, inputs: Tensor) -> Tensor:
         return functional.pad(delta.unsqueeze(1), (0, 0, 0, inputs.shape[1] - 1))
 
     with ExitStack() as stack:
-        for place, delta in zip(places, deltas.unbind(1), strict=True):
+        for place, delta in zip(intervention_modules, deltas.unbind(1), strict=True):
             stack.enter_context(
                 added_to_output(place, lambda inputs, delta=delta: at_subject(delta, inputs), rows=len(deltas))  # type: ignore[misc]
             )

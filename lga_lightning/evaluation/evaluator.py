@@ -12,9 +12,9 @@ from torch import Tensor
 
 from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing.delta import WeightDelta, attached
-from lga_lightning.evaluation.prompts import FLUENCY, PERPLEXITY, Question, questions_of
-from lga_lightning.evaluation.responses import Reply, ask
-from lga_lightning.evaluation.results import Outcome, compare, mean_scores
+from lga_lightning.evaluation.prompts import FLUENCY, PERPLEXITY, EvalPrompt, prompts_of
+from lga_lightning.evaluation.responses import Response, ask
+from lga_lightning.evaluation.results import EvalResult, compare_responses, mean_scores
 from lga_lightning.exceptions import SettingError
 from lga_lightning.models.cached_prompts import unedited
 from lga_lightning.models.hooks import frozen
@@ -26,7 +26,7 @@ WIDEST = 16  # edits of a larger rank are not gathered row by row, but attached 
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class EvaluationConfig:
     """What is measured besides the teacher-forced scores, which are always taken.
 
     Args:
@@ -52,14 +52,14 @@ class Evaluation:
             if getattr(self, name) < 1:
                 raise SettingError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
 
-    def questions(self, request: EditRequest) -> list[Question]:
+    def questions(self, request: EditRequest) -> list[EvalPrompt]:
         """Everything that is asked about a request."""
-        asked = questions_of(request)
+        asked = prompts_of(request)
         if self.fluency:
-            asked += [Question(FLUENCY, prompt, ()) for prompt in request.generation_prompts or (request.prompt,)]
+            asked += [EvalPrompt(FLUENCY, prompt, ()) for prompt in request.generation_prompts or (request.prompt,)]
         if self.passages:  # the same one in every run, whatever the batch and the process
             number = zlib.crc32(f"{request.prompt}\n{request.target_new}".encode())
-            asked.append(Question(PERPLEXITY, self.passages[number % len(self.passages)], ()))
+            asked.append(EvalPrompt(PERPLEXITY, self.passages[number % len(self.passages)], ()))
         return asked
 
 
@@ -68,8 +68,8 @@ def evaluate(
     tokenizer: PreTrainedTokenizerBase,
     requests: Sequence[EditRequest],
     deltas: Sequence[WeightDelta],
-    evaluation: Evaluation | None = None,
-) -> list[list[Outcome]]:
+    evaluation: EvaluationConfig | None = None,
+) -> list[list[EvalResult]]:
     """Ask the questions of every request, of the unedited model and of the model with the request's edit.
 
     No weight is touched: every question is two rows of a batch, one of which runs with the edit of its request attached.
@@ -82,29 +82,29 @@ def evaluate(
         evaluation: What is measured; by default all but fluency and perplexity.
 
     Returns:
-        N lists of results, one result a question, in the order of :meth:`Evaluation.questions`.
+        N lists of results, one result a question, in the order of :meth:`EvaluationConfig.questions`.
     """
-    evaluation = evaluation or Evaluation()
+    evaluation = evaluation or EvaluationConfig()
     asked = [
         _Asked(row, place, question, delta)
         for row, (request, delta) in enumerate(zip(requests, deltas, strict=True))
         for place, question in enumerate(evaluation.questions(request))
     ]
-    found: dict[tuple[int, int], Outcome] = {}
+    found: dict[tuple[int, int], EvalResult] = {}
     with frozen(model):
         for batch in _batches(asked, evaluation.max_rows):
             before, after = _both_sides(model, tokenizer, batch, evaluation)
             for one, *replies in zip(batch, before, after, strict=True):
-                found[one.row, one.place] = compare(one.question, *replies)
-    results: list[list[Outcome]] = [[] for _ in requests]
+                found[one.row, one.place] = compare_responses(one.question, *replies)
+    results: list[list[EvalResult]] = [[] for _ in requests]
     for one in asked:
         results[one.row].append(found[one.row, one.place])
     return results
 
 
-def question_columns(requests: Sequence[EditRequest]) -> list[str]:
+def prompt_columns(requests: Sequence[EditRequest]) -> list[str]:
     """The groups of questions that occur: rewrite, rephrase, and every kind of portability and locality, in this order."""
-    groups = {question.group for request in requests for question in questions_of(request)}
+    groups = {question.group for request in requests for question in prompts_of(request)}
     order = ("rewrite", "rephrase", "portability", "locality")
     return sorted(groups, key=lambda group: (order.index(group.split(".")[0]), group))
 
@@ -124,14 +124,14 @@ def evaluate_each(
         tokenizer: Its fast tokenizer.
         requests: N requests.
         deltas: N edits.
-        columns: C groups of questions, as :func:`question_columns` gives them.
+        columns: C groups of questions, as :func:`prompt_columns` gives them.
         max_rows: Questions a batch.
 
     Returns:
         [N, 2, C] before and after: token accuracy, and for locality the share of unchanged predictions (1 before).
         NaN where a request has no such question.
     """
-    results = evaluate(model, tokenizer, requests, deltas, Evaluation(generate=False, max_rows=max_rows))
+    results = evaluate(model, tokenizer, requests, deltas, EvaluationConfig(generate=False, max_rows=max_rows))
     return torch.stack([mean_scores(results, column, "token") for column in columns], 2)
 
 
@@ -141,7 +141,7 @@ class _Asked:
 
     row: int
     place: int
-    question: Question
+    question: EvalPrompt
     delta: WeightDelta
 
     @property
@@ -164,8 +164,8 @@ def _batches(asked: Sequence[_Asked], max_rows: int) -> Iterator[list[_Asked]]:
 
 
 def _both_sides(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch: Sequence[_Asked], evaluation: Evaluation
-) -> tuple[list[Reply], list[Reply]]:
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch: Sequence[_Asked], evaluation: EvaluationConfig
+) -> tuple[list[Response], list[Response]]:
     """Replies before and after."""
     questions, tokens = [one.question for one in batch], evaluation.max_new_tokens if evaluation.generate else None
     if batch[0].kind[0]:  # one wide edit

@@ -12,7 +12,7 @@ PERPLEXITY = "perplexity"
 
 
 @dataclass(frozen=True)
-class Question:
+class EvalPrompt:
     """One question about an edit.
 
     Attributes:
@@ -26,10 +26,10 @@ class Question:
     group: str
     prompt: str
     answers: tuple[str, ...]
-    rival: str | None = None
+    alternative: str | None = None
 
 
-def questions_of(request: EditRequest) -> list[Question]:
+def prompts_of(request: EditRequest) -> list[EvalPrompt]:
     """All questions about a request, in the order rewrite, rephrase, portability, locality.
 
     On the request's own prompt and its rephrases the new target should beat the old one. On probes of the locality kind
@@ -38,12 +38,12 @@ def questions_of(request: EditRequest) -> list[Question]:
     """
     new, old = request.target_new, request.target_old
     accepted = (new, *request.target_new_aliases)
-    asked = [Question("rewrite", request.prompt, accepted, old)]
-    asked += [Question("rephrase", prompt, accepted, old) for prompt in request.rephrases]
+    asked = [EvalPrompt("rewrite", request.prompt, accepted, old)]
+    asked += [EvalPrompt("rephrase", prompt, accepted, old) for prompt in request.rephrases]
     for name in ("portability", "locality"):
         for kind, probes in getattr(request, name).items():
             group = f"{name}.{kind}"
             for probe in probes:
-                contest = group == NEIGHBORHOOD and old is not None and new.strip() != probe.answers[0].strip()
-                asked.append(Question(group, probe.prompt, probe.answers, new if contest else None))
+                comparison = group == NEIGHBORHOOD and old is not None and new.strip() != probe.answers[0].strip()
+                asked.append(EvalPrompt(group, probe.prompt, probe.answers, new if comparison else None))
     return asked

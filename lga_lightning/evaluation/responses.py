@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from lga_lightning.evaluation.prompts import FLUENCY, PERPLEXITY, Question
-from lga_lightning.models.cached_prompts import Attach, Prompts
+from lga_lightning.evaluation.prompts import FLUENCY, PERPLEXITY, EvalPrompt
+from lga_lightning.models.cached_prompts import Attach, CachedPrompts
 from lga_lightning.models.chat import plain
 from lga_lightning.models.encoding import IGNORE, EncodedAnswers, target_ids, without_eos
 from lga_lightning.models.generation import full_stops
@@ -25,31 +25,31 @@ FLUENCY_TOKENS = 100
 
 
 @dataclass(frozen=True)
-class Reply:
+class Response:
     """What a model made of a question.
 
     Attributes:
         predictions: [A] most likely token at each token of the first answer, given the tokens before it.
         labels: [A] the tokens of the first answer.
         nll: Mean negative log-likelihood of the first answer, or of the passage, in nats a token; NaN where there is none.
-        rival_nll: Of the rival; NaN where there is none.
+        alternative_nll: Of the rival; NaN where there is none.
         text: What the model said by itself; None where it was not asked to.
     """
 
     predictions: Tensor | None = None
     labels: Tensor | None = None
     nll: float = math.nan
-    rival_nll: float = math.nan
+    alternative_nll: float = math.nan
     text: str | None = None
 
 
 def ask(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    questions: Sequence[Question],
+    questions: Sequence[EvalPrompt],
     attach: Attach,
     max_new_tokens: int | None = 50,
-) -> list[Reply]:
+) -> list[Response]:
     """Ask questions in one batch.
 
     Args:
@@ -64,14 +64,14 @@ def ask(
     """
     if questions[0].group == PERPLEXITY:
         passages = [question.prompt for question in questions]  # no turns of a chat
-        return [Reply(nll=nll) for nll in _passage_nll(model, plain(tokenizer), passages, attach)]
-    prompts = Prompts(model, tokenizer, [question.prompt for question in questions], attach)
+        return [Response(nll=nll) for nll in _passage_nll(model, plain(tokenizer), passages, attach)]
+    prompts = CachedPrompts(model, tokenizer, [question.prompt for question in questions], attach)
     if questions[0].group == FLUENCY:
         texts = prompts.continuations(FLUENCY_TOKENS, lambda row, text: False)
-        return [Reply(text=text) for text in texts]
+        return [Response(text=text) for text in texts]
     said: Sequence[str | None] = [None] * len(questions)
     if max_new_tokens is not None:
-        stops = [1 + max(map(_inner_stops, (*q.answers, q.rival or ""))) for q in questions]
+        stops = [1 + max(map(_inner_stops, (*q.answers, q.alternative or ""))) for q in questions]
         said = prompts.continuations(max_new_tokens, full_stops(stops))
     return _read(prompts, questions, said)
 
@@ -81,19 +81,19 @@ def _inner_stops(answer: str) -> int:
     return answer.strip().rstrip(".").count(".")
 
 
-def _read(prompts: Prompts, questions: Sequence[Question], said: Sequence[str | None]) -> list[Reply]:
+def _read(prompts: CachedPrompts, questions: Sequence[EvalPrompt], said: Sequence[str | None]) -> list[Response]:
     """Replies to questions with answers: the first answer and the rival are read behind the prompt."""
-    rivals = [row for row, question in enumerate(questions) if question.rival is not None]
-    texts = [q.answers[0] for q in questions] + [q.rival for q in questions if q.rival is not None]
+    alternatives = [row for row, question in enumerate(questions) if question.alternative is not None]
+    texts = [q.answers[0] for q in questions] + [q.alternative for q in questions if q.alternative is not None]
     known = {text: target_ids(prompts.tokenizer, text) for text in set(texts)}
-    rows = [*range(len(questions)), *rivals]
+    rows = [*range(len(questions)), *alternatives]
     predictions, labels, nll = prompts.predictions(rows, [known[text] for text in texts])
-    rival_nll = dict(zip(rivals, nll[len(questions) :].tolist(), strict=True))
+    alternative_nll = dict(zip(alternatives, nll[len(questions) :].tolist(), strict=True))
     replies = []
     for row, text in enumerate(said):
         counted = labels[row] != IGNORE
         right = predictions[row, counted], labels[row, counted]
-        replies.append(Reply(*right, nll[row].item(), rival_nll.get(row, math.nan), text))
+        replies.append(Response(*right, nll[row].item(), alternative_nll.get(row, math.nan), text))
     return replies
 
 

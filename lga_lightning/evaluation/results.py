@@ -10,18 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lga_lightning.evaluation.prompts import FLUENCY, Question
-from lga_lightning.evaluation.responses import Reply
+from lga_lightning.evaluation.prompts import FLUENCY, EvalPrompt
+from lga_lightning.evaluation.responses import Response
 from lga_lightning.metrics.accuracy import token_accuracy, unchanged_tokens
 from lga_lightning.metrics.counterfact import magnitude, success
 from lga_lightning.metrics.text import begins_with, exact_match, ngram_entropy, normalised
-from lga_lightning.models.generation import cuts
+from lga_lightning.models.generation import answer_prefixes
 
 MEASURES = ("token", "generated", "begins", "nll", "success", "magnitude", "fluency")
 
 
 @dataclass(frozen=True)
-class Outcome:
+class EvalResult:
     """What became of one question.
 
     Attributes:
@@ -40,7 +40,7 @@ class Outcome:
     said: tuple[str, str] | None = None
 
     @classmethod
-    def of(cls, record: Mapping[str, Any]) -> Outcome:
+    def of(cls, record: Mapping[str, Any]) -> EvalResult:
         """From a JSON object with the same fields."""
         said = record["said"]
         return cls(
@@ -52,7 +52,7 @@ class Outcome:
         )
 
 
-def compare(question: Question, before: Reply, after: Reply) -> Outcome:
+def compare_responses(question: EvalPrompt, before: Response, after: Response) -> EvalResult:
     """Score a question's two replies.
 
     Args:
@@ -79,24 +79,24 @@ def compare(question: Question, before: Reply, after: Reply) -> Outcome:
                 scores[name] = (float(first_right), float(second_right))
     if not math.isnan(before.nll):
         scores["nll"] = (before.nll, after.nll)
-    if question.rival is not None:
+    if question.alternative is not None:
         nll = torch.tensor([before.nll, after.nll], dtype=torch.float64)
-        rival = torch.tensor([before.rival_nll, after.rival_nll], dtype=torch.float64)
+        alternative = torch.tensor([before.alternative_nll, after.alternative_nll], dtype=torch.float64)
         for name, function in (("success", success), ("magnitude", magnitude)):
-            one, two = function(nll, rival).tolist()
+            one, two = function(nll, alternative).tolist()
             scores[name] = (one, two)
-    return Outcome(question.group, question.prompt, question.answers, scores, said)
+    return EvalResult(question.group, question.prompt, question.answers, scores, said)
 
 
-def _own_words(text: str, question: Question) -> str:
+def _own_words(text: str, question: EvalPrompt) -> str:
     """The text up to its first stop; up to a later one if what was said up to there is an answer with a full stop in it."""
     if question.group == FLUENCY:
         return text.strip()
-    ends, expected = cuts(text), (*question.answers, question.rival or "")
+    ends, expected = answer_prefixes(text), (*question.answers, question.alternative or "")
     return next((words for words in ends if words and exact_match(words, expected)), ends[0])
 
 
-def mean_scores(results: Sequence[Sequence[Outcome]], group: str, measure: str) -> Tensor:
+def mean_scores(results: Sequence[Sequence[EvalResult]], group: str, measure: str) -> Tensor:
     """Each request's mean over its questions of a group, before and after; of ``portability`` and ``locality``, over kinds.
 
     Args:

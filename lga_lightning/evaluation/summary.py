@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lga_lightning.evaluation.prompts import FLUENCY, NEIGHBORHOOD, PERPLEXITY
-from lga_lightning.evaluation.results import Outcome, mean_scores
+from lga_lightning.evaluation.results import EvalResult, mean_scores
 from lga_lightning.metrics.counterfact import harmonic_mean
 from lga_lightning.metrics.intervals import percentile_interval, resampled_means
 
@@ -38,15 +38,15 @@ BEGINS = "as `generated`, but the model may go on behind the answer: what it say
 _LIKELIER = "share of {where} on which {answer} has the lower mean negative log-likelihood a token than {rival}"
 _DIFFERENCE = "p({answer}) - p({rival}) on {where}, with p = exp(-mean negative log-likelihood a token)"
 _NEW = {"answer": "target_new", "rival": "target_old"}
-_CONTESTS = {
+_COMPARISONS = {
     "E": ("rewrite", {"where": "prompts", **_NEW}),
     "P": ("rephrase", {"where": "rephrases", **_NEW}),
     "N": (NEIGHBORHOOD, {"where": "neighborhood probes", "answer": "the probe's answer", "rival": "target_new"}),
 }
-CONTESTS = {
+COMPARISONS = {
     f"counterfact.{letter}{suffix}": (group, measure, protocol.format(**words))
     for suffix, measure, protocol in (("S", "success", _LIKELIER), ("M", "magnitude", _DIFFERENCE))
-    for letter, (group, words) in _CONTESTS.items()
+    for letter, (group, words) in _COMPARISONS.items()
 }
 
 OTHERS = {
@@ -65,7 +65,7 @@ INTERVALS = "95% percentile interval of {resamples} bootstrap resamples of the r
 
 
 def summarise(
-    outcomes: Sequence[Sequence[Outcome]], max_new_tokens: int = 50, resamples: int = 1000, seed: int = 0
+    outcomes: Sequence[Sequence[EvalResult]], max_new_tokens: int = 50, resamples: int = 1000, seed: int = 0
 ) -> dict[str, dict[str, Any]]:
     """Means over requests, before and after the edit, of everything that was measured.
 
@@ -92,18 +92,18 @@ def summarise(
                 metrics[name]["generated"] = generated
                 begins = table.entry(name, "begins", BEGINS)
                 metrics[name] |= {"begins": begins} if begins["num_requests"] else {}
-    contests = {name: table.entry(*contest) for name, contest in CONTESTS.items()}
+    contests = {name: table.entry(*comparison) for name, comparison in COMPARISONS.items()}
     metrics |= {name: entry for name, entry in contests.items() if entry["num_requests"]}
-    successes = [f"counterfact.{letter}S" for letter in _CONTESTS]
+    successes = [f"counterfact.{letter}S" for letter in _COMPARISONS]
     if all(name in metrics for name in successes):
-        metrics["counterfact.S"] = table.harmonic([CONTESTS[name][:2] for name in successes])
+        metrics["counterfact.S"] = table.harmonic([COMPARISONS[name][:2] for name in successes])
     for name, (measure, protocol) in OTHERS.items():
         if name in groups:
             metrics[name] = table.entry(name, measure, protocol, torch.exp if name == PERPLEXITY else None)
     return metrics
 
 
-def mean_by_group(outcomes: Sequence[Outcome]) -> dict[str, dict[str, Any]]:
+def mean_by_group(outcomes: Sequence[EvalResult]) -> dict[str, dict[str, Any]]:
     """One request's scores, before and after, by group of questions; those of the model's own words under ``generated``.
 
     Args:
@@ -123,7 +123,7 @@ def mean_by_group(outcomes: Sequence[Outcome]) -> dict[str, dict[str, Any]]:
 class _Table:
     """Means and their bootstrap draws, the same draws for all."""
 
-    def __init__(self, outcomes: Sequence[Sequence[Outcome]], resamples: int, seed: int) -> None:
+    def __init__(self, outcomes: Sequence[Sequence[EvalResult]], resamples: int, seed: int) -> None:
         self.outcomes, self.resamples, self.seed = outcomes, resamples, seed
 
     def entry(

@@ -3,7 +3,19 @@
 from lga_lightning.locators.base import Evidence, LayerLocator
 from lga_lightning.locators.causal_tracing import CausalTracing
 from lga_lightning.locators.fixed import FixedLayer, MiddleLayer
+from lga_lightning.locators.gradients import GradientLocator
 from lga_lightning.locators.layer_sweep import LayerSweep
-from lga_lightning.locators.lga import LGA, PaperLGA
+from lga_lightning.locators.lga import LGA
+from lga_lightning.locators.value_gradient import ValueGradient
 
-__all__ = ["LGA", "CausalTracing", "Evidence", "FixedLayer", "LayerLocator", "LayerSweep", "MiddleLayer", "PaperLGA"]
+__all__ = [
+    "LGA",
+    "CausalTracing",
+    "Evidence",
+    "FixedLayer",
+    "GradientLocator",
+    "LayerLocator",
+    "LayerSweep",
+    "MiddleLayer",
+    "ValueGradient",
+]

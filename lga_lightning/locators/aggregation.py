@@ -18,13 +18,13 @@ from lga_lightning.locators.selection import Choice, choose, golden_layers
 
 Aggregate = Literal[
     "sum",
-    "magnitude",
-    "share",
-    "magnitude_share",
+    "absolute",
+    "normalised",
+    "absolute_normalised",
     "rank",
-    "magnitude_rank",
+    "absolute_rank",
     "trimmed",
-    "magnitude_trimmed",
+    "absolute_trimmed",
     "mean",
 ]
 AGGREGATES: tuple[str, ...] = get_args(Aggregate)
@@ -37,11 +37,11 @@ def contributions(scores: Tensor, aggregate: Aggregate = "sum") -> Tensor:
     """What each request contributes to each layer's score, which is the sum of these.
 
     - ``sum``: its score (the paper's rule); ``mean``: its score over N.
-    - ``share``: its score over the sum of its absolute scores at all layers, so that every request weighs the same.
+    - ``normalised``: its score over the sum of its absolute scores at all layers, so that every request weighs the same.
     - ``rank``: how many layers it puts lower (half of those that tie), over L - 1. No single layer or request can rule.
     - ``trimmed``: its score; at each layer the lowest and the highest tenth of the requests contribute nothing, and the
       others the more: N times the trimmed mean.
-    - ``magnitude`` and ``magnitude_...``: the same of the absolute scores.
+    - ``absolute`` and ``absolute_...``: the same of the absolute scores.
 
     Args:
         scores: [N, L] per-request scores.
@@ -51,17 +51,17 @@ def contributions(scores: Tensor, aggregate: Aggregate = "sum") -> Tensor:
         [N, L] in float64.
 
     Example:
-        >>> contributions(torch.tensor([[1.0, -3.0], [50.0, 50.0]]), "share").tolist()
+        >>> contributions(torch.tensor([[1.0, -3.0], [50.0, 50.0]]), "normalised").tolist()
         [[0.25, -0.75], [0.5, 0.5]]
     """
     scores = scores.double()
     requests, layers = scores.shape
-    if aggregate.startswith("magnitude"):
+    if aggregate.startswith("absolute"):
         scores = scores.abs()
-    way = aggregate.removeprefix("magnitude").removeprefix("_")
+    way = aggregate.removeprefix("absolute").removeprefix("_")
     if way == "mean":
         return scores / requests
-    if way == "share":
+    if way == "normalised":
         return scores / scores.abs().sum(1, keepdim=True).clamp_min(torch.finfo(scores.dtype).tiny)
     if way == "rank":
         ordered = scores.sort(1).values

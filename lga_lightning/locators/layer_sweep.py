@@ -12,9 +12,9 @@ from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing import RROME, EditMethod, WeightDelta
 from lga_lightning.editing.delta import attached
 from lga_lightning.evaluation.evaluator import WIDEST
-from lga_lightning.evaluation.prompts import Question, questions_of
-from lga_lightning.evaluation.responses import Reply, ask
-from lga_lightning.evaluation.results import Outcome, compare, mean_scores
+from lga_lightning.evaluation.prompts import EvalPrompt, prompts_of
+from lga_lightning.evaluation.responses import Response, ask
+from lga_lightning.evaluation.results import EvalResult, compare_responses, mean_scores
 from lga_lightning.locators.base import Evidence, LayerLocator, knows_old_answer
 from lga_lightning.models.architecture import blocks
 from lga_lightning.models.cached_prompts import unedited
@@ -85,7 +85,7 @@ class _Exam:
         asked = [
             (row, question)
             for row, request in enumerate(requests)
-            for question in questions_of(request)
+            for question in prompts_of(request)
             if not question.group.startswith("portability")
         ]
         asked.sort(key=lambda one: len(one[1].prompt))  # similar lengths together
@@ -95,18 +95,18 @@ class _Exam:
 
     def scores(self, deltas: Sequence[WeightDelta]) -> Tensor:
         """Rewrite, rephrase and locality [B, 3] with an edit for each request, the last a mean over its kinds."""
-        results: list[list[Outcome]] = [[] for _ in self.requests]
+        results: list[list[EvalResult]] = [[] for _ in self.requests]
         with frozen(self.model):
             for part, before in zip(self._batches, self._before, strict=True):
                 for (row, question), was, now in zip(part, before, self._after(part, deltas), strict=True):
-                    results[row].append(compare(question, was, now))
+                    results[row].append(compare_responses(question, was, now))
         kinds = sorted({o.group for found in results for o in found if o.group.startswith("locality")})
         empty = torch.full((len(results),), torch.nan, dtype=torch.float64)
         locality = torch.stack([mean_scores(results, kind, "token")[:, 1] for kind in kinds] or [empty])
         others = [mean_scores(results, name, "token")[:, 1] for name in ("rewrite", "rephrase")]
         return torch.stack([*others, locality.nanmean(0)], dim=1)
 
-    def _after(self, part: Sequence[tuple[int, Question]], deltas: Sequence[WeightDelta]) -> list[Reply]:
+    def _after(self, part: Sequence[tuple[int, EvalPrompt]], deltas: Sequence[WeightDelta]) -> list[Response]:
         """Answers of the edited models."""
         if max(rank for delta in deltas for rank in delta.ranks.values()) <= WIDEST:
             edit = torch.tensor([row for row, _ in part])
@@ -114,7 +114,7 @@ class _Exam:
             return ask(
                 self.model, self.tokenizer, questions, lambda rows: attached(self.model, deltas, edit[rows]), None
             )
-        replies: dict[int, Reply] = {}  # wide edits are not gathered row by row, but asked about one after the other
+        replies: dict[int, Response] = {}  # wide edits are not gathered row by row, but asked about one after the other
         for owner in sorted({row for row, _ in part}):
             places = [place for place, (row, _) in enumerate(part) if row == owner]
             questions = [part[place][1] for place in places]

@@ -2,190 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, get_args
-
-import torch
-from torch import Tensor, nn
-
-from lga_lightning.data.requests import EditRequest
-from lga_lightning.exceptions import SettingError
 from lga_lightning.locators.aggregation import Aggregate
-from lga_lightning.locators.base import Evidence, LayerLocator
-from lga_lightning.locators.gram import matrix_gram, norm_gram, vector_gram
-from lga_lightning.metrics.accuracy import token_accuracy
-from lga_lightning.models.architecture import SCOPES, Scope, Site, attribution_sites, is_matrix, normalised
-from lga_lightning.models.encoding import EncodedAnswers, encode_answers
-from lga_lightning.models.hooks import OutputGradients, frozen, per_row
-from lga_lightning.models.likelihood import answer_logits, answer_nll, input_device
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-Measure = Literal["dot", "cosine", "new_norm", "dot_per_old_norm", "dot_per_new_norm"]
-MEASURES: tuple[str, ...] = get_args(Measure)
+from lga_lightning.locators.gradients import GradientLocator, Statistic
+from lga_lightning.models.architecture import Scope
 
 
-class LGA(LayerLocator):
-    """Scores a block by the inner product of the gradients of the old and of the new answer's loss.
+class LGA(GradientLocator):
+    """The paper's rule, exactly: S_l = sum_i <grad L(old_i | x_i), grad L(new_i | x_i)>, fences, argmax.
 
-    Old and new answers go through the frozen model in one batch, one forward and one backward pass. The products are
-    formed from activations and their gradients while the backward pass runs; no weight gradient is ever made.
-
-    The defaults are a rule that was chosen on development data (``docs/locators.md``): how strongly the new answer pulls at the
-    value that an edit would set, each request's pulls divided by their sum over the layers, with the neighbouring layers'
-    evidence. :class:`PaperLGA` is the paper's own rule.
+    For each request i, the inner product over the block's MLP weights of the gradients of the old and of the new answer's
+    mean token NLL, added up signed over requests; layers outside the Tukey fences [Q1 - kappa IQR, Q3 + kappa IQR] are left
+    out, and the highest score that is left is golden (section 4). The settings are ablations; the defaults are the paper's.
 
     Args:
-        scope: What gradients are taken of. ``value``: the output of the edited matrix at the subject's last token, which is what
-            an edit sets (v in ROME). Parameters: ``mlp_out`` (the matrix that is edited), ``mlp`` (all matrices of the
-            MLP), ``attention`` (all matrices of the attention), ``block`` (every parameter).
-        kappa: Width of the Tukey fences, in interquartile ranges; None for no fences.
-        aggregate: How requests are added up, see :func:`lga_lightning.locators.aggregation.contributions`. ``share`` divides each
-            request's scores by the sum of their absolute values over the layers. ``sum`` adds them up as they are, as the
-            paper does. ``magnitude`` adds up absolute values.
-        measure: What is compared. ``new_norm``: |g_new|. ``dot``: <g_old, g_new>, the paper's; it is positive where the model
-            knows neither answer and negative where it knows the old one, at all layers alike, so with facts that the model
-            knows its sum favours layers that have *little* to do with the answer. ``cosine``; ``dot_per_old_norm``
-            <g_old, g_new> / |g_old|; ``dot_per_new_norm`` <g_old, g_new> / |g_new|.
-        neighbours: A layer's contributions are the means over it and so many layers on either side.
+        scope: Which parameters of a block count, as for :class:`GradientLocator`.
+        kappa: Width of the fences; None for no fences.
+        aggregate: How requests are added up, as for :class:`GradientLocator`.
+        statistic: What is compared, as for :class:`GradientLocator`.
+        neighbours: How many layers on either side share their evidence.
     """
-
-    columns = ("scores", "cosine", "old_norm", "new_norm")
 
     def __init__(
         self,
-        scope: Scope = "value",
+        scope: Scope = "mlp",
         kappa: float | None = 1.0,
-        aggregate: Aggregate = "share",
-        measure: Measure = "new_norm",
-        neighbours: int = 1,
+        aggregate: Aggregate = "sum",
+        statistic: Statistic = "dot",
+        neighbours: int = 0,
     ) -> None:
-        super().__init__(kappa, aggregate, neighbours)
-        if scope not in SCOPES:
-            raise SettingError(f"`scope` must be one of {list(SCOPES)}, got {scope!r}.")
-        if measure not in MEASURES:
-            raise SettingError(f"`measure` must be one of {list(MEASURES)}, got {measure!r}.")
-        self.scope: Scope = scope
-        self.measure: Measure = measure
-
-    def score(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, requests: Sequence[EditRequest]
-    ) -> Evidence:
-        """Per-request scores (the measure), cosines and gradient norms of every block.
-
-        Args:
-            model: A causal language model, on any device, in any dtype.
-            tokenizer: Its fast tokenizer.
-            requests: B requests with old targets.
-
-        Returns:
-            Values [B, 4, L] in the order of ``columns``, on the device of the token ids.
-
-        Raises:
-            ValueError: If a request has no old target.
-        """
-        batch = encode_pairs(tokenizer, requests).to(input_device(model))
-        gram, logits = gradient_grams(model, batch, self.scope)
-        # a gradient of zero may come out a rounding error below zero
-        old, new = (gram[..., side, side].clamp_min(0).sqrt() for side in range(2))
-        dot = gram[..., 0, 1]
-        cosine = dot / (old * new).clamp_min(torch.finfo(dot.dtype).tiny)
-        measured = measures(dot, cosine, old, new)[self.measure]
-        values = torch.stack([measured, cosine, old, new], dim=1)
-        right = token_accuracy(logits.argmax(-1), batch.labels)
-        return Evidence(values, known=right[::2] == 1)
-
-    def settings(self, model: PreTrainedModel) -> dict[str, Any]:
-        """Scope and measure."""
-        return {"scope": self.scope, "measure": self.measure}
-
-
-class PaperLGA(LGA):
-    """LGA as in the paper: signed inner products of gradients of parameters, summed over requests, fences, argmax.
-
-    Args:
-        scope: Which parameters of a block count, as for :class:`LGA`.
-        kappa: Width of the Tukey fences.
-    """
-
-    def __init__(self, scope: Scope = "mlp", kappa: float | None = 1.0) -> None:
-        super().__init__(scope, kappa, aggregate="sum", measure="dot", neighbours=0)
-
-
-def measures(dot: Tensor, cosine: Tensor, old: Tensor, new: Tensor) -> dict[str, Tensor]:
-    """All measures of the same gradients.
-
-    Args:
-        dot: Their inner products.
-        cosine: Their cosines.
-        old: Norms of those of the old answer.
-        new: Norms of those of the new answer.
-    """
-    tiny = torch.finfo(dot.dtype).tiny
-    return {
-        "dot": dot,
-        "cosine": cosine,
-        "new_norm": new,
-        "dot_per_old_norm": dot / old.clamp_min(tiny),
-        "dot_per_new_norm": dot / new.clamp_min(tiny),
-    }
-
-
-def encode_pairs(tokenizer: PreTrainedTokenizerBase, requests: Sequence[EditRequest]) -> EncodedAnswers:
-    """The old (row 2i) and the new answer (row 2i + 1) of every request i.
-
-    Raises:
-        ValueError: If a request has no old target.
-    """
-    answers: list[str] = []
-    for request in requests:
-        if request.target_old is None:
-            raise ValueError(f"LGA needs an old target; the request {request.prompt!r} has none.")
-        answers += [request.target_old, request.target_new]
-    prompts = [request.prompt for request in requests for _ in range(2)]
-    ends = [request.subject_end for request in requests for _ in range(2)]
-    return encode_answers(tokenizer, prompts, answers, ends)
-
-
-def gradient_grams(model: PreTrainedModel, batch: EncodedAnswers, scope: Scope) -> tuple[Tensor, Tensor]:
-    """Inner products between the gradients of the two answers' losses, over each block's parameters or its value.
-
-    Args:
-        model: A causal language model with L blocks.
-        batch: 2B rows, 2i and 2i + 1 the two answers of request i, on the model's device.
-        scope: What gradients are taken of.
-
-    Returns:
-        [B, L, 2, 2] Gram matrices, and the logits [2B, A, V] at the answers.
-    """
-    sites = attribution_sites(model, scope)
-    grams: list[Tensor | None] = [None] * len(sites)
-    rows = torch.arange(len(batch))
-
-    def receive(key: tuple[int, Site], inputs: Tensor, gradients: Tensor) -> None:
-        layer, site = key
-        inputs, gradients = per_row(inputs, len(batch)), per_row(gradients, len(batch))
-        if scope == "value":
-            gram = vector_gram(gradients[rows, batch.subject.to(gradients.device)])
-        else:
-            gram = _site_gram(site.module, inputs, gradients, site.bias)
-        sum_so_far = grams[layer]
-        grams[layer] = gram if sum_so_far is None else sum_so_far + gram
-
-    watcher = OutputGradients(receive)
-    modules: list[tuple[tuple[int, Site], nn.Module]] = [
-        ((layer, site), site.module) for layer, found in enumerate(sites) for site in found
-    ]
-    with torch.inference_mode(False), torch.enable_grad(), frozen(model), watcher.watch(modules):
-        logits = answer_logits(model, batch)
-        # the sum, not the mean: requests do not scale each other
-        watcher.backward(answer_nll(logits, batch.labels).sum())
-    collected = [gram.to(batch.labels.device) for gram in grams if gram is not None]
-    return torch.stack(collected, dim=1), logits.detach()
-
-
-def _site_gram(module: nn.Module, inputs: Tensor, gradients: Tensor, bias: bool) -> Tensor:
-    if is_matrix(module):
-        return matrix_gram(inputs, gradients, bias)
-    return norm_gram(normalised(module, inputs), gradients, bias)
+        super().__init__(scope, kappa, aggregate, statistic, neighbours)

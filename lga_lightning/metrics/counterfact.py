@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 
-def success(nll: Tensor, rival_nll: Tensor) -> Tensor:
+def success(nll: Tensor, alternative_nll: Tensor) -> Tensor:
     """Whether an answer is more likely than its rival, by the mean negative log-likelihood of its tokens.
 
     On rewrite and rephrase prompts the answer is the new target and the rival the old one: the mean is ES and PS. On
@@ -13,7 +13,7 @@ def success(nll: Tensor, rival_nll: Tensor) -> Tensor:
 
     Args:
         nll: [N] nats a token.
-        rival_nll: [N] nats a token.
+        alternative_nll: [N] nats a token.
 
     Returns:
         [N] 0 or 1.
@@ -23,17 +23,17 @@ def success(nll: Tensor, rival_nll: Tensor) -> Tensor:
         >>> success(torch.tensor([0.5, 2.0]), torch.tensor([1.0, 1.0]))
         tensor([1., 0.], dtype=torch.float64)
     """
-    return (nll < rival_nll).double()
+    return (nll < alternative_nll).double()
 
 
-def magnitude(nll: Tensor, rival_nll: Tensor) -> Tensor:
+def magnitude(nll: Tensor, alternative_nll: Tensor) -> Tensor:
     """By how much an answer is more likely than its rival: p(answer) - p(rival), with p = exp(-mean NLL).
 
     The means are EM, PM and NM, for the same prompts as ES, PS and NS.
 
     Args:
         nll: [N] nats a token.
-        rival_nll: [N] nats a token.
+        alternative_nll: [N] nats a token.
 
     Returns:
         [N] differences between -1 and 1.
@@ -43,7 +43,7 @@ def magnitude(nll: Tensor, rival_nll: Tensor) -> Tensor:
         >>> magnitude(torch.tensor([0.0]), torch.tensor([0.5]).log().neg())
         tensor([0.5000], dtype=torch.float64)
     """
-    return (-nll.double()).exp() - (-rival_nll.double()).exp()
+    return (-nll.double()).exp() - (-alternative_nll.double()).exp()
 
 
 def harmonic_mean(values: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ def unedited(rows: Tensor) -> AbstractContextManager[None]:
     return nullcontext()
 
 
-class Prompts:
+class CachedPrompts:
     """A batch of prompts in a model's key-value cache.
 
     The prompts are padded on the left, so that all of them end at the same place; their positions are those of the text.

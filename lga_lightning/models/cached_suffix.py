@@ -16,14 +16,14 @@ from torch import Tensor
 
 from lga_lightning.models.architecture import blocks
 from lga_lightning.models.encoding import EncodedAnswers
-from lga_lightning.models.hooks import Entry, entered_at, logits_at
+from lga_lightning.models.hooks import BlockInput, entered_at, logits_at
 from lga_lightning.utils.tensors import at_least_float32
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-class Continuation:
+class CachedSuffix:
     """A batch split at each row's subject: token 0 of what is left is the subject's last token in every row.
 
     Args:
@@ -38,7 +38,7 @@ class Continuation:
     def __init__(self, model: PreTrainedModel, batch: EncodedAnswers, layer: int = 0) -> None:
         self.model = model
         self.layer = layer
-        self._entry = Entry()
+        self._entry = BlockInput()
         starts, device = batch.subject, batch.input_ids.device
         width = int(starts.max())
         # the beginning is padded on the left, so that distances in the cache are those of the text
@@ -67,7 +67,7 @@ class Continuation:
                         input_ids=prefix, attention_mask=in_prefix, position_ids=positions, use_cache=True
                     ).past_key_values
 
-    def select(self, rows: Tensor) -> Continuation:
+    def select(self, rows: Tensor) -> CachedSuffix:
         """Some of the rows.
 
         Args:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lga_lightning.models.cached_prompts import Prompts
+from lga_lightning.models.cached_prompts import CachedPrompts
 from lga_lightning.models.encoding import without_eos
 from lga_lightning.models.hooks import frozen
 from lga_lightning.models.likelihood import input_device
@@ -33,13 +33,13 @@ def greedy_answers(
         One answer a prompt, without white space around it; "" where the model says nothing before a stop.
     """
     with frozen(model):
-        asked = Prompts(model, tokenizer, prompts)
+        asked = CachedPrompts(model, tokenizer, prompts)
         texts = asked.continuations(max_new_tokens, full_stops([1] * len(asked)))
-    return [cuts(text)[0] for text in texts]
+    return [answer_prefixes(text)[0] for text in texts]
 
 
 def full_stops(counts: Sequence[int]) -> Callable[[int, str], bool]:
-    """When a row of :meth:`Prompts.continuations` is finished: at a newline, or at a given full stop.
+    """When a row of :meth:`CachedPrompts.continuations` is finished: at a newline, or at a given full stop.
 
     Args:
         counts: How many full stops end a row.
@@ -53,7 +53,7 @@ def full_stops(counts: Sequence[int]) -> Callable[[int, str], bool]:
     return finished
 
 
-def cuts(text: str) -> list[str]:
+def answer_prefixes(text: str) -> list[str]:
     r"""The beginnings of a text that a stop may have ended: up to its first newline, cut at each full stop or not at all.
 
     Example:
@@ -107,12 +107,12 @@ def sample(
     first = next(i for i in (tokenizer.bos_token_id, tokenizer.eos_token_id, 0) if i is not None)
     ids = torch.full((rows, 1), first, device=device)
     with seeded(device, seed):
-        output = _continued(model, tokenizer, ids, torch.ones_like(ids), **drawn(length - 1), top_k=0)
+        output = _continued(model, tokenizer, ids, torch.ones_like(ids), **sampling_options(length - 1), top_k=0)
     texts: list[list[int]] = output.tolist()
     return texts
 
 
-def drawn(length: int) -> dict[str, Any]:
+def sampling_options(length: int) -> dict[str, Any]:
     """Options of :func:`generate`: exactly so many new tokens, drawn by the model's own probabilities."""
     return {
         "min_new_tokens": length,

@@ -126,7 +126,7 @@ def first_tensor(output: Any) -> Tensor:
 
 
 @dataclass
-class Entry:
+class BlockInput:
     """What goes into a block, kept from a pass so that later passes can begin there.
 
     Attributes:
@@ -139,7 +139,7 @@ class Entry:
 
 
 @contextmanager
-def entered_at(blocks: Sequence[nn.Module], layer: int, entry: Entry) -> Iterator[None]:
+def entered_at(blocks: Sequence[nn.Module], layer: int, entry: BlockInput) -> Iterator[None]:
     """Within the block, passes over the same rows run the blocks below ``layer`` only the first time.
 
     Args:
@@ -159,14 +159,14 @@ def entered_at(blocks: Sequence[nn.Module], layer: int, entry: Entry) -> Iterato
     with ExitStack() as stack:
         if layer:
             if entry.hidden is not None:
-                stack.enter_context(skipped(blocks[:layer], entry.in_tuple))
+                stack.enter_context(bypass_blocks(blocks[:layer], entry.in_tuple))
             stack.callback(blocks[layer].register_forward_pre_hook(enter).remove)
             stack.callback(blocks[layer].register_forward_hook(look).remove)
         yield
 
 
 @contextmanager
-def skipped(blocks: Iterable[nn.Module], in_tuple: bool = False) -> Iterator[None]:
+def bypass_blocks(blocks: Iterable[nn.Module], in_tuple: bool = False) -> Iterator[None]:
     """Within the block, transformer blocks hand the hidden states on, and compute nothing.
 
     A hook cannot keep a module from computing, so its ``forward`` is covered up for as long as the block lasts.
@@ -190,7 +190,7 @@ def skipped(blocks: Iterable[nn.Module], in_tuple: bool = False) -> Iterator[Non
         yield
 
 
-class _EnoughError(Exception):
+class StopForward(Exception):  # noqa: N818 - no error, a signal, as StopIteration
     """Ends a forward pass."""
 
 
@@ -199,12 +199,12 @@ def ends_after(module: nn.Module) -> Iterator[None]:
     """Within the block, the model's forward pass ends when a module is through, and the block with it."""
 
     def stop(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        raise _EnoughError
+        raise StopForward
 
     handle = module.register_forward_hook(stop)
     try:
         yield
-    except _EnoughError:
+    except StopForward:
         pass
     finally:
         handle.remove()

@@ -14,11 +14,11 @@ from torch import Tensor
 from lga_lightning.data.batching import RequestBatch
 from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing import RROME, EditMethod, WeightDelta
-from lga_lightning.editing.base import Sought, ascending
-from lga_lightning.editing.session import EditingRun
-from lga_lightning.evaluation.evaluator import Evaluation, evaluate
-from lga_lightning.evaluation.results import Outcome
-from lga_lightning.locators import LGA, LayerLocator, LayerSweep
+from lga_lightning.editing.base import EditTargets, ascending
+from lga_lightning.editing.session import EditSession
+from lga_lightning.evaluation.evaluator import EvaluationConfig, evaluate
+from lga_lightning.evaluation.results import EvalResult
+from lga_lightning.locators import LayerLocator, LayerSweep, ValueGradient
 from lga_lightning.locators.score_requests import score_requests
 from lga_lightning.models.architecture import blocks
 from lga_lightning.models.chat import ChatTokenizer, plain
@@ -42,7 +42,7 @@ class LGAModule(L.LightningModule):
         layer: The block to edit: a number, several (``4-8``, or a list), ``golden`` (what ``fit`` left in
             ``--trainer.default_root_dir``; a window around it for MEMIT, AlphaEdit and PMET), ``default`` (what is published for the
             model and the method, or a choice by depth), or the path of an attribution.json.
-        locator: How layers are scored; LGA by default.
+        locator: How layers are scored; ValueGradient by default.
         editor: How facts are edited; R-ROME by default.
         mode: ``independent`` edits each request alone, on the unedited model; ``batch`` all together; ``sequential`` in the
             order of the data, a batch of ``--data.batch_size`` at a time, with what was edited before in place. The last two
@@ -69,7 +69,7 @@ class LGAModule(L.LightningModule):
         self.model_name = model_name
         self.layer = layer
         self.editor = editor or RROME()
-        self.take_locator(locator or LGA())
+        self.take_locator(locator or ValueGradient())
         self.given_mode = mode
         self.mode: Mode = mode or "independent"
         self.only_known = only_known
@@ -80,11 +80,11 @@ class LGAModule(L.LightningModule):
         self.chat_template = False
         self.edited_layers: list[int] = []
         self.layer_source = ""
-        self.evaluation = Evaluation()
+        self.evaluation = EvaluationConfig()
         self.deltas: list[WeightDelta] = []
         self.drift: list[Drift] = []
-        self._run: EditingRun | None = None
-        self._sought: list[Sought] = []
+        self._run: EditSession | None = None
+        self._sought: list[EditTargets] = []
 
     def take_locator(self, locator: LayerLocator) -> None:
         """Score layers by another locator from now on; a sweep edits as the module does, if it does not say how."""
@@ -146,7 +146,7 @@ class LGAModule(L.LightningModule):
         if self.layer == "default":
             self.edited_layers, self.layer_source = self.editor.default_layers(llm), "default of the method"
         self.edited_layers = ascending(llm, self.edited_layers)
-        self._run = EditingRun(self.editor, llm, tokenizer, self.edited_layers)
+        self._run = EditSession(self.editor, llm, tokenizer, self.edited_layers)
         self.deltas, self.drift, self._sought = [], [], []
 
     def on_predict_start(self) -> None:
@@ -161,7 +161,7 @@ class LGAModule(L.LightningModule):
 
         Returns:
             ``index`` [B] and ``outcomes``, a list for each of the B requests: what became of its questions, with the fields of
-            :class:`~lga_lightning.evaluation.results.Outcome`. The edits are in ``deltas``.
+            :class:`~lga_lightning.evaluation.results.EvalResult`. The edits are in ``deltas``.
         """
         if self.mode != "independent":
             return self._edit_together(batch, batch_idx)
@@ -182,14 +182,14 @@ class LGAModule(L.LightningModule):
         )
         last = batch_idx == int(loaders[0]) - 1
         if self.mode == "batch":
-            self._sought.append(self.editor.seek(llm, tokenizer, batch.requests, self.edited_layers))
+            self._sought.append(self.editor.optimize_targets(llm, tokenizer, batch.requests, self.edited_layers))
             if last:
                 everything = type(self._sought[0]).join(self._sought)
                 for count in milestones(len(everything.requests)):
-                    run = EditingRun(self.editor, llm, tokenizer, self.edited_layers)
-                    run.edit_sought(everything.first(count))
+                    run = EditSession(self.editor, llm, tokenizer, self.edited_layers)
+                    run.edit_targets(everything.first(count))
                     self._note_drift(run)
-                self._run.edit_sought(everything)
+                self._run.edit_targets(everything)
         else:
             before = len(self._run.requests)
             self._run.edit(batch.requests, len(batch.requests))
@@ -210,7 +210,7 @@ class LGAModule(L.LightningModule):
         records = [[asdict(outcome) for outcome in of_request] for of_request in outcomes]
         return {"index": torch.tensor(index, dtype=torch.long, device=self.device), "outcomes": records}
 
-    def _note_drift(self, run: EditingRun) -> None:
+    def _note_drift(self, run: EditSession) -> None:
         """How the requests edited so far fare, by teacher-forced scores."""
         quick = replace(self.evaluation, generate=False, fluency=False)
         outcomes = evaluate(*self.language_model, run.requests, [run.delta] * len(run.requests), quick)
@@ -241,7 +241,7 @@ class Drift:
 
     edits: int
     change: dict[int, float]
-    outcomes: list[list[Outcome]]
+    outcomes: list[list[EvalResult]]
 
 
 def milestones(count: int) -> list[int]:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import lightning as L
 
-from lga_lightning.covariance.accumulator import SecondMoments
+from lga_lightning.covariance.accumulator import CovarianceAccumulator
 from lga_lightning.covariance.batches import PIECES, SAMPLED, batches, token_budget
 from lga_lightning.covariance.estimate import finish, restore_partial, save_partial
-from lga_lightning.covariance.store import MomentKey, load_moment
+from lga_lightning.covariance.store import CovarianceKey, load_covariance
 from lga_lightning.editing.base import ascending
 from lga_lightning.exceptions import SettingError
 from lga_lightning.models.architecture import blocks
@@ -60,8 +60,8 @@ class MomentsModule(L.LightningModule):
         self.dtype_name, self.attn_implementation = dtype, attn_implementation
         self.llm: PreTrainedModel | None = None
         self.tokenizer: PreTrainedTokenizerBase | None = None
-        self.key: MomentKey | None = None
-        self.moments: SecondMoments | None = None
+        self.key: CovarianceKey | None = None
+        self.moments: CovarianceAccumulator | None = None
         self.done = 0
 
     def configure_model(self) -> None:
@@ -73,13 +73,13 @@ class MomentsModule(L.LightningModule):
         """What is left to do for this process."""
         llm, tokenizer = self._loaded()
         self.tokens = self.tokens or token_budget(llm, 0)
-        self.key = MomentKey.of(llm, tokenizer, self.text, self.tokens, self.sequence_length)
+        self.key = CovarianceKey.of(llm, tokenizer, self.text, self.tokens, self.sequence_length)
         self.key.folder.mkdir(parents=True, exist_ok=True)
         wanted = ascending(llm, _named(self.layers, len(blocks(llm))))
-        missing = [layer for layer in wanted if load_moment(self.key.folder, layer, self.key) is None]
+        missing = [layer for layer in wanted if load_covariance(self.key.folder, layer, self.key) is None]
         if not missing:
             return MomentBatches(iter(()), 0, 0, 1)
-        self.moments = SecondMoments(llm, missing).to(self.device)
+        self.moments = CovarianceAccumulator(llm, missing).to(self.device)
         self.done = restore_partial(self.moments, self.key)
         if self.global_rank:  # the sums so far count once
             self.moments.reset()

@@ -11,7 +11,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from lga_lightning.results.comparison import Comparison, Row
+from lga_lightning.results.comparison import Comparison, LocatorRow
 from lga_lightning.results.regret import Candidate, Interval
 from lga_lightning.utils.io import write_text, write_whole
 
@@ -62,7 +62,7 @@ def leave_comparison(result: Comparison, root: Path) -> None:
         result: The comparison.
         root: Where the files go.
     """
-    sheets = [found for found in (*standings_sheets(result), curve_sheet(result), candidates_sheet(result)) if found]
+    sheets = [found for found in (*regret_sheets(result), curve_sheet(result), candidates_sheet(result)) if found]
     result.save(root)
     text = f"# Locators compared on {result.model}\n\n" + "\n".join(sheet.markdown() for sheet in sheets)
     write_text(root / MARKDOWN_FILE, text)
@@ -73,28 +73,28 @@ def leave_comparison(result: Comparison, root: Path) -> None:
     console.print(f"Files: {root}/comparison.md, comparison.json, comparison.png", highlight=False, soft_wrap=True)
 
 
-def standings_sheets(result: Comparison) -> list[Sheet]:
+def regret_sheets(result: Comparison) -> list[Sheet]:
     """How the locators' layers stand on each test set."""
     sheets = []
-    for number, truth in enumerate(result.truths):
-        best = truth.scores[truth.best_layer]
+    for number, sweep in enumerate(result.sweeps):
+        best = sweep.scores[sweep.best_layer]
         rows = [
             [
                 row.name,
                 str(row.layer),
                 f"{row.confidence:.0%}",
                 *_points(row, number),
-                "/".join(str(int(row.standings[number].hit(k))) for k in (1, 3, 5)),
+                "/".join(str(int(row.regrets[number].hit(k))) for k in (1, 3, 5)),
                 f"{row.seconds:.1f}",
                 f"{row.speed_up:,.0f}x" if row.seconds > 0.1 else "",
             ]
             for row in result.rows
         ]
         references = [
-            ["best fixed layer", str(truth.best_layer), "", f"{best:.1f}", "0.0", f"{truth.optimum - best:.1f}"],
-            ["best layer of each request", "", "", f"{truth.optimum:.1f}", "", "0.0"],
+            ["best fixed layer", str(sweep.best_layer), "", f"{best:.1f}", "0.0", f"{sweep.optimum - best:.1f}"],
+            ["best layer of each request", "", "", f"{sweep.optimum:.1f}", "", "0.0"],
         ]
-        rows += [[*cells, "", f"{truth.seconds:.1f}", "1x"] for cells in references]
+        rows += [[*cells, "", f"{sweep.seconds:.1f}", "1x"] for cells in references]
         headings = ("locator", "layer", "sure", "score", "regret", "gap", "hit@\n1/3/5", "seconds", "speed-\nup")
         what = "Layers picked on" if number == 0 else "Carried over from"
         note = (
@@ -102,14 +102,14 @@ def standings_sheets(result: Comparison) -> list[Sheet]:
             "requests. Regret: what the best fixed layer has more. Gap: what the best layer of each request by itself has more. "
             "Speed-up: over the sweep, for as many requests."
         )
-        if truth.own_layer is not None:
-            lost = best - truth.scores[truth.own_layer]
+        if sweep.own_layer is not None:
+            lost = best - sweep.scores[sweep.own_layer]
             note += (
-                f" The layer that {result.rows[0].name} picks on proxies of this data set itself: {truth.own_layer}, with a regret "
+                f" The layer that {result.rows[0].name} picks on proxies of this data set itself: {sweep.own_layer}, with a regret "
                 f"of {lost:.1f}."
             )
         count = result.rows[0].num_requests
-        title = f"{what} {count} proxies of {result.proxies}, judged on {truth.num_requests} tests of {truth.data}"
+        title = f"{what} {count} proxies of {result.proxies}, judged on {sweep.num_requests} tests of {sweep.data}"
         sheets.append(Sheet(title, headings, rows, note))
     return sheets
 
@@ -135,7 +135,7 @@ def candidates_sheet(result: Comparison) -> Sheet | None:
     """Every rule, the best first."""
     if not result.candidates:
         return None
-    headings = ("scope, measure, aggregate", "fences", "neighbours", "layer", "sure", "regret", "expected")
+    headings = ("scope, statistic, aggregate", "fences", "neighbours", "layer", "sure", "regret", "expected")
     rows = [_candidate(candidate) for candidate in result.candidates]
     note = f"Regret: with all proxies. Expected: with {result.candidates[0].requests} of them."
     return Sheet(f"All {len(rows)} rules of LGA, by expected regret", headings, rows, note)
@@ -152,10 +152,10 @@ def draw_comparison(result: Comparison, path: Path) -> None:
 
     figure = Figure(figsize=(13, 5), layout="constrained")
     left, right = figure.subplots(1, 2)
-    truth = result.truths[0]
-    layers = range(len(truth.scores))
-    left.plot(layers, truth.scores, color="black", linewidth=2.5, label="score: their mean")
-    for name, values in truth.parts.items():
+    sweep = result.sweeps[0]
+    layers = range(len(sweep.scores))
+    left.plot(layers, sweep.scores, color="black", linewidth=2.5, label="score: their mean")
+    for name, values in sweep.parts.items():
         left.plot(layers, values, linewidth=1, linestyle="--", label=name)
     low, high = left.get_ylim()
     left.set_ylim(low, high + 0.16 * (high - low))
@@ -164,7 +164,7 @@ def draw_comparison(result: Comparison, path: Path) -> None:
         by_layer.setdefault(row.layer, []).append(row.name)
     for place, (layer, names) in enumerate(sorted(by_layer.items())):
         left.axvline(layer, color="grey", linewidth=0.8)
-        last = layer > 0.6 * len(truth.scores)
+        last = layer > 0.6 * len(sweep.scores)
         left.annotate(
             " · ".join(names),
             (layer, high + (0.15 - 0.04 * (place % 4)) * (high - low)),
@@ -178,7 +178,7 @@ def draw_comparison(result: Comparison, path: Path) -> None:
     left.set_xlabel("layer that is edited")
     left.set_ylabel("points")
     left.set_title(
-        f"Edits of {truth.num_requests} test requests at every layer of {Path(result.model).name}", fontsize=11
+        f"Edits of {sweep.num_requests} test requests at every layer of {Path(result.model).name}", fontsize=11
     )
     left.legend(loc="lower left", fontsize=8)
     for row in result.rows:
@@ -186,10 +186,10 @@ def draw_comparison(result: Comparison, path: Path) -> None:
             sizes = [point.requests for point in row.points]
             right.plot(sizes, [point.regret for point in row.points], marker="o", label=row.name)
         else:
-            right.axhline(row.standings[0].regret, linestyle=":", color="grey")
+            right.axhline(row.regrets[0].regret, linestyle=":", color="grey")
             right.annotate(
                 row.name,
-                (0.99, row.standings[0].regret),
+                (0.99, row.regrets[0].regret),
                 xycoords=("axes fraction", "data"),
                 xytext=(0, 2),
                 textcoords="offset points",
@@ -209,8 +209,8 @@ def draw_comparison(result: Comparison, path: Path) -> None:
     write_whole(path, lambda scratch: figure.savefig(scratch, dpi=130))
 
 
-def _points(row: Row, number: int) -> list[str]:
-    found = row.standings[number]
+def _points(row: LocatorRow, number: int) -> list[str]:
+    found = row.regrets[number]
     pairs: list[tuple[float, Interval]] = [
         (found.score, found.score_interval),
         (found.regret, found.regret_interval),
@@ -227,7 +227,7 @@ def _stacked(cell: str) -> str:
 
 def _candidate(candidate: Candidate) -> list[str]:
     return [
-        f"{candidate.scope}, {candidate.measure}, {candidate.aggregate}",
+        f"{candidate.scope}, {candidate.statistic}, {candidate.aggregate}",
         "none" if candidate.kappa is None else f"{candidate.kappa:g}",
         str(candidate.neighbours),
         str(candidate.layer),

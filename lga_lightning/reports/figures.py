@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from lga_lightning.reports.wording import score_in_words
-from lga_lightning.results.attribution import Attribution
+from lga_lightning.results.attribution import LocatorResult
 from lga_lightning.utils.io import write_whole
 
 
-def draw_layers(attribution: Attribution, path: Path) -> None:
+def draw_layers(attribution: LocatorResult, path: Path) -> None:
     """Draw the score of every layer with its standard error, the fences, and the golden layer.
 
     Args:

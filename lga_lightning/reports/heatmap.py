@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lga_lightning.locators.causal_tracing import GROUPS, KINDS
-from lga_lightning.results.attribution import Attribution
+from lga_lightning.results.attribution import LocatorResult
 from lga_lightning.utils.io import write_whole
 
 HEAT_MAP_FILE = "heat_map.png"
@@ -22,7 +22,7 @@ _GROUPS = (
 _COLOURS = {"block": "Purples", "mlp": "Greens", "attention": "Reds"}
 
 
-def draw_heat_map(attribution: Attribution, path: Path) -> None:
+def draw_heat_map(attribution: LocatorResult, path: Path) -> None:
     """Draw average indirect effects by token group and layer, and below them as curves with bands of 1.96 sigma / sqrt(n).
 
     Args:

@@ -23,7 +23,7 @@ from lga_lightning.reports.wording import (
     score_in_words,
     what_would_settle,
 )
-from lga_lightning.results.attribution import ATTRIBUTION_FILE, SCHEMA, Attribution
+from lga_lightning.results.attribution import ATTRIBUTION_FILE, SCHEMA, LocatorResult
 from lga_lightning.results.validation import REQUESTS_FILE, SIDES, VALIDATION_FILE
 from lga_lightning.utils.io import write_text
 
@@ -68,7 +68,7 @@ def render_report(root: Path) -> str:
             notes.append(f"{name} could not be read, so its part is missing: {type(error).__name__}: {error}")
             return None
 
-    attribution = part(ATTRIBUTION_FILE, Attribution.load)
+    attribution = part(ATTRIBUTION_FILE, LocatorResult.load)
     sweep = attribution and _find_sweep(root, attribution)
     layers = part(ATTRIBUTION_FILE, lambda path: _layers(attribution, sweep, root)) if attribution else None
     edits = part(VALIDATION_FILE, lambda path: _edits(json.loads(path.read_text(encoding="utf-8"))))
@@ -97,7 +97,7 @@ def render_report(root: Path) -> str:
     )
 
 
-def _layers(attribution: Attribution, sweep: Attribution | None, root: Path) -> Content:
+def _layers(attribution: LocatorResult, sweep: LocatorResult | None, root: Path) -> Content:
     """What the page says about the choice of the layer."""
     choice, found = attribution.choice, attribution.relations
     score = score_in_words(attribution).translate(str.maketrans("", "", "${}"))
@@ -154,13 +154,13 @@ def _layers(attribution: Attribution, sweep: Attribution | None, root: Path) -> 
     }
 
 
-def _find_sweep(root: Path, attribution: Attribution) -> Attribution | None:
+def _find_sweep(root: Path, attribution: LocatorResult) -> LocatorResult | None:
     """The newest sweep of the same model in the folder, or in a folder in it; None if the attribution is one itself."""
     found = [*root.glob("attribution*.json"), *root.glob(f"*/{ATTRIBUTION_FILE}")]
     paths = [path for path in found if path.is_file()]
     for path in [] if is_sweep(attribution) else sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True):
         try:
-            sweep = Attribution.load(path)
+            sweep = LocatorResult.load(path)
             same = sweep.model == attribution.model and len(sweep.choice.scores) == len(attribution.choice.scores)
         except UNREADABLE:
             continue
@@ -169,7 +169,7 @@ def _find_sweep(root: Path, attribution: Attribution) -> Attribution | None:
     return None
 
 
-def _sweep(sweep: Attribution, golden: int) -> Content:
+def _sweep(sweep: LocatorResult, golden: int) -> Content:
     scores, best = sweep.choice.scores, sweep.choice.golden_layer
     return {
         "data": sweep.data,

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from lga_lightning.results.attribution import Attribution
+from lga_lightning.results.attribution import LocatorResult
 
 WIDTH, HEIGHT = 680, 320
 LEFT, RIGHT, TOP, BOTTOM = 62, 14, 30, 46
@@ -106,7 +106,7 @@ class Chart:
     bottom: int = HEIGHT - BOTTOM
 
 
-def layer_chart(attribution: Attribution, y_name: str, sweep: Attribution | None = None) -> Chart:
+def layer_chart(attribution: LocatorResult, y_name: str, sweep: LocatorResult | None = None) -> Chart:
     """Scores of the layers as bars with their standard errors, and a sweep's as a curve with an axis of its own.
 
     The axis ends where the scores within the fences do; what is longer is cut, with its number beside it. A sweep that is
@@ -196,12 +196,12 @@ def drift_chart(edits: Sequence[int], columns: Mapping[str, Sequence[Number]]) -
     )
 
 
-def is_sweep(attribution: Attribution) -> bool:
+def is_sweep(attribution: LocatorResult) -> bool:
     """Whether an attribution's scores are what edits scored at each layer."""
     return attribution.locator == "LayerSweep"
 
 
-def _bar(layer: int, attribution: Attribution, centre: float, width: float, scale: Scale, error: float) -> Bar:
+def _bar(layer: int, attribution: LocatorResult, centre: float, width: float, scale: Scale, error: float) -> Bar:
     choice = attribution.choice
     score, zero = choice.scores[layer], scale(0)
     tip = scale(score)
@@ -227,7 +227,7 @@ def _bar(layer: int, attribution: Attribution, centre: float, width: float, scal
     )
 
 
-def _said_of(layer: int, attribution: Attribution, error: float, sweep: Attribution | None) -> str:
+def _said_of(layer: int, attribution: LocatorResult, error: float, sweep: LocatorResult | None) -> str:
     choice = attribution.choice
     role = " (golden)" if layer == choice.golden_layer else " (outside the fences)" if layer in choice.excluded else ""
     said = f"Layer {layer}{role}: {choice.scores[layer]:.4g}" + (f" ± {error:.2g}" if error else "")

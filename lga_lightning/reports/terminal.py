@@ -9,14 +9,14 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from lga_lightning.covariance.store import MomentKey
+from lga_lightning.covariance.store import CovarianceKey
 from lga_lightning.locators.aggregation import RelationLayers
 from lga_lightning.reports.wording import mode_in_words, name_layers, relations_verdict, remarks, what_would_settle
-from lga_lightning.results.attribution import Attribution
+from lga_lightning.results.attribution import LocatorResult
 from lga_lightning.results.validation import SIDES
 
 
-def print_attribution(attribution: Attribution, root: Path, top: int = 8) -> None:
+def print_attribution(attribution: LocatorResult, root: Path, top: int = 8) -> None:
     """Print the best layers and how sure the choice is.
 
     Args:
@@ -118,7 +118,7 @@ def print_written(content: Mapping[str, Any], folder: Path, merged: bool) -> Non
     console.print(f"{what}: {folder}", highlight=False, soft_wrap=True)
 
 
-def print_moments(key: MomentKey) -> None:
+def print_moments(key: CovarianceKey) -> None:
     """Print where the second moments are, and how to use them."""
     console = Console()
     layers = sorted(int(path.stem) for path in key.folder.glob("*.safetensors") if path.stem.isdigit())

@@ -6,33 +6,33 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lga_lightning.locators.aggregation import RelationLayers
-from lga_lightning.results.attribution import Attribution
+from lga_lightning.results.attribution import LocatorResult
 
 
-def score_in_words(attribution: Attribution) -> str:
+def score_in_words(attribution: LocatorResult) -> str:
     """What the vertical axis shows."""
     if attribution.aggregate == "mean":
         return "score: mean over requests"
-    measure = attribution.settings.get("measure", "dot" if attribution.scope else "scores")
-    measure = {"dot": "⟨$g_{old}$, $g_{new}$⟩", "new_norm": "|$g_{new}$|"}.get(measure, measure)
-    if attribution.aggregate.startswith("magnitude"):
-        measure = f"|{measure}|"
-    way = attribution.aggregate.removeprefix("magnitude").removeprefix("_")
+    statistic = attribution.settings.get("statistic", "dot" if attribution.scope else "scores")
+    statistic = {"dot": "⟨$g_{old}$, $g_{new}$⟩", "new_norm": "|$g_{new}$|"}.get(statistic, statistic)
+    if attribution.aggregate.startswith("absolute"):
+        statistic = f"|{statistic}|"
+    way = attribution.aggregate.removeprefix("absolute").removeprefix("_")
     shared = f", ± {attribution.neighbours} layers" if attribution.neighbours else ""
-    return f"score: sum over requests of {measure}" + (f", as {way}" if way not in ("", "sum") else "") + shared
+    return f"score: sum over requests of {statistic}" + (f", as {way}" if way not in ("", "sum") else "") + shared
 
 
-def remarks(attribution: Attribution) -> list[str]:
+def remarks(attribution: LocatorResult) -> list[str]:
     """What a person should know about a choice, beside the scores and how sure it is."""
     choice, said = attribution.choice, []
     if choice.fences is not None:
         left_out = ", ".join(map(str, choice.excluded)) or "none"
         said.append(f"Left out by the Tukey fences (kappa = {choice.fences.kappa:g}): layers {left_out}.")
     said += [f"Requests left out: {count} ({reason})." for reason, count in attribution.num_skipped.items() if count]
-    if attribution.scope and not attribution.aggregate.startswith("magnitude") and max(choice.scores) < 0:
+    if attribution.scope and not attribution.aggregate.startswith("absolute") and max(choice.scores) < 0:
         said.append(
             "Every score is negative: the model knows these facts, and the signed sum then favours layers that have little to do "
-            "with them. Compare with --model.locator.aggregate magnitude."
+            "with them. Compare with --model.locator.aggregate absolute."
         )
     if attribution.seconds is not None:
         said.append(f"Scored in {attribution.seconds:.1f} s.")
@@ -42,12 +42,12 @@ def remarks(attribution: Attribution) -> list[str]:
     return said
 
 
-def what_would_settle(attribution: Attribution) -> str:
+def what_would_settle(attribution: LocatorResult) -> str:
     """What the user can do about a choice that could as well have been another."""
     have, needed = attribution.num_requests, attribution.requests_to_settle
     if have == 1:
         return "One request says nothing about others: give more (--data.requests, --data.limit)."
-    steadier = {"sum": "share", "magnitude": "magnitude_share"}.get(attribution.aggregate)
+    steadier = {"sum": "normalised", "absolute": "absolute_normalised"}.get(attribution.aggregate)
     also = (
         f", or try an aggregate that few requests cannot rule (--model.locator.aggregate {steadier})"
         if steadier

@@ -19,7 +19,7 @@ SCHEMA = 1
 
 
 @dataclass(frozen=True)
-class Attribution:
+class LocatorResult:
     """A golden layer with all that led to it; the content of ``attribution.json``.
 
     Attributes:
@@ -72,7 +72,7 @@ class Attribution:
         write_json(path, {"schema": SCHEMA, **content, **by_layer, **choice, "versions": versions})
 
     @classmethod
-    def load(cls, path: Path) -> Attribution:
+    def load(cls, path: Path) -> LocatorResult:
         """Read a file.
 
         Raises:

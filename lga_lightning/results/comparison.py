@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lga_lightning.results.attribution import SCHEMA
-from lga_lightning.results.regret import Candidate, Point, Standing
+from lga_lightning.results.regret import Candidate, LayerRegret, RegretPoint
 from lga_lightning.results.versions import versions
 from lga_lightning.utils.io import write_json
 
@@ -15,7 +15,7 @@ COMPARISON_FILE = "comparison.json"
 
 
 @dataclass(frozen=True)
-class Truth:
+class SweepResult:
     """The sweep over a test set.
 
     Attributes:
@@ -40,7 +40,7 @@ class Truth:
 
 
 @dataclass(frozen=True)
-class Row:
+class LocatorRow:
     """A locator's part in a comparison.
 
     Attributes:
@@ -61,8 +61,8 @@ class Row:
     num_requests: int
     seconds: float
     speed_up: float
-    standings: list[Standing]
-    points: list[Point]
+    regrets: list[LayerRegret]
+    points: list[RegretPoint]
     settings: dict[str, Any]
 
 
@@ -74,7 +74,7 @@ class Comparison:
         model: Name of the model.
         proxies: Name of the proxy set.
         editor: Settings of the method that the sweep edits with.
-        truths: The sweep, a test set each.
+        sweeps: The sweep, a test set each.
         rows: The locators.
         candidates: Every rule that LGA's evidence allows, best first; empty unless asked for.
         versions: Versions of the packages that made it.
@@ -83,8 +83,8 @@ class Comparison:
     model: str
     proxies: str
     editor: dict[str, Any]
-    truths: list[Truth]
-    rows: list[Row]
+    sweeps: list[SweepResult]
+    rows: list[LocatorRow]
     candidates: list[Candidate] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=versions)
 

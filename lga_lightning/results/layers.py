@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lga_lightning.exceptions import LayerError
 from lga_lightning.locators.selection import Choice
-from lga_lightning.results.attribution import ATTRIBUTION_FILE, Attribution
+from lga_lightning.results.attribution import ATTRIBUTION_FILE, LocatorResult
 
 
 def find_layers(layer: int | str | Sequence[int], root: Path, model: str, window: int = 1) -> tuple[list[int], str]:
@@ -37,7 +37,7 @@ def find_layers(layer: int | str | Sequence[int], root: Path, model: str, window
         return list(range(first, last + 1)), "given"
     path = root if layer == "golden" else Path(layer).expanduser()
     path = path / ATTRIBUTION_FILE if path.is_dir() or layer == "golden" else path
-    attribution = Attribution.load(path)
+    attribution = LocatorResult.load(path)
     if attribution.model != model and not _same_folder(attribution.model, model):
         raise LayerError(
             f"{str(path)!r} was made for the model {attribution.model!r}, not for {model!r}: a golden layer holds for one "

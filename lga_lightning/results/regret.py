@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lga_lightning.locators.aggregation import AGGREGATES
-from lga_lightning.locators.lga import LGA, measures
+from lga_lightning.locators.gradients import GradientLocator, gradient_statistics
 from lga_lightning.utils.bootstrap import resample_counts
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
-class Standing:
+class LayerRegret:
     """A fixed layer's standing among all layers, in points (hundredths), with 95% bootstrap intervals over requests.
 
     Attributes:
@@ -48,7 +48,7 @@ class Standing:
         return self.place < k
 
 
-def standing(sweep: Tensor, layer: int, resamples: int = 1000, seed: int = 0) -> Standing:
+def layer_regret(sweep: Tensor, layer: int, resamples: int = 1000, seed: int = 0) -> LayerRegret:
     """Where a layer stands.
 
     Args:
@@ -74,11 +74,11 @@ def standing(sweep: Tensor, layer: int, resamples: int = 1000, seed: int = 0) ->
     spread = three(counts @ points / len(points), counts @ best / len(points))
     (score, regret, gap), intervals = (value.item() for value in values), [_interval(part) for part in spread]
     place = int((points.mean(0) > points[:, layer].mean() + 1e-9).sum())
-    return Standing(layer, score, intervals[0], regret, intervals[1], gap, intervals[2], place)
+    return LayerRegret(layer, score, intervals[0], regret, intervals[1], gap, intervals[2], place)
 
 
 @dataclass(frozen=True)
-class Point:
+class RegretPoint:
     """What a user can expect who has so many proxy requests.
 
     Attributes:
@@ -92,7 +92,7 @@ class Point:
     regret: float
 
 
-def draw_points(
+def regret_points(
     locator: LayerLocator,
     scores: Tensor,
     sweep: Tensor,
@@ -100,7 +100,7 @@ def draw_points(
     draws: int = 200,
     seed: int = 0,
     resamples: int = 100,
-) -> list[Point]:
+) -> list[RegretPoint]:
     """Expected regret and confidence by number of proxy requests.
 
     Requests are drawn without replacement, so that draws of nearly all of them are nearly the same: their mean is then that of
@@ -125,17 +125,17 @@ def draw_points(
             choices.append(locator.choose(scores[drawn], resamples))
         if choices:
             lost = [float(means.amax() - means[choice.golden_layer]) for choice in choices]
-            points.append(Point(size, fmean(choice.confidence for choice in choices), fmean(lost)))
+            points.append(RegretPoint(size, fmean(choice.confidence for choice in choices), fmean(lost)))
     return points
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A rule that makes a layer of LGA's evidence, and what became of it.
+    """A rule that makes a layer of the gradients' evidence, and what became of it.
 
     Attributes:
         scope: Which parameters counted.
-        measure: What was compared; see :class:`~lga_lightning.locators.LGA`.
+        statistic: What was compared; see :class:`~lga_lightning.locators.gradients.GradientLocator`.
         aggregate: How requests were added up.
         kappa: Width of the fences; None for none.
         neighbours: How many layers on either side share their evidence.
@@ -147,7 +147,7 @@ class Candidate:
     """
 
     scope: str
-    measure: str
+    statistic: str
     aggregate: str
     kappa: float | None
     neighbours: int
@@ -161,11 +161,11 @@ class Candidate:
 def judge_candidates(
     scope: Scope, evidence: Tensor, sweep: Tensor, requests: int = 100, draws: int = 200
 ) -> list[Candidate]:
-    """Every rule that LGA's evidence allows: each measure under each aggregate, with and without fences and neighbours.
+    """Every rule that the gradients' evidence allows: each statistic under each aggregate, with and without fences and neighbours.
 
     Args:
         scope: The scope of the evidence.
-        evidence: [M, 4, L] LGA's columns on proxy requests.
+        evidence: [M, 4, L] the columns of a :class:`GradientLocator` on proxy requests.
         sweep: [N, L] scores of edits of other requests, from 0 to 1.
         requests: The expected regret is that with so many proxies, or with M where there are fewer.
         draws: How often they are drawn.
@@ -174,15 +174,15 @@ def judge_candidates(
     means = 100 * sweep.double().mean(0)
     found = []
     cosine, old, new = evidence[:, 1:].double().unbind(1)
-    for measure, scores in measures(cosine * old * new, cosine, old, new).items():
+    for statistic, scores in gradient_statistics(cosine * old * new, cosine, old, new).items():
         for aggregate, kappa, neighbours in product(AGGREGATES, (1.0, None), (0, 1)):
-            if aggregate == "mean" or (measure == "new_norm" and aggregate.startswith("magnitude")):
+            if aggregate == "mean" or (statistic == "new_norm" and aggregate.startswith("absolute")):
                 continue  # the same as another
-            locator = LGA(scope, kappa, aggregate, measure, neighbours)  # type: ignore[arg-type]
+            locator = GradientLocator(scope, kappa, aggregate, statistic, neighbours)  # type: ignore[arg-type]
             choice = locator.choose(scores)
-            point = draw_points(locator, scores, sweep, [requests], draws, resamples=1)[0]
+            point = regret_points(locator, scores, sweep, [requests], draws, resamples=1)[0]
             regret = float(means.amax() - means[choice.golden_layer])
-            how = (scope, measure, aggregate, kappa, neighbours)
+            how = (scope, statistic, aggregate, kappa, neighbours)
             found.append(Candidate(*how, choice.golden_layer, choice.confidence, regret, point.regret, requests))
     return sorted(found, key=lambda candidate: candidate.expected_regret)
 

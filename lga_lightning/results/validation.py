@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from lga_lightning.evaluation.results import MEASURES, Outcome
+from lga_lightning.evaluation.results import MEASURES, EvalResult
 from lga_lightning.utils.io import write_whole
 
 SIDES = ("before", "after")
@@ -18,7 +18,9 @@ VALIDATION_FILE = "validation.json"
 REQUESTS_FILE = "requests.parquet"
 
 
-def write_outcomes(path: Path, index: Sequence[int], ids: Sequence[str], outcomes: Sequence[Sequence[Outcome]]) -> None:
+def write_outcomes(
+    path: Path, index: Sequence[int], ids: Sequence[str], outcomes: Sequence[Sequence[EvalResult]]
+) -> None:
     """Write a Parquet file with one row a question: its text, what the model said, and its scores, before and after.
 
     Args:

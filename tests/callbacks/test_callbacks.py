@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from lga_lightning.callbacks import ApplyEdits, LayerAttribution
 from lga_lightning.editing import RROME
 from lga_lightning.exceptions import DataError, SettingError
-from lga_lightning.locators import LGA, FixedLayer, PaperLGA
+from lga_lightning.locators import LGA, FixedLayer
 from tests.helpers.models import requests, tiny_model, tiny_tokenizer
 from tests.test_cli import rows, write_rows
 
@@ -76,7 +76,7 @@ def callback(tmp_path):
         proxies=str(data),
         model="net.llm",
         tokenizer=str(tmp_path / "tokenizer"),
-        locator=PaperLGA("mlp_out"),
+        locator=LGA("mlp_out"),
         batch_size=2,
     )
 
@@ -101,9 +101,7 @@ def test_scores_are_logged_and_training_is_what_it_is_without(callback, tmp_path
     # the last scores are those of the trained model
     from lga_lightning.data import load_requests
 
-    values = (
-        PaperLGA("mlp_out").score(host.net.llm, tokenizer, load_requests(tmp_path / "requests.jsonl").requests).values
-    )
+    values = LGA("mlp_out").score(host.net.llm, tokenizer, load_requests(tmp_path / "requests.jsonl").requests).values
     torch.testing.assert_close(torch.tensor(result["scores"]), values[:, 0].sum(0), rtol=1e-4, atol=1e-5)
 
 
@@ -120,13 +118,13 @@ def test_a_model_that_is_being_fine_tuned_with_lora(tokenizer):
     model = tiny_model("llama")
     data = [request for request in requests(3)]
     plain = {
-        scope: LGA(scope, measure="dot").score(model, tokenizer, data).values
+        scope: LGA(scope, statistic="dot").score(model, tokenizer, data).values
         for scope in ("mlp", "mlp_out", "attention")
     }
     config = peft.LoraConfig(r=2, target_modules=["down_proj", "q_proj"], lora_dropout=0.5)
     adapted = peft.get_peft_model(model, config)
     for scope, values in plain.items():
-        torch.testing.assert_close(LGA(scope, measure="dot").score(adapted, tokenizer, data).values, values)
+        torch.testing.assert_close(LGA(scope, statistic="dot").score(adapted, tokenizer, data).values, values)
     assert any(parameter.requires_grad for parameter in adapted.parameters())
 
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from lga_lightning.covariance import estimate as estimation
-from lga_lightning.covariance.accumulator import SecondMoments
+from lga_lightning.covariance.accumulator import CovarianceAccumulator
 from lga_lightning.covariance.batches import batches
-from lga_lightning.covariance.estimate import find_moments
-from lga_lightning.covariance.store import MomentKey, load_moment, save_moments
+from lga_lightning.covariance.estimate import find_covariances
+from lga_lightning.covariance.store import CovarianceKey, load_covariance, save_covariances
 from lga_lightning.data.corpus import read_texts
 from lga_lightning.editing import MEMIT, ROME
 from lga_lightning.exceptions import DataError
@@ -52,7 +52,7 @@ def plain(model, tokenizer, layer: int, budget: int) -> torch.Tensor:
 @pytest.mark.parametrize("family_name", ["llama", "gpt2", "opt", "gptj"])
 def test_equals_a_plain_one(family_name, tokenizer, corpus):
     model = tiny_model(family_name)
-    found = find_moments(model, tokenizer, [1, 3], str(corpus), tokens=777, sequence_length=LENGTH)
+    found = find_covariances(model, tokenizer, [1, 3], str(corpus), tokens=777, sequence_length=LENGTH)
     for layer in (1, 3):
         torch.testing.assert_close(found[layer], plain(model, tokenizer, layer, 777), rtol=1e-5, atol=1e-6)
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
@@ -60,7 +60,7 @@ def test_equals_a_plain_one(family_name, tokenizer, corpus):
 
 def test_sums_stay_exact_over_many_tokens(tokenizer):
     model = tiny_model("llama")
-    moments = SecondMoments(model, [0])
+    moments = CovarianceAccumulator(model, [0])
     keys = torch.full((4096, 40), 1.0 + 2**-12)
     for _ in range(64):
         moments._add(0, keys, torch.ones(1, 4096, dtype=torch.bool))
@@ -71,8 +71,8 @@ def test_sums_stay_exact_over_many_tokens(tokenizer):
 
 def test_two_processes_give_the_sums_of_one(tokenizer, corpus):
     model = tiny_model("gpt2")
-    whole = SecondMoments(model, [1, 2])
-    shares = [SecondMoments(model, [1, 2]) for _ in range(2)]
+    whole = CovarianceAccumulator(model, [1, 2])
+    shares = [CovarianceAccumulator(model, [1, 2]) for _ in range(2)]
     for number, batch in enumerate(batches(model, tokenizer, str(corpus), 600, LENGTH)):
         whole.update(model, batch)
         shares[number % 2].update(model, batch)
@@ -88,12 +88,12 @@ def test_two_processes_give_the_sums_of_one(tokenizer, corpus):
 def test_an_interrupted_estimate_goes_on(source, tokenizer, corpus, monkeypatch):
     model = tiny_model("llama")
     source = str(corpus) if source == "file" else source
-    expected = find_moments(model, tokenizer, [1], source, 900, LENGTH)[1]
-    key = MomentKey.of(model, tokenizer, source, 900, LENGTH)
+    expected = find_covariances(model, tokenizer, [1], source, 900, LENGTH)[1]
+    key = CovarianceKey.of(model, tokenizer, source, 900, LENGTH)
     (key.folder / "1.safetensors").unlink()
 
     monkeypatch.setattr(estimation, "SAVE_EVERY", -1.0)
-    update, calls = SecondMoments.update, []
+    update, calls = CovarianceAccumulator.update, []
 
     def counted(self, *args):
         calls.append(1)
@@ -101,11 +101,11 @@ def test_an_interrupted_estimate_goes_on(source, tokenizer, corpus, monkeypatch)
             raise KeyboardInterrupt
         update(self, *args)
 
-    monkeypatch.setattr(SecondMoments, "update", counted)
+    monkeypatch.setattr(CovarianceAccumulator, "update", counted)
     with pytest.raises(KeyboardInterrupt):
-        find_moments(model, tokenizer, [1], source, 900, LENGTH)
+        find_covariances(model, tokenizer, [1], source, 900, LENGTH)
     assert (key.folder / "partial.safetensors").is_file()
-    found = find_moments(model, tokenizer, [1], source, 900, LENGTH)[1]
+    found = find_covariances(model, tokenizer, [1], source, 900, LENGTH)[1]
     assert torch.equal(found, expected)
     total = sum(1 for _ in batches(model, tokenizer, source, 900, LENGTH))
     assert len(calls) == total + 1  # none again but the one that was cut off
@@ -114,26 +114,26 @@ def test_an_interrupted_estimate_goes_on(source, tokenizer, corpus, monkeypatch)
 
 def test_what_is_there_is_not_made_again(tokenizer, corpus, monkeypatch):
     model = tiny_model("llama")
-    first = find_moments(model, tokenizer, [1, 2], str(corpus), 300, LENGTH)
-    monkeypatch.setattr(SecondMoments, "update", None)
-    again = find_moments(model, tokenizer, [2, 1], str(corpus), 300, LENGTH)
+    first = find_covariances(model, tokenizer, [1, 2], str(corpus), 300, LENGTH)
+    monkeypatch.setattr(CovarianceAccumulator, "update", None)
+    again = find_covariances(model, tokenizer, [2, 1], str(corpus), 300, LENGTH)
     assert all(torch.equal(first[layer], again[layer]) for layer in (1, 2))
 
 
 def test_everything_that_enters_is_in_the_key(tokenizer, corpus, tmp_path):
     model = tiny_model("llama")
-    key = MomentKey.of(model, tokenizer, str(corpus), 300, LENGTH)
-    assert key == MomentKey.of(tiny_model("llama"), tokenizer, str(corpus), 300, LENGTH)
+    key = CovarianceKey.of(model, tokenizer, str(corpus), 300, LENGTH)
+    assert key == CovarianceKey.of(tiny_model("llama"), tokenizer, str(corpus), 300, LENGTH)
     other_text = tmp_path / "other" / "texts.jsonl"
     other_text.parent.mkdir()
     other_text.write_text(json.dumps({"text": "Other."}), encoding="utf-8")
     others = [
-        MomentKey.of(tiny_model("llama", seed=1), tokenizer, str(corpus), 300, LENGTH),
-        MomentKey.of(tiny_model("llama", torch.float64), tokenizer, str(corpus), 300, LENGTH),
-        MomentKey.of(model, tokenizer, str(other_text), 300, LENGTH),
-        MomentKey.of(model, tokenizer, str(corpus), 301, LENGTH),
-        MomentKey.of(model, tokenizer, str(corpus), 300, LENGTH + 1),
-        MomentKey.of(model, tokenizer, "sampled", 300, LENGTH),
+        CovarianceKey.of(tiny_model("llama", seed=1), tokenizer, str(corpus), 300, LENGTH),
+        CovarianceKey.of(tiny_model("llama", torch.float64), tokenizer, str(corpus), 300, LENGTH),
+        CovarianceKey.of(model, tokenizer, str(other_text), 300, LENGTH),
+        CovarianceKey.of(model, tokenizer, str(corpus), 301, LENGTH),
+        CovarianceKey.of(model, tokenizer, str(corpus), 300, LENGTH + 1),
+        CovarianceKey.of(model, tokenizer, "sampled", 300, LENGTH),
         replace(key, revision="main"),
         replace(key, tokenizer="other"),
     ]
@@ -142,27 +142,27 @@ def test_everything_that_enters_is_in_the_key(tokenizer, corpus, tmp_path):
 
 def test_a_file_that_was_made_from_something_else_is_refused(tokenizer, corpus, tmp_path):
     model = tiny_model("llama")
-    key = MomentKey.of(model, tokenizer, str(corpus), 300, LENGTH)
-    moments = SecondMoments(model, [1])
+    key = CovarianceKey.of(model, tokenizer, str(corpus), 300, LENGTH)
+    moments = CovarianceAccumulator(model, [1])
     moments.update(model, [[5, 6, 7]])
-    save_moments(moments, replace(key, tokens=200, dtype="torch.bfloat16"), tmp_path / "C")
+    save_covariances(moments, replace(key, tokens=200, dtype="torch.bfloat16"), tmp_path / "C")
     with pytest.raises(
         DataError, match=r"made from something else: dtype \(torch.bfloat16, not .*\), tokens \(200, not 300"
     ):
-        load_moment(tmp_path / "C", 1, key)
+        load_covariance(tmp_path / "C", 1, key)
     (tmp_path / "C" / "1.safetensors").rename(tmp_path / "C" / "2.safetensors")
     with pytest.raises(DataError, match="of block 1: it was renamed"):
-        load_moment(tmp_path / "C", 2, key)
+        load_covariance(tmp_path / "C", 2, key)
     (tmp_path / "C" / "3.safetensors").write_bytes(b"nonsense")
     with pytest.raises(DataError, match=r"not a second moment.*Delete it"):
-        load_moment(tmp_path / "C", 3, key)
-    assert load_moment(tmp_path / "C", 0, key) is None
+        load_covariance(tmp_path / "C", 3, key)
+    assert load_covariance(tmp_path / "C", 0, key) is None
 
 
 def test_a_folder_of_moments_serves_a_method_of_that_model_alone(tokenizer, corpus, tmp_path):
     model = tiny_model("llama")
-    find_moments(model, tokenizer, [1], str(corpus), 600, LENGTH)
-    folder = MomentKey.of(model, tokenizer, str(corpus), 600, LENGTH).folder
+    find_covariances(model, tokenizer, [1], str(corpus), 600, LENGTH)
+    folder = CovarianceKey.of(model, tokenizer, str(corpus), 600, LENGTH).folder
     quick = {"steps": 2, "contexts_each": 0, "moment_tokens": 600}
     by_folder = ROME(**quick, second_moment=str(folder)).compute(model, tokenizer, requests(2), 1)
     by_text = ROME(**quick, second_moment=str(corpus)).compute(model, tokenizer, requests(2), 1)
@@ -213,7 +213,7 @@ def test_no_such_text_and_an_empty_one(tokenizer, tmp_path, monkeypatch):
         list(read_texts("nowhere.txt"))
     (tmp_path / "empty.txt").write_text("")
     with pytest.raises(DataError, match=r"'empty.txt' is empty"):
-        find_moments(tiny_model("llama"), tokenizer, [1], str(tmp_path / "empty.txt"), 100, LENGTH)
+        find_covariances(tiny_model("llama"), tokenizer, [1], str(tmp_path / "empty.txt"), 100, LENGTH)
 
 
 def test_samples_are_the_same_every_time(tokenizer):

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from lga_lightning.editing import FTM, MEMIT, RROME, WeightDelta
 from lga_lightning.editing.adapter import save_delta
-from lga_lightning.editing.session import EditingRun
+from lga_lightning.editing.session import EditSession
 from lga_lightning.exceptions import DataError, SettingError
 from lga_lightning.models.architecture import edit_site
 from tests.editing.test_delta import delta_for, ids
@@ -25,7 +25,7 @@ def edits(model, tokenizer) -> dict[str, WeightDelta]:
     """Of rank 1, several stacked, a batch over several layers, and more edits than the matrix has rows."""
     data = requests(8)
     rome = RROME(steps=4, context_lengths=(3,), contexts_each=1, second_moment="identity")
-    run = EditingRun(rome, model, tokenizer, 1)
+    run = EditSession(rome, model, tokenizer, 1)
     for start in range(0, 6, 2):
         run.edit(data[start : start + 2])
     return {
@@ -156,7 +156,7 @@ def test_a_run_of_groups_is_edits_on_edited_models(kind, tokenizer):
     model, data = tiny_model("llama", torch.float64), requests(5)
     method = method_for(kind, model)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    run = EditingRun(method, model, tokenizer, 1)
+    run = EditSession(method, model, tokenizer, 1)
     for start in (0, 2, 4):
         run.edit(data[start : start + 2])
         assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
@@ -169,6 +169,6 @@ def test_a_run_of_groups_is_edits_on_edited_models(kind, tokenizer):
     torch.testing.assert_close(run.delta.matrix(1), change, rtol=1e-6, atol=1e-8)
     assert run.requests == data
     assert run.relative_norms()[1] == pytest.approx((change.norm() / edit_site(model, 1).weight.norm()).item())
-    sought = EditingRun(method, model, tokenizer, 1)
-    sought.edit_sought(method.seek(model, tokenizer, data, [1]))
+    sought = EditSession(method, model, tokenizer, 1)
+    sought.edit_targets(method.optimize_targets(model, tokenizer, data, [1]))
     torch.testing.assert_close(sought.delta.matrix(1), method.compute(model, tokenizer, data, 1).matrix(1))

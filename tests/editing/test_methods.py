@@ -10,7 +10,7 @@ import torch
 
 from lga_lightning.editing import EMMET, FTL, FTM, MEMIT, PMET, ROME, RROME, AlphaEdit, EditMethod
 from lga_lightning.editing.context_templates import in_contexts
-from lga_lightning.editing.presets import published_for
+from lga_lightning.editing.presets import preset_for
 from lga_lightning.exceptions import DataError, LayerError, SettingError
 from lga_lightning.models import architecture as families
 from lga_lightning.models.architecture import blocks, edit_site
@@ -78,8 +78,8 @@ def plain_spread(kind, method, model, tokenizer, data, layers, earlier):
     """Changes [d_out, d_in] by layer, as the papers write them, on a copy of the model that is edited on the way."""
     contexts = method.contexts.of(model, tokenizer)
     moments = method.second_moment._moments[model]
-    place = method.places(model, layers[-1])[-1]
-    found = method.seek(model, tokenizer, data, layers)
+    place = method.intervention_modules(model, layers[-1])[-1]
+    found = method.optimize_targets(model, tokenizer, data, layers)
     values = found.before + found.delta
     edited = copy.deepcopy(model)
     place = dict(edited.named_modules())[next(name for name, module in model.named_modules() if module is place)]
@@ -179,7 +179,7 @@ def test_rome_by_definition(kind, moment, family_name, tokenizer):
     method = method_for(kind, model, second_moment=moment)
     site = edit_site(model, 2)
     c = torch.eye(site.in_features).double() if moment == "identity" else method.second_moment._moments[model][2]
-    found = method.seek(model, tokenizer, data, [2])
+    found = method.optimize_targets(model, tokenizer, data, [2])
     bias = site.module.bias if site.module.bias is not None else 0
 
     def change(row: int, weight: torch.Tensor) -> torch.Tensor:
@@ -223,7 +223,7 @@ def test_emmet_with_one_edit_is_rromes_closed_form(family_name, tokenizer):
     method = method_for(EMMET, model)
     c = method.second_moment._moments[model][2]
     delta = method.compute(model, tokenizer, [request], 2)
-    found = method.seek(model, tokenizer, [request], [2])
+    found = method.optimize_targets(model, tokenizer, [request], [2])
     k, r = method.contexts.grouped_mean(found.keys)[0], found.delta[0]
     u = torch.linalg.inv(c) @ k
     assert_changes(delta, {2: torch.outer(r / (k @ u), u)})
@@ -236,7 +236,7 @@ def test_memit_on_one_layer_solves_its_normal_equations(family_name, tokenizer):
     method = method_for(MEMIT, model)
     c = method.second_moment._moments[model][2]
     delta = method.compute(model, tokenizer, data, 2)
-    found = method.seek(model, tokenizer, data, [2])
+    found = method.optimize_targets(model, tokenizer, data, [2])
     k = method.contexts.grouped_mean(found.keys).T
     torch.testing.assert_close(delta.matrix(2) @ (2.0 * c + k @ k.T), found.delta.T @ k.T, rtol=1e-8, atol=1e-9)
 
@@ -297,7 +297,7 @@ def test_a_norm_behind_the_mlp_is_taken_into_account(tokenizer):
     """Gemma: after a MEMIT edit of one layer the block gives nearly its target value, a hundred times nearer than before."""
     model, request = tiny_model("gemma3_text", torch.float64), requests(1)[0]
     method = method_for(MEMIT, model, moment_weight=1e-9, clamp=0.05, contexts_each=0)
-    found = method.seek(model, tokenizer, [request], [2])
+    found = method.optimize_targets(model, tokenizer, [request], [2])
     delta = method.compute(model, tokenizer, [request], 2)
     before = look(model, tokenizer, request, [""], 2, blocks(model)[2])[1]
     with delta.applied(model):
@@ -374,10 +374,10 @@ def test_nothing_below_the_threshold(tokenizer):
 
 
 def test_a_model_is_known_by_its_type_and_size(monkeypatch, llama):
-    assert published_for(llama).rome_layer == 1  # round(0.18 * 4)
-    assert published_for(llama).memit_layers == (0, 1)
-    assert published_for(llama).memit_weight == 42  # 1.05 * 40
-    monkeypatch.setitem(families.PUBLISHED, ("llama", 4, 40), "llama3-8b")
+    assert preset_for(llama).rome_layer == 1  # round(0.18 * 4)
+    assert preset_for(llama).memit_layers == (0, 1)
+    assert preset_for(llama).memit_weight == 42  # 1.05 * 40
+    monkeypatch.setitem(families.PRESETS, ("llama", 4, 40), "llama3-8b")
     assert MEMIT().default_layers(llama) == [4, 5, 6, 7, 8]
     assert MEMIT().search(llama).clamp == 0.75
     assert MEMIT(clamp=3.0).search(llama).clamp == 3.0

@@ -9,7 +9,7 @@ from torch.nn import functional
 from lga_lightning.editing import PMET, RROME
 from lga_lightning.editing.context_templates import sample_contexts
 from lga_lightning.editing.target_value import TargetValueSettings, find_target_values
-from lga_lightning.evaluation.evaluator import evaluate_each, question_columns
+from lga_lightning.evaluation.evaluator import evaluate_each, prompt_columns
 from lga_lightning.models.architecture import blocks, edit_site
 from lga_lightning.models.encoding import subject_last_token
 from tests.helpers.models import requests, tiny_model
@@ -18,7 +18,7 @@ CONTEXTS = ["", "The end of it. ", "You know that Rome. "]
 SETTINGS = TargetValueSettings(steps=6, learning_rate=0.1, weight_decay=0.05, clamp=1.5)
 
 
-def plain_search(model, tokenizer, request, contexts, places, edited, settings):
+def plain_search(model, tokenizer, request, contexts, intervention_modules, edited, settings):
     """One request at a time, whole passes, torch's Adam: delta and h0, both [P, d_out], and the keys [K, d_in]."""
     target = tokenizer(" " + request.target_new, add_special_tokens=False)["input_ids"]
     rows = []
@@ -49,7 +49,7 @@ def plain_search(model, tokenizer, request, contexts, places, edited, settings):
         def key(module, args):
             seen["key"] = args[0].reshape(1, len(ids), -1)[0, at].detach()
 
-        handles = [place.register_forward_hook(hook(number)) for number, place in enumerate(places)]
+        handles = [place.register_forward_hook(hook(number)) for number, place in enumerate(intervention_modules)]
         handles.append(edited.register_forward_pre_hook(key))
         try:
             return model(torch.tensor([ids])).logits[0].log_softmax(-1)
@@ -57,13 +57,13 @@ def plain_search(model, tokenizer, request, contexts, places, edited, settings):
             for handle in handles:
                 handle.remove()
 
-    zero = torch.zeros(len(places), model.config.hidden_size, dtype=torch.float64)
+    zero = torch.zeros(len(intervention_modules), model.config.hidden_size, dtype=torch.float64)
     keys = []
     for ids, at in rows:
         run(ids, at, zero)
         keys.append(seen["key"])
         if len(keys) == 1:
-            h0 = torch.stack([seen[number] for number in range(len(places))])
+            h0 = torch.stack([seen[number] for number in range(len(intervention_modules))])
     original = run(about, about_at, zero)[about_at].detach()
     delta = zero.clone().requires_grad_()
     adam = torch.optim.Adam([delta], lr=settings.learning_rate)
@@ -91,17 +91,17 @@ def plain_search(model, tokenizer, request, contexts, places, edited, settings):
 def test_batched_search_equals_a_plain_one(family_name, where, tokenizer):
     model, data = tiny_model(family_name, torch.float64), requests(8)
     site = edit_site(model, 1)
-    places = {
+    intervention_modules = {
         "module": [site.module],
         "block": [blocks(model)[1]],
-        "attention and module": PMET(contexts_each=0).places(model, 1),
+        "attention and module": PMET(contexts_each=0).intervention_modules(model, 1),
     }[where]
     # some converge early: they leave the batch, the others go on
-    losses = find_target_values(model, tokenizer, data, CONTEXTS, site, SETTINGS, places).loss
+    losses = find_target_values(model, tokenizer, data, CONTEXTS, site, SETTINGS, intervention_modules).loss
     settings = TargetValueSettings(**{**vars(SETTINGS), "stop_loss": losses.median().item()})
-    found = find_target_values(model, tokenizer, data, CONTEXTS, site, settings, places, max_rows=10)
+    found = find_target_values(model, tokenizer, data, CONTEXTS, site, settings, intervention_modules, max_rows=10)
     for row, request in enumerate(data):
-        delta, h0, keys = plain_search(model, tokenizer, request, CONTEXTS, places, site.module, settings)
+        delta, h0, keys = plain_search(model, tokenizer, request, CONTEXTS, intervention_modules, site.module, settings)
         torch.testing.assert_close(found.keys[row], keys, rtol=1e-9, atol=1e-10)
         torch.testing.assert_close(found.before[row], h0[-1], rtol=1e-9, atol=1e-10)
         torch.testing.assert_close(found.delta[row], delta[-1], rtol=1e-5, atol=1e-6)
@@ -111,7 +111,7 @@ def test_nothing_touches_a_weight(family, tokenizer):
     model, data = tiny_model(family), requests(4)
     weights = {name: parameter.clone() for name, parameter in model.named_parameters()}
     deltas = RROME(steps=3, contexts_each=1, second_moment="identity").compute_each(model, tokenizer, data, 1)
-    evaluate_each(model, tokenizer, data, deltas, question_columns(data))
+    evaluate_each(model, tokenizer, data, deltas, prompt_columns(data))
     assert all(torch.equal(weights[name], parameter) for name, parameter in model.named_parameters())
     assert not any(parameter.requires_grad or parameter.grad is not None for parameter in model.parameters())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
@@ -120,7 +120,7 @@ def test_nothing_touches_a_weight(family, tokenizer):
 @pytest.mark.parametrize("family_name", ["llama", "gpt2", "opt"])
 def test_scores_by_hook_are_those_of_edited_weights(family_name, tokenizer):
     model, data = tiny_model(family_name), requests(8)
-    columns = question_columns(data)
+    columns = prompt_columns(data)
     assert columns == ["rewrite", "rephrase", "portability.reasoning", "locality.neighborhood"]
     deltas = RROME(steps=5, contexts_each=1, context_lengths=(3,), second_moment="identity").compute_each(
         model, tokenizer, data, 1

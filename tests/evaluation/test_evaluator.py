@@ -13,10 +13,10 @@ import torch
 from lga_lightning.data.corpus import read_passages
 from lga_lightning.data.requests import EditRequest, Probe
 from lga_lightning.editing.delta import WeightDelta
-from lga_lightning.evaluation.evaluator import Evaluation, evaluate, evaluate_each, question_columns
-from lga_lightning.evaluation.prompts import Question, questions_of
-from lga_lightning.evaluation.responses import Reply, ask
-from lga_lightning.evaluation.results import Outcome, compare, mean_scores
+from lga_lightning.evaluation.evaluator import EvaluationConfig, evaluate, evaluate_each, prompt_columns
+from lga_lightning.evaluation.prompts import EvalPrompt, prompts_of
+from lga_lightning.evaluation.responses import Response, ask
+from lga_lightning.evaluation.results import EvalResult, compare_responses, mean_scores
 from lga_lightning.exceptions import DataError, SettingError
 from lga_lightning.metrics import begins_with, exact_match, ngram_entropy, normalised
 from lga_lightning.models.architecture import edit_site
@@ -29,7 +29,7 @@ from tests.models.test_generation import TOKENS, plain
 
 EXACT = {"rtol": 1e-9, "atol": 1e-9}
 PASSAGES = ("The capital of France is Paris, and Rome is in Italy", "People say that the mother tongue of Einstein")
-EVERYTHING = Evaluation(max_new_tokens=TOKENS, fluency=True, passages=PASSAGES, max_rows=11)
+EVERYTHING = EvaluationConfig(max_new_tokens=TOKENS, fluency=True, passages=PASSAGES, max_rows=11)
 
 
 def random_edits(model, count: int, layer: int = 1, rank: int = 1) -> list[WeightDelta]:
@@ -55,7 +55,7 @@ def nll_of(model, tokenizer, prompt: str, answer: str) -> tuple[float, list[int]
     return loss, logits.argmax(-1).tolist(), target
 
 
-def one_side(model, tokenizer, question: Question) -> dict:
+def one_side(model, tokenizer, question: EvalPrompt) -> dict:
     """What a model makes of one question, plainly."""
     if question.group == "fluency":
         ids = tokenizer(question.prompt)["input_ids"]
@@ -69,12 +69,12 @@ def one_side(model, tokenizer, question: Question) -> dict:
         return {"nll": loss.item()}
     nll, predictions, labels = nll_of(model, tokenizer, question.prompt, question.answers[0])
     side = {"nll": nll, "predictions": predictions, "labels": labels, "said": plain(model, tokenizer, question.prompt)}
-    if question.rival is not None:
-        side["rival"] = nll_of(model, tokenizer, question.prompt, question.rival)[0]
+    if question.alternative is not None:
+        side["rival"] = nll_of(model, tokenizer, question.prompt, question.alternative)[0]
     return side
 
 
-def expected_scores(question: Question, before: dict, after: dict) -> dict[str, tuple[float, float]]:
+def expected_scores(question: EvalPrompt, before: dict, after: dict) -> dict[str, tuple[float, float]]:
     """The definitions, written out."""
     if question.group == "fluency":
         return {"fluency": (ngram_entropy(before["said"]), ngram_entropy(after["said"]))}
@@ -92,7 +92,7 @@ def expected_scores(question: Question, before: dict, after: dict) -> dict[str, 
         )
         scores["generated"] = tuple(float(exact_match(side["said"], question.answers)) for side in (before, after))
         scores["begins"] = tuple(float(begins_with(side["said"], question.answers)) for side in (before, after))
-    if question.rival is not None:
+    if question.alternative is not None:
         scores["success"] = tuple(float(side["nll"] < side["rival"]) for side in (before, after))
         scores["magnitude"] = tuple(math.exp(-side["nll"]) - math.exp(-side["rival"]) for side in (before, after))
     return scores
@@ -134,10 +134,11 @@ def test_the_size_of_batches_does_not_matter(tokenizer):
     deltas = random_edits(model, 6)
     tables = []
     for rows in (64, 5, 1):
-        outcomes = evaluate(model, tokenizer, data, deltas, Evaluation(max_new_tokens=8, max_rows=rows))
+        outcomes = evaluate(model, tokenizer, data, deltas, EvaluationConfig(max_new_tokens=8, max_rows=rows))
         tables.append(outcomes)
     alone = [
-        evaluate(model, tokenizer, [r], [d], Evaluation(max_new_tokens=8))[0] for r, d in zip(data, deltas, strict=True)
+        evaluate(model, tokenizer, [r], [d], EvaluationConfig(max_new_tokens=8))[0]
+        for r, d in zip(data, deltas, strict=True)
     ]
     for table in (*tables[1:], alone):
         for one, other in zip(chain(*tables[0]), chain(*table), strict=True):
@@ -152,7 +153,8 @@ def test_in_a_chat_questions_are_turns_and_plain_text_is_plain(llama):
     tokenizer.chat_template = LINES
     chat, deltas = ChatTokenizer(tokenizer), random_edits(llama, 2)
     plainly, in_chat = (
-        evaluate(llama, t, data, deltas, Evaluation(max_new_tokens=5, passages=PASSAGES)) for t in (tokenizer, chat)
+        evaluate(llama, t, data, deltas, EvaluationConfig(max_new_tokens=5, passages=PASSAGES))
+        for t in (tokenizer, chat)
     )
     for request, one, other in zip(data, plainly, in_chat, strict=True):
         assert one[-1].group == "perplexity"
@@ -167,10 +169,10 @@ def test_in_a_chat_questions_are_turns_and_plain_text_is_plain(llama):
 def test_the_table_of_token_scores(llama, tokenizer):
     data = requests(5)
     deltas = random_edits(llama, 5)
-    columns = question_columns(data)
+    columns = prompt_columns(data)
     assert columns == ["rewrite", "rephrase", "portability.reasoning", "locality.neighborhood"]
     table = evaluate_each(llama, tokenizer, data, deltas, columns)
-    outcomes = evaluate(llama, tokenizer, data, deltas, Evaluation(generate=False))
+    outcomes = evaluate(llama, tokenizer, data, deltas, EvaluationConfig(generate=False))
     assert all(outcome.said is None and "generated" not in outcome.scores for outcome in chain(*outcomes))
     assert table.shape == (5, 2, 4)
     for column, name in enumerate(columns):
@@ -179,8 +181,8 @@ def test_the_table_of_token_scores(llama, tokenizer):
 
 
 def test_means_go_over_questions_then_kinds():
-    def outcome(group: str, after: float) -> Outcome:
-        return Outcome(group, "?", ("!",), {"token": (0.0, after)})
+    def outcome(group: str, after: float) -> EvalResult:
+        return EvalResult(group, "?", ("!",), {"token": (0.0, after)})
 
     of_request = [outcome("portability.a", 1.0), outcome("portability.a", 0.0), outcome("portability.b", 1.0)]
     means = mean_scores([of_request, []], "portability", "token")
@@ -191,7 +193,7 @@ def test_means_go_over_questions_then_kinds():
 
 def test_the_questions_of_a_request():
     probe = Probe("Oslo is in", ("Norway",))
-    asked = questions_of(
+    asked = prompts_of(
         EditRequest(
             "Rome is in",
             "Rome",
@@ -202,7 +204,7 @@ def test_the_questions_of_a_request():
             portability={"reasoning": (probe,)},
         )
     )
-    assert [(q.group, q.prompt, q.answers[0], q.rival) for q in asked] == [
+    assert [(q.group, q.prompt, q.answers[0], q.alternative) for q in asked] == [
         ("rewrite", "Rome is in", "France", "Italy"),
         ("rephrase", "Where is Rome? In", "France", "Italy"),
         ("portability.reasoning", "Oslo is in", "Norway", None),
@@ -211,13 +213,13 @@ def test_the_questions_of_a_request():
         ("locality.other", "Oslo is in", "Norway", None),
     ]
     aliases = EditRequest("Rome is in", "Rome", "the US", rephrases=("Rome: in",), target_new_aliases=("America",))
-    assert [question.answers for question in questions_of(aliases)] == [("the US", "America")] * 2
-    fluency = Evaluation(fluency=True).questions
-    assert fluency(aliases)[-1] == Question("fluency", "Rome is in", ())
+    assert [question.answers for question in prompts_of(aliases)] == [("the US", "America")] * 2
+    fluency = EvaluationConfig(fluency=True).questions
+    assert fluency(aliases)[-1] == EvalPrompt("fluency", "Rome is in", ())
     told = replace(aliases, generation_prompts=("Rome's mayor", "In Rome"))
     assert [question.prompt for question in fluency(told)[-2:]] == ["Rome's mayor", "In Rome"]
-    without = questions_of(EditRequest("Rome is in", "Rome", "France", locality={"neighborhood": (probe,)}))
-    assert [question.rival for question in without] == [None, None]
+    without = prompts_of(EditRequest("Rome is in", "Rome", "France", locality={"neighborhood": (probe,)}))
+    assert [question.alternative for question in without] == [None, None]
 
 
 @pytest.mark.parametrize(
@@ -233,15 +235,15 @@ def test_the_questions_of_a_request():
     ],
 )
 def test_an_answer_in_words(said, answers, words, right):
-    outcome = compare(Question("rewrite", "?", answers), Reply(text=""), Reply(text=said))
+    outcome = compare_responses(EvalPrompt("rewrite", "?", answers), Response(text=""), Response(text=said))
     assert outcome.said == ("", words)
     assert outcome.scores["generated"] == (0.0, right)
     assert outcome.scores["begins"] == (0.0, float(right or words.startswith("Paris,")))
 
 
 def test_the_old_answer_is_said_in_full():
-    question = Question("rewrite", "?", ("Tolkien",), "F. Scott Fitzgerald")
-    outcome = compare(question, Reply(text=" F. Scott Fitzgerald. He"), Reply(text=" F. Tolkien. He"))
+    question = EvalPrompt("rewrite", "?", ("Tolkien",), "F. Scott Fitzgerald")
+    outcome = compare_responses(question, Response(text=" F. Scott Fitzgerald. He"), Response(text=" F. Tolkien. He"))
     assert outcome.said == ("F. Scott Fitzgerald", "F")
 
 
@@ -252,17 +254,17 @@ def test_answers_with_full_stops_are_generated_to_their_end(llama, tokenizer, mo
         ended.append([finished(row, " St.") for row in range(len(self))])
         return [""] * len(self)
 
-    monkeypatch.setattr("lga_lightning.models.cached_prompts.Prompts.continuations", continuations)
-    asked = [Question("rewrite", "Rome is", answers) for answers in (("Paris",), ("Bonn.",), ("Lyon", "St. Louis"))]
-    asked.append(Question("rewrite", "Rome is", ("Paris",), "St. Louis"))
+    monkeypatch.setattr("lga_lightning.models.cached_prompts.CachedPrompts.continuations", continuations)
+    asked = [EvalPrompt("rewrite", "Rome is", answers) for answers in (("Paris",), ("Bonn.",), ("Lyon", "St. Louis"))]
+    asked.append(EvalPrompt("rewrite", "Rome is", ("Paris",), "St. Louis"))
     ask(llama, tokenizer, asked, unedited)
     assert ended == [[True, True, False, False]]
 
 
 def test_a_record_round_trips():
     for said in (("a", "b"), None):
-        outcome = Outcome("rewrite", "Zoë", ("a", "b"), {"token": (0.1, 1 / 3), "nll": (1e-17, 3.0)}, said)
-        assert Outcome.of(json.loads(json.dumps(asdict(outcome)))) == outcome
+        outcome = EvalResult("rewrite", "Zoë", ("a", "b"), {"token": (0.1, 1 / 3), "nll": (1e-17, 3.0)}, said)
+        assert EvalResult.of(json.loads(json.dumps(asdict(outcome)))) == outcome
 
 
 def test_passages(tmp_path):
@@ -280,4 +282,4 @@ def test_passages(tmp_path):
 @pytest.mark.parametrize("setting", ["max_new_tokens", "max_rows"])
 def test_bad_settings(setting):
     with pytest.raises(SettingError, match=f"`{setting}` must be at least 1"):
-        Evaluation(**{setting: 0})
+        EvaluationConfig(**{setting: 0})

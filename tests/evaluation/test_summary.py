@@ -11,22 +11,22 @@ import pytest
 import torch
 from pyarrow import parquet
 
-from lga_lightning.evaluation.results import Outcome
+from lga_lightning.evaluation.results import EvalResult
 from lga_lightning.evaluation.summary import mean_by_group, summarise
 from lga_lightning.metrics import percentile_interval
 from lga_lightning.reports.terminal import print_edits, print_places
 from lga_lightning.results.validation import write_outcomes
 
 
-def outcome(group: str, rng: random.Random, contest: bool = False) -> Outcome:
+def outcome(group: str, rng: random.Random, contest: bool = False) -> EvalResult:
     """A question's outcome with scores at random."""
     scores = {"token": (rng.random(), rng.random()), "generated": (0.0, float(rng.random() < 0.5)), "nll": (1.0, 2.0)}
     if contest:
         scores |= {"success": (0.0, float(rng.random() < 0.7)), "magnitude": (-0.5, rng.random())}
-    return Outcome(group, "?", ("!", "¡"), scores, ("before", "after"))
+    return EvalResult(group, "?", ("!", "¡"), scores, ("before", "after"))
 
 
-def outcomes(count: int = 12) -> list[list[Outcome]]:
+def outcomes(count: int = 12) -> list[list[EvalResult]]:
     """Requests with unequal numbers of questions of all kinds."""
     rng = random.Random(0)
     found = []
@@ -36,8 +36,8 @@ def outcomes(count: int = 12) -> list[list[Outcome]]:
         rows += [outcome("portability.a", rng) for _ in range(number % 2)]
         rows += [outcome("portability.b", rng) for _ in range(2)]
         rows += [outcome("locality.neighborhood", rng, contest=number > 3)]
-        rows += [Outcome("perplexity", "text", (), {"nll": (1.0 + number, 2.0 + number)})]
-        rows += [Outcome("fluency", "?", (), {"fluency": (5.0, 6.0)}, ("x", "y"))]
+        rows += [EvalResult("perplexity", "text", (), {"nll": (1.0 + number, 2.0 + number)})]
+        rows += [EvalResult("fluency", "?", (), {"fluency": (5.0, 6.0)}, ("x", "y"))]
         found.append(rows)
     return found
 
@@ -46,11 +46,11 @@ def mean(values: list[float]) -> float:
     return sum(values) / len(values)
 
 
-def after(of_request: list[Outcome], group: str, measure: str) -> list[float]:
+def after(of_request: list[EvalResult], group: str, measure: str) -> list[float]:
     return [one.scores[measure][1] for one in of_request if one.group == group and measure in one.scores]
 
 
-def over_requests(data: list[list[Outcome]], group: str, measure: str) -> float:
+def over_requests(data: list[list[EvalResult]], group: str, measure: str) -> float:
     return mean([mean(values) for of_request in data if (values := after(of_request, group, measure))])
 
 
@@ -111,7 +111,7 @@ def test_every_number_has_an_interval_and_a_protocol():
 
 
 def test_without_generation_and_without_old_targets():
-    data = [[Outcome("rewrite", "?", ("!",), {"token": (0.0, 1.0), "nll": (2.0, 1.0)})] for _ in range(3)]
+    data = [[EvalResult("rewrite", "?", ("!",), {"token": (0.0, 1.0), "nll": (2.0, 1.0)})] for _ in range(3)]
     metrics = summarise(data)
     assert list(metrics) == ["rewrite"]
     assert "generated" not in metrics["rewrite"]

@@ -18,7 +18,7 @@ def by_hand(scores: np.ndarray, way: str) -> np.ndarray:
         return scores.sum(0)
     if way == "mean":
         return scores.mean(0)
-    if way == "share":
+    if way == "normalised":
         return sum(row / np.abs(row).sum() for row in scores)
     if way == "rank":
         places = [[sum(x > y for y in row) + (sum(x == y for y in row) - 1) / 2 for x in row] for row in scores]
@@ -32,8 +32,8 @@ def by_hand(scores: np.ndarray, way: str) -> np.ndarray:
 def test_aggregates(aggregate, requests):
     scores = torch.randn(requests, 7, generator=torch.Generator().manual_seed(0)).double()
     scores[0, 2] = scores[0, 3]  # a tie
-    values = scores.abs() if aggregate.startswith("magnitude") else scores
-    way = aggregate.removeprefix("magnitude").removeprefix("_") or "sum"
+    values = scores.abs() if aggregate.startswith("absolute") else scores
+    way = aggregate.removeprefix("absolute").removeprefix("_") or "sum"
     np.testing.assert_allclose(contributions(scores, aggregate).sum(0), by_hand(values.numpy(), way), rtol=1e-12)
 
 
@@ -54,8 +54,8 @@ def test_bad_settings():
         LGA(aggregate="median")
     with pytest.raises(ValueError, match="`kappa` must be at least 0"):
         LGA(kappa=-1.0)
-    with pytest.raises(ValueError, match="`measure` must be one of"):
-        LGA(measure="norm")
+    with pytest.raises(ValueError, match="`statistic` must be one of"):
+        LGA(statistic="norm")
     with pytest.raises(ValueError, match="`neighbours` must be at least 0, got -1"):
         LGA(neighbours=-1)
 
@@ -63,11 +63,11 @@ def test_bad_settings():
 @pytest.mark.parametrize("neighbours", [0, 1, 2, 9])
 def test_neighbours_share_what_they_contribute(neighbours):
     scores = torch.rand(4, 7, generator=torch.Generator().manual_seed(3)).double()
-    alone = LGA(aggregate="share", neighbours=0).contributions(scores)
+    alone = LGA(aggregate="normalised", neighbours=0).contributions(scores)
     expected = torch.stack(
         [alone[:, max(0, layer - neighbours) : layer + neighbours + 1].mean(1) for layer in range(7)], dim=1
     )
-    torch.testing.assert_close(LGA(aggregate="share", neighbours=neighbours).contributions(scores), expected)
+    torch.testing.assert_close(LGA(aggregate="normalised", neighbours=neighbours).contributions(scores), expected)
 
 
 def test_relations_that_differ_and_relations_that_do_not():

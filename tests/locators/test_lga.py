@@ -85,7 +85,7 @@ def test_equals_autograd_in_float64(family, scope, tokenizer):
     expected = torch.stack([reference(model, tokenizer, request, scope) for request in data])
     for size in (1, 3, 8):
         batches = [data[start : start + size] for start in range(0, len(data), size)]
-        values = torch.cat([LGA(scope, measure="dot").score(model, tokenizer, batch).values for batch in batches])
+        values = torch.cat([LGA(scope, statistic="dot").score(model, tokenizer, batch).values for batch in batches])
         assert relative_error(values, expected) < EXACT
         # every single score, also where it is small beside the other layers'
         torch.testing.assert_close(values, expected, rtol=1e-9, atol=1e-12 * expected.abs().max().item())

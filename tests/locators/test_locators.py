@@ -19,8 +19,8 @@ from tests.test_cli import QUICK, _shell, model_folder, rows, shell, write_rows 
 FAST = {"steps": 4, "contexts_each": 1, "context_lengths": (3,)}
 
 
-def test_measures_are_made_of_dot_and_norms(llama, tokenizer):
-    found = {m: LGA("mlp_out", measure=m).score(llama, tokenizer, requests(4)).values for m in
+def test_statistics_are_made_of_dot_and_norms(llama, tokenizer):
+    found = {m: LGA("mlp_out", statistic=m).score(llama, tokenizer, requests(4)).values for m in
              ("dot", "cosine", "new_norm", "dot_per_old_norm", "dot_per_new_norm")}  # fmt: skip
     dot, cosine, old, new = found["dot"].unbind(1)
     torch.testing.assert_close(dot, cosine * old * new)
@@ -102,7 +102,7 @@ LOCATORS = {
     "LayerSweep": [],
     "MiddleLayer": [],
     "FixedLayer": ["--model.locator.layer=1"],
-    "LGA": ["--model.locator.measure=cosine", "--model.locator.aggregate=magnitude_share"],
+    "LGA": ["--model.locator.statistic=cosine", "--model.locator.aggregate=absolute_normalised"],
 }
 FAST_EDIT = ["--model.editor.steps=3", "--model.editor.contexts_each=1", "--model.editor.context_lengths=[3]"]
 

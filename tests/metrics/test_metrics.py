@@ -73,8 +73,8 @@ def test_contests_on_random_logits():
     labels = torch.randint(0, 50, (2, 40, 6), generator=generator)
     lengths = torch.randint(1, 7, (2, 40, 1), generator=generator)
     labels = labels.masked_fill(torch.arange(6) >= lengths, IGNORE)
-    nll, rival = (answer_nll(*side) for side in zip(logits, labels, strict=True))
-    wins, differences = success(nll, rival), magnitude(nll, rival)
+    nll, alternative = (answer_nll(*side) for side in zip(logits, labels, strict=True))
+    wins, differences = success(nll, alternative), magnitude(nll, alternative)
     for row in range(40):
         one, other = (
             cross_entropy(logits[side, row, : lengths[side, row]], labels[side, row, : lengths[side, row]]).item()
@@ -90,9 +90,9 @@ def test_contests_on_random_logits():
 
 def test_contests_by_hand():
     # p = 1/2 against 1/4; a tie; 1/4 against 1/2
-    nll, rival = -torch.tensor([0.5, 0.5, 0.25]).log(), -torch.tensor([0.25, 0.5, 0.5]).log()
-    assert success(nll, rival).tolist() == [1, 0, 0]
-    assert magnitude(nll, rival).tolist() == pytest.approx([0.25, 0, -0.25])
+    nll, alternative = -torch.tensor([0.5, 0.5, 0.25]).log(), -torch.tensor([0.25, 0.5, 0.5]).log()
+    assert success(nll, alternative).tolist() == [1, 0, 0]
+    assert magnitude(nll, alternative).tolist() == pytest.approx([0.25, 0, -0.25])
 
 
 def test_harmonic_mean_by_hand():

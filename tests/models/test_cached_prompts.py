@@ -7,9 +7,9 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from lga_lightning.models.cached_prompts import Prompts, unedited
+from lga_lightning.models.cached_prompts import CachedPrompts, unedited
 from lga_lightning.models.encoding import IGNORE
-from lga_lightning.models.generation import cuts, full_stops, greedy_answers
+from lga_lightning.models.generation import answer_prefixes, full_stops, greedy_answers
 from tests.helpers.models import requests, tiny_model, tiny_tokenizer
 from tests.models.test_generation import TOKENS, plain
 
@@ -19,7 +19,7 @@ EXACT = {"rtol": 0, "atol": 1e-9}
 @pytest.mark.usefixtures("exact")
 def test_answers_are_read_as_in_whole_passes(family, tokenizer):
     model, data = tiny_model(family, torch.float64), requests(6)
-    prompts = Prompts(model, tokenizer, [request.prompt for request in data])
+    prompts = CachedPrompts(model, tokenizer, [request.prompt for request in data])
     rows = [0, 1, 2, 3, 4, 5, 2, 0]  # a prompt may have several answers
     texts = [request.target_new for request in data] + ["a", data[0].target_old]
     answers = [tokenizer(" " + text, add_special_tokens=False)["input_ids"] for text in texts]
@@ -36,7 +36,7 @@ def test_answers_are_read_as_in_whole_passes(family, tokenizer):
 
 def test_parts_of_a_long_list_of_answers(llama, tokenizer, monkeypatch):
     data = requests(6)
-    prompts = Prompts(llama, tokenizer, [request.prompt for request in data])
+    prompts = CachedPrompts(llama, tokenizer, [request.prompt for request in data])
     answers = [tokenizer(" " + request.target_new)["input_ids"] for request in data]
     whole = prompts.predictions(range(6), answers)
     monkeypatch.setattr("lga_lightning.models.cached_prompts.MOST_LOGITS", 1)
@@ -52,7 +52,7 @@ def test_every_row_is_run_with_its_own_edit(llama, tokenizer):
         seen.append(rows.tolist())
         yield
 
-    prompts = Prompts(llama, tokenizer, ["Rome is", "The capital of France is", "Oslo"], attach)
+    prompts = CachedPrompts(llama, tokenizer, ["Rome is", "The capital of France is", "Oslo"], attach)
     prompts.continuations(2, lambda row, text: row == 0)
     prompts.predictions([1, 2], [[5, 6], [7]])
     assert seen == [[0, 1, 2], [1, 2], [1]]
@@ -60,14 +60,14 @@ def test_every_row_is_run_with_its_own_edit(llama, tokenizer):
 
 def test_a_finished_row_leaves_and_the_others_go_on(tokenizer):
     model, texts = tiny_model("llama", torch.float64), [request.prompt for request in requests(8)]
-    expected = [Prompts(model, tokenizer, [text]).continuations(9, lambda *_: False)[0] for text in texts]
+    expected = [CachedPrompts(model, tokenizer, [text]).continuations(9, lambda *_: False)[0] for text in texts]
     lengths, counts = [1, 9, 3, 2, 5, 9, 7, 4], [0] * 8
 
     def finished(row, text):
         counts[row] += 1
         return counts[row] == lengths[row]
 
-    got = Prompts(model, tokenizer, texts).continuations(9, finished)
+    got = CachedPrompts(model, tokenizer, texts).continuations(9, finished)
     for text, whole, length in zip(got, expected, lengths, strict=True):
         assert whole.startswith(text.rstrip("\ufffd"))
         assert text == whole or length < 9
@@ -75,7 +75,7 @@ def test_a_finished_row_leaves_and_the_others_go_on(tokenizer):
 
 def test_end_tokens_of_the_generation_config_end_an_answer(tokenizer):
     model, prompt = tiny_model("llama", torch.float64), "Rome is in"
-    said = Prompts(model, tokenizer, [prompt])._logits[0, -1].argmax().item()
+    said = CachedPrompts(model, tokenizer, [prompt])._logits[0, -1].argmax().item()
     for ends in (said, [2, said]):
         model.generation_config.eos_token_id = ends
         assert greedy_answers(model, tokenizer, [prompt]) == [""]
@@ -88,7 +88,7 @@ def test_generation_ends_where_the_models_positions_end():
         said[row] += 1
         return False
 
-    prompts = Prompts(model, tokenizer, ["b" * 60, "Rome"], unedited)
+    prompts = CachedPrompts(model, tokenizer, ["b" * 60, "Rome"], unedited)
     length = int(prompts._lengths[1])
     model.generation_config.eos_token_id = tokenizer.eos_token_id = None
     prompts.continuations(100, finished)
@@ -116,7 +116,7 @@ def test_full_stops():
     ],
 )
 def test_cuts(text, expected):
-    assert cuts(text) == expected
+    assert answer_prefixes(text) == expected
 
 
 def test_one_prompt_is_like_many(tokenizer):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lga_lightning.models.architecture import blocks, edit_site
-from lga_lightning.models.cached_suffix import Continuation
+from lga_lightning.models.cached_suffix import CachedSuffix
 from lga_lightning.models.encoding import EncodedAnswers, encode_answers
 from lga_lightning.models.hooks import added_to_output
 from lga_lightning.models.likelihood import answer_logits
@@ -46,7 +46,7 @@ BATCHES = {
 def test_equals_the_whole_rows(family, name):
     model, batch = tiny_model(family, torch.float64), batch_of(BATCHES[name])
     expected = answered(answer_logits(model, batch), batch)
-    continuation = Continuation(model, batch)
+    continuation = CachedSuffix(model, batch)
     with torch.no_grad():
         first, second = continuation.logits(), continuation.logits()
     torch.testing.assert_close(answered(first, batch), expected, **EXACT)
@@ -57,7 +57,7 @@ def test_equals_the_whole_rows(family, name):
 @pytest.mark.parametrize("name", ["here and there", "also at the start", "far behind"])
 def test_some_of_the_rows(family, name):
     model, batch = tiny_model(family, torch.float64), batch_of(BATCHES[name])
-    continuation = Continuation(model, batch)
+    continuation = CachedSuffix(model, batch)
     everything = continuation.logits()
     for rows in ([1], [2, 0], [0, 1, 2]):
         chosen = continuation.select(torch.tensor(rows))
@@ -73,7 +73,7 @@ def test_requests(family, tokenizer):
     model, data = tiny_model(family, torch.float64), requests()
     prompts, answers, ends = zip(*((r.prompt, r.target_new, r.subject_end) for r in data), strict=True)
     batch = encode_answers(tokenizer, prompts, answers, ends)
-    continuation = Continuation(model, batch)
+    continuation = CachedSuffix(model, batch)
     torch.testing.assert_close(
         answered(continuation.logits(), batch), answered(answer_logits(model, batch), batch), **EXACT
     )
@@ -82,7 +82,7 @@ def test_requests(family, tokenizer):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_other_dtypes_are_finite_and_close(family, dtype):
     model, batch = tiny_model(family, dtype), batch_of(BATCHES["also at the start"])
-    logits = answered(Continuation(model, batch).logits(), batch)
+    logits = answered(CachedSuffix(model, batch).logits(), batch)
     assert logits.dtype == torch.float32
     close = 1e-4 if dtype == torch.float32 else 0.1
     torch.testing.assert_close(logits, answered(answer_logits(model, batch), batch), rtol=close, atol=close)
@@ -90,7 +90,7 @@ def test_other_dtypes_are_finite_and_close(family, dtype):
 
 def test_the_first_token_left_is_the_subjects_last(llama):
     batch = batch_of(BATCHES["here and there"])
-    left = Continuation(llama, batch).batch
+    left = CachedSuffix(llama, batch).batch
     rows = torch.arange(len(batch))
     assert torch.equal(left.input_ids[:, 0], batch.input_ids[rows, batch.subject])
     assert not left.subject.any()
@@ -116,7 +116,7 @@ def test_gradients_reach_an_addition_at_the_subject(family):
             loss = answered(run(), batch).logsumexp(-1).sum()
         return torch.autograd.grad(loss, delta)[0]
 
-    continuation = Continuation(model, batch)
+    continuation = CachedSuffix(model, batch)
     expected = gradient(lambda: answer_logits(model, batch), batch.subject)
     torch.testing.assert_close(gradient(continuation.logits, continuation.batch.subject), expected, **EXACT)
 
@@ -126,7 +126,7 @@ def test_rows_as_long_as_the_model_takes(family):
     # 64 tokens are all that the tiny models with learned positions have
     model, batch = tiny_model(family, torch.float64), batch_of([(0, 3, 2), (50, 60, 4)])
     expected = answered(answer_logits(model, batch), batch)
-    torch.testing.assert_close(answered(Continuation(model, batch).logits(), batch), expected, **EXACT)
+    torch.testing.assert_close(answered(CachedSuffix(model, batch).logits(), batch), expected, **EXACT)
 
 
 @pytest.mark.usefixtures("exact")
@@ -146,7 +146,7 @@ def test_blocks_below_a_change_run_once(family, layer):
         return [answered(logits, batch) for logits in found]
 
     with torch.no_grad():
-        continuation = Continuation(model, batch, layer)
+        continuation = CachedSuffix(model, batch, layer)
         mine = passes(continuation.logits, 0, continuation.batch.input_ids.shape[1])
         whole = passes(lambda: answer_logits(model, batch), batch.subject, batch.input_ids.shape[1])
     for a, b in zip(mine, whole, strict=True):

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from lga_lightning.data import load_requests
 from lga_lightning.editing import RROME, attached
-from lga_lightning.evaluation.evaluator import evaluate_each, question_columns
+from lga_lightning.evaluation.evaluator import evaluate_each, prompt_columns
 from lga_lightning.locators import LGA
 from lga_lightning.models.architecture import SCOPES
 from lga_lightning.models.encoding import encode_answers
@@ -41,7 +41,7 @@ def test_scores_equal_autograd(embedded):
     # float32 against float64: plain autograd in float32 is itself 3e-4 off (see lga_lightning.models.likelihood)
     model, tokenizer = embedded
     data = load_requests(split="proxy", limit=3).requests
-    in_float32 = {scope: LGA(scope, measure="dot").score(model, tokenizer, data).values.double() for scope in SCOPES}
+    in_float32 = {scope: LGA(scope, statistic="dot").score(model, tokenizer, data).values.double() for scope in SCOPES}
     try:
         model.double()
         for scope, values in in_float32.items():
@@ -57,7 +57,7 @@ def test_edits_work_and_hooks_equal_merged_weights(embedded):
     before = fingerprint(model)
     editor = RROME(steps=15, contexts_each=1, context_lengths=(5,), second_moment="identity")
     deltas = editor.compute_each(model, tokenizer, data, 3)
-    columns = question_columns(data)
+    columns = prompt_columns(data)
     scores = evaluate_each(model, tokenizer, data, deltas, columns)
     assert scores[:, 0, columns.index("rewrite")].mean() < 0.5
     assert scores[:, 1, columns.index("rewrite")].mean() == 1

@@ -11,11 +11,11 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from lga_lightning.callbacks import AdapterWriter, EditReport
-from lga_lightning.covariance.estimate import find_moments
-from lga_lightning.covariance.store import load_moment
+from lga_lightning.covariance.estimate import find_covariances
+from lga_lightning.covariance.store import load_covariance
 from lga_lightning.editing import FTM, RROME, WeightDelta
-from lga_lightning.editing.session import EditingRun
-from lga_lightning.evaluation.evaluator import Evaluation, evaluate
+from lga_lightning.editing.session import EditSession
+from lga_lightning.evaluation.evaluator import EvaluationConfig, evaluate
 from lga_lightning.exceptions import DataError, LGAError, SettingError
 from lga_lightning.modules.datamodule import EditDataModule
 from lga_lightning.modules.lga import LGAModule, milestones
@@ -65,7 +65,7 @@ def test_batch_mode_edits_all_and_scores_afterwards(tmp_path, data, tokenizer):
     requests = data.loaded.requests
     delta = made.editor.compute(made.llm, tokenizer, requests, 1)
     torch.testing.assert_close(made.deltas[0].matrix(1), delta.matrix(1), rtol=1e-4, atol=1e-5)
-    outcomes = evaluate(made.llm, tokenizer, requests, [made.deltas[0]] * COUNT, Evaluation(generate=False))
+    outcomes = evaluate(made.llm, tokenizer, requests, [made.deltas[0]] * COUNT, EvaluationConfig(generate=False))
     expected = [next(one.scores["token"][1] for one in of_request if one.group == "rewrite") for of_request in outcomes]
     assert [row["rewrite"]["after"] for row in content["requests"]] == pytest.approx(expected)
     assert [row["prompt"] for row in content["requests"]] == [request.prompt for request in requests]
@@ -79,7 +79,7 @@ def test_batch_mode_edits_all_and_scores_afterwards(tmp_path, data, tokenizer):
 def test_sequential_mode_edits_groups_in_order(tmp_path, data, tokenizer):
     made = module(tokenizer, mode="sequential")
     content = validate(tmp_path, made, data)
-    run = EditingRun(made.editor, made.llm, tokenizer, 1)
+    run = EditSession(made.editor, made.llm, tokenizer, 1)
     for start in range(0, COUNT, 3):
         run.edit(data.loaded.requests[start : start + 3])
     torch.testing.assert_close(made.deltas[0].matrix(1), run.delta.matrix(1))
@@ -187,11 +187,11 @@ def test_moments_by_a_trainer_are_those_of_the_function(tmp_path, tokenizer, mon
     made = MomentsModule(layers="1-2", text=str(text), tokens=700, sequence_length=8, save_every=1)
     made.llm, made.tokenizer = tiny_model("llama"), tokenizer
     trainer(tmp_path).predict(made, return_predictions=False)
-    found = {layer: load_moment(made.key.folder, layer, made.key) for layer in (1, 2)}
+    found = {layer: load_covariance(made.key.folder, layer, made.key) for layer in (1, 2)}
     assert not (made.key.folder / "partial.safetensors").exists()
     for layer in (1, 2):
         (made.key.folder / f"{layer}.safetensors").unlink()
-    again = find_moments(made.llm, tokenizer, [1, 2], str(text), 700, 8)
+    again = find_covariances(made.llm, tokenizer, [1, 2], str(text), 700, 8)
     assert all(torch.equal(again[layer], found[layer]) for layer in (1, 2))
 
 

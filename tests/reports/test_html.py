@@ -18,14 +18,14 @@ import pytest
 import torch
 
 from lga_lightning.callbacks import EditReport, LayerAttribution
-from lga_lightning.evaluation.results import Outcome
+from lga_lightning.evaluation.results import EvalResult
 from lga_lightning.evaluation.summary import summarise
 from lga_lightning.locators.aggregation import RelationLayers
 from lga_lightning.modules.datamodule import EditDataModule
 from lga_lightning.reports.examples import read_examples
 from lga_lightning.reports.html import render_report, write_report
 from lga_lightning.reports.svg import drift_chart, layer_chart
-from lga_lightning.results.attribution import Attribution
+from lga_lightning.results.attribution import LocatorResult
 from lga_lightning.results.validation import write_outcomes
 from tests.modules.test_modes import module
 from tests.reports.test_terminal import attribution
@@ -35,11 +35,11 @@ EVIL = "<script>alert('x')</script> & \"Co\" <b"
 LAYERS = 12
 
 
-def outcome(group: str, after: float, said: str, begins: float | None = None, prompt: str = "Q") -> Outcome:
+def outcome(group: str, after: float, said: str, begins: float | None = None, prompt: str = "Q") -> EvalResult:
     scores = {"token": (0.0, 1.0), "generated": (0.0, after)}
     if begins is not None:
         scores["begins"] = (0.0, begins)
-    return Outcome(group, prompt, ("Rome", "Roma"), scores, ("Paris", said))
+    return EvalResult(group, prompt, ("Rome", "Roma"), scores, ("Paris", said))
 
 
 OUTCOMES = [
@@ -260,7 +260,7 @@ def test_the_heat_map_is_there_where_it_belongs_to_the_attribution(tmp_path):
     fill(tmp_path)
     (tmp_path / "heat_map.png").write_bytes(b"picture")
     assert "data:image/png" not in render_report(tmp_path)  # one of an earlier run
-    found = Attribution.load(tmp_path / "attribution.json")
+    found = LocatorResult.load(tmp_path / "attribution.json")
     replace(found, means={"mlp.last_subject": found.choice.scores}).save(tmp_path / "attribution.json")
     assert f"data:image/png;base64,{base64.b64encode(b'picture').decode()}" in render_report(tmp_path)
 

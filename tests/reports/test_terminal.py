@@ -14,11 +14,11 @@ from lga_lightning.locators.selection import choose
 from lga_lightning.reports.figures import draw_layers
 from lga_lightning.reports.heatmap import draw_heat_map
 from lga_lightning.reports.terminal import print_attribution
-from lga_lightning.results.attribution import Attribution, means_by_layer
+from lga_lightning.results.attribution import LocatorResult, means_by_layer
 
 
-def attribution(scores: torch.Tensor, aggregate: str = "sum") -> Attribution:
-    return Attribution(
+def attribution(scores: torch.Tensor, aggregate: str = "sum") -> LocatorResult:
+    return LocatorResult(
         model="m",
         data="d",
         locator="LGA",
@@ -59,12 +59,12 @@ def test_the_file_round_trips(tmp_path):
     full = replace(plain, relations=relations, stopped_early={"after": 7, "of": 9, "confidence": 0.9})
     for result in (plain, full, replace(plain, choice=choose(torch.randn(7, 6), kappa=None))):
         result.save(tmp_path / "attribution.json")
-        assert Attribution.load(tmp_path / "attribution.json") == result
+        assert LocatorResult.load(tmp_path / "attribution.json") == result
     content = json.loads((tmp_path / "attribution.json").read_text())
     for name in ("settings", "half_widths", "requests_to_settle", "stopped_early", "relations"):
         del content[name]
     (tmp_path / "older.json").write_text(json.dumps(content))
-    assert Attribution.load(tmp_path / "older.json") == result
+    assert LocatorResult.load(tmp_path / "older.json") == result
 
 
 def test_says_how_sure_it_is_and_what_would_settle_it(tmp_path, capsys):
@@ -98,7 +98,7 @@ def test_heat_map(tmp_path):
     means, half_widths = means_by_layer(torch.cat([values[:, :1], values], 1), ("scores", *columns))
     result = replace(attribution(torch.randn(6, 5)), means=means, half_widths=half_widths, settings={"window": 10})
     result.save(tmp_path / "attribution.json")
-    for drawn in (result, Attribution.load(tmp_path / "attribution.json")):
+    for drawn in (result, LocatorResult.load(tmp_path / "attribution.json")):
         draw_heat_map(drawn, tmp_path / "heat.png")
         assert (tmp_path / "heat.png").read_bytes().startswith(b"\x89PNG")
     mean = values[:, 0].mean(0)
@@ -109,6 +109,6 @@ def test_heat_map(tmp_path):
 
 def test_says_when_the_signed_sum_misleads(tmp_path, capsys):
     scores = -torch.rand(8, 6) - 0.1
-    for aggregate, said in (("sum", True), ("magnitude", False)):
+    for aggregate, said in (("sum", True), ("absolute", False)):
         print_attribution(attribution(scores if said else -scores, aggregate), tmp_path)
         assert ("Every score is negative" in capsys.readouterr().out) is said

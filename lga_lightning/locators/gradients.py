@@ -1,0 +1,177 @@
+"""What the gradients of the old and of the new answer say about each block (arXiv 2602.20207)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from lga_lightning.data.requests import EditRequest
+from lga_lightning.exceptions import SettingError
+from lga_lightning.locators.aggregation import Aggregate
+from lga_lightning.locators.base import Evidence, LayerLocator
+from lga_lightning.locators.gram import matrix_gram, norm_gram, vector_gram
+from lga_lightning.metrics.accuracy import token_accuracy
+from lga_lightning.models.architecture import SCOPES, Scope, Site, attribution_sites, is_matrix, normalised
+from lga_lightning.models.encoding import EncodedAnswers, encode_answers
+from lga_lightning.models.hooks import OutputGradients, frozen, per_row
+from lga_lightning.models.likelihood import answer_logits, answer_nll, input_device
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Statistic = Literal["dot", "cosine", "new_norm", "dot_per_old_norm", "dot_per_new_norm"]
+STATISTICS: tuple[str, ...] = get_args(Statistic)
+
+
+class GradientLocator(LayerLocator):
+    """Scores a block by the gradients of the old and of the new answer's loss.
+
+    Old and new answers go through the frozen model in one batch, one forward and one backward pass. The products are
+    formed from activations and their gradients while the backward pass runs; no weight gradient is ever made.
+    :class:`~lga_lightning.locators.LGA` and :class:`~lga_lightning.locators.ValueGradient` are two settings of it.
+
+    Args:
+        scope: What gradients are taken of. Parameters: ``mlp`` (all matrices of the MLP), ``mlp_out`` (its out-projection, the
+            matrix that is edited), ``attention`` (all matrices of the attention), ``block`` (every parameter). Or
+            ``value``: the output of the out-projection at the subject's last token, which is what an edit sets (v in ROME).
+        kappa: Width of the Tukey fences, in interquartile ranges; None for no fences.
+        aggregate: How requests are added up, see :func:`~lga_lightning.locators.aggregation.contributions`: ``sum`` as they
+            are, ``absolute`` their absolute values, ``normalised`` each request's scores over the sum of their absolute values.
+        statistic: What is compared. ``dot``: <g_old, g_new>; it is positive where the model knows neither answer and negative
+            where it knows the old one, at all layers alike, so with facts that the model knows its sum favours layers that
+            have *little* to do with the answer. ``new_norm``: |g_new|. ``cosine``; ``dot_per_old_norm``
+            <g_old, g_new> / |g_old|; ``dot_per_new_norm`` <g_old, g_new> / |g_new|.
+        neighbours: A layer's contributions are the means over it and so many layers on either side.
+    """
+
+    columns = ("scores", "cosine", "old_norm", "new_norm")
+
+    def __init__(
+        self,
+        scope: Scope = "mlp",
+        kappa: float | None = 1.0,
+        aggregate: Aggregate = "sum",
+        statistic: Statistic = "dot",
+        neighbours: int = 0,
+    ) -> None:
+        super().__init__(kappa, aggregate, neighbours)
+        if scope not in SCOPES:
+            raise SettingError(f"`scope` must be one of {list(SCOPES)}, got {scope!r}.")
+        if statistic not in STATISTICS:
+            raise SettingError(f"`statistic` must be one of {list(STATISTICS)}, got {statistic!r}.")
+        self.scope: Scope = scope
+        self.statistic: Statistic = statistic
+
+    def score(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, requests: Sequence[EditRequest]
+    ) -> Evidence:
+        """Per-request scores (the statistic), cosines and gradient norms of every block.
+
+        Args:
+            model: A causal language model, on any device, in any dtype.
+            tokenizer: Its fast tokenizer.
+            requests: B requests with old targets.
+
+        Returns:
+            Values [B, 4, L] in the order of ``columns``, on the device of the token ids.
+
+        Raises:
+            ValueError: If a request has no old target.
+        """
+        batch = encode_pairs(tokenizer, requests).to(input_device(model))
+        gram, logits = gradient_grams(model, batch, self.scope)
+        # a gradient of zero may come out a rounding error below zero
+        old, new = (gram[..., side, side].clamp_min(0).sqrt() for side in range(2))
+        dot = gram[..., 0, 1]
+        cosine = dot / (old * new).clamp_min(torch.finfo(dot.dtype).tiny)
+        scores = gradient_statistics(dot, cosine, old, new)[self.statistic]
+        values = torch.stack([scores, cosine, old, new], dim=1)
+        right = token_accuracy(logits.argmax(-1), batch.labels)
+        return Evidence(values, known=right[::2] == 1)
+
+    def settings(self, model: PreTrainedModel) -> dict[str, Any]:
+        """Scope and statistic."""
+        return {"scope": self.scope, "statistic": self.statistic}
+
+
+def gradient_statistics(dot: Tensor, cosine: Tensor, old: Tensor, new: Tensor) -> dict[str, Tensor]:
+    """All statistics of the same gradients.
+
+    Args:
+        dot: Their inner products.
+        cosine: Their cosines.
+        old: Norms of those of the old answer.
+        new: Norms of those of the new answer.
+    """
+    tiny = torch.finfo(dot.dtype).tiny
+    return {
+        "dot": dot,
+        "cosine": cosine,
+        "new_norm": new,
+        "dot_per_old_norm": dot / old.clamp_min(tiny),
+        "dot_per_new_norm": dot / new.clamp_min(tiny),
+    }
+
+
+def encode_pairs(tokenizer: PreTrainedTokenizerBase, requests: Sequence[EditRequest]) -> EncodedAnswers:
+    """The old (row 2i) and the new answer (row 2i + 1) of every request i.
+
+    Raises:
+        ValueError: If a request has no old target.
+    """
+    answers: list[str] = []
+    for request in requests:
+        if request.target_old is None:
+            raise ValueError(
+                f"Gradients of the old answer need an old target; the request {request.prompt!r} has none."
+            )
+        answers += [request.target_old, request.target_new]
+    prompts = [request.prompt for request in requests for _ in range(2)]
+    ends = [request.subject_end for request in requests for _ in range(2)]
+    return encode_answers(tokenizer, prompts, answers, ends)
+
+
+def gradient_grams(model: PreTrainedModel, batch: EncodedAnswers, scope: Scope) -> tuple[Tensor, Tensor]:
+    """Inner products between the gradients of the two answers' losses, over each block's parameters or its value.
+
+    Args:
+        model: A causal language model with L blocks.
+        batch: 2B rows, 2i and 2i + 1 the two answers of request i, on the model's device.
+        scope: What gradients are taken of.
+
+    Returns:
+        [B, L, 2, 2] Gram matrices, and the logits [2B, A, V] at the answers.
+    """
+    sites = attribution_sites(model, scope)
+    grams: list[Tensor | None] = [None] * len(sites)
+    rows = torch.arange(len(batch))
+
+    def receive(key: tuple[int, Site], inputs: Tensor, gradients: Tensor) -> None:
+        layer, site = key
+        inputs, gradients = per_row(inputs, len(batch)), per_row(gradients, len(batch))
+        if scope == "value":
+            gram = vector_gram(gradients[rows, batch.subject.to(gradients.device)])
+        else:
+            gram = _site_gram(site.module, inputs, gradients, site.bias)
+        sum_so_far = grams[layer]
+        grams[layer] = gram if sum_so_far is None else sum_so_far + gram
+
+    watcher = OutputGradients(receive)
+    modules: list[tuple[tuple[int, Site], nn.Module]] = [
+        ((layer, site), site.module) for layer, found in enumerate(sites) for site in found
+    ]
+    with torch.inference_mode(False), torch.enable_grad(), frozen(model), watcher.watch(modules):
+        logits = answer_logits(model, batch)
+        # the sum, not the mean: requests do not scale each other
+        watcher.backward(answer_nll(logits, batch.labels).sum())
+    collected = [gram.to(batch.labels.device) for gram in grams if gram is not None]
+    return torch.stack(collected, dim=1), logits.detach()
+
+
+def _site_gram(module: nn.Module, inputs: Tensor, gradients: Tensor, bias: bool) -> Tensor:
+    if is_matrix(module):
+        return matrix_gram(inputs, gradients, bias)
+    return norm_gram(normalised(module, inputs), gradients, bias)
