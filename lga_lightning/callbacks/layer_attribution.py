@@ -268,10 +268,10 @@ class LayerAttribution(L.Callback):
         if not len(counted):
             raise DataError(f"No proxy request of {data} is left to score layers by: {dict(skipped)}.")
         choice = self.locator.choose(scores)
-        rivals = [layer for layer in choice.confidence_set if layer != choice.golden_layer]
+        alternatives = [layer for layer in choice.confidence_set if layer != choice.golden_layer]
         needed = None
-        if rivals:
-            needed = requests_to_settle(self.locator.contributions(scores), choice.golden_layer, rivals[0])
+        if alternatives:
+            needed = requests_to_settle(self.locator.contributions(scores), choice.golden_layer, alternatives[0])
         means, half_widths = means_by_layer(counted, self.locator.columns)
         early = stopped and self.stop_at_confidence is not None and len(index) < len(requests)
         return LocatorResult(

@@ -20,7 +20,7 @@ class EvalPrompt:
             ``perplexity`` (the prompt is a plain text) have no answers.
         prompt: Text to be continued.
         answers: Accepted answers, the preferred one first.
-        rival: The answer that the first one should beat in the CounterFact scores; None where there is no such contest.
+        alternative: The answer that the first one should beat in the CounterFact scores; None where there is no such contest.
     """
 
     group: str
@@ -34,7 +34,7 @@ def prompts_of(request: EditRequest) -> list[EvalPrompt]:
 
     On the request's own prompt and its rephrases the new target should beat the old one. On probes of the locality kind
     ``neighborhood`` (CounterFact's: prompts about other subjects, whose true answer is the old target) the true answer
-    should beat the new target. Without an old target there is no contest.
+    should beat the new target. Without an old target there is no comparison.
     """
     new, old = request.target_new, request.target_old
     accepted = (new, *request.target_new_aliases)

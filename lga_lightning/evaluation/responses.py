@@ -32,7 +32,7 @@ class Response:
         predictions: [A] most likely token at each token of the first answer, given the tokens before it.
         labels: [A] the tokens of the first answer.
         nll: Mean negative log-likelihood of the first answer, or of the passage, in nats a token; NaN where there is none.
-        alternative_nll: Of the rival; NaN where there is none.
+        alternative_nll: Of the alternative; NaN where there is none.
         text: What the model said by itself; None where it was not asked to.
     """
 
@@ -82,7 +82,7 @@ def _inner_stops(answer: str) -> int:
 
 
 def _read(prompts: CachedPrompts, questions: Sequence[EvalPrompt], said: Sequence[str | None]) -> list[Response]:
-    """Replies to questions with answers: the first answer and the rival are read behind the prompt."""
+    """Replies to questions with answers: the first answer and the alternative are read behind the prompt."""
     alternatives = [row for row, question in enumerate(questions) if question.alternative is not None]
     texts = [q.answers[0] for q in questions] + [q.alternative for q in questions if q.alternative is not None]
     known = {text: target_ids(prompts.tokenizer, text) for text in set(texts)}

@@ -35,13 +35,13 @@ GENERATED = {
 }
 BEGINS = "as `generated`, but the model may go on behind the answer: what it says begins with it"
 
-_LIKELIER = "share of {where} on which {answer} has the lower mean negative log-likelihood a token than {rival}"
-_DIFFERENCE = "p({answer}) - p({rival}) on {where}, with p = exp(-mean negative log-likelihood a token)"
-_NEW = {"answer": "target_new", "rival": "target_old"}
+_LIKELIER = "share of {where} on which {answer} has the lower mean negative log-likelihood a token than {alternative}"
+_DIFFERENCE = "p({answer}) - p({alternative}) on {where}, with p = exp(-mean negative log-likelihood a token)"
+_NEW = {"answer": "target_new", "alternative": "target_old"}
 _COMPARISONS = {
     "E": ("rewrite", {"where": "prompts", **_NEW}),
     "P": ("rephrase", {"where": "rephrases", **_NEW}),
-    "N": (NEIGHBORHOOD, {"where": "neighborhood probes", "answer": "the probe's answer", "rival": "target_new"}),
+    "N": (NEIGHBORHOOD, {"where": "neighborhood probes", "answer": "the probe's answer", "alternative": "target_new"}),
 }
 COMPARISONS = {
     f"counterfact.{letter}{suffix}": (group, measure, protocol.format(**words))
@@ -92,8 +92,8 @@ def summarise(
                 metrics[name]["generated"] = generated
                 begins = table.entry(name, "begins", BEGINS)
                 metrics[name] |= {"begins": begins} if begins["num_requests"] else {}
-    contests = {name: table.entry(*comparison) for name, comparison in COMPARISONS.items()}
-    metrics |= {name: entry for name, entry in contests.items() if entry["num_requests"]}
+    comparisons = {name: table.entry(*comparison) for name, comparison in COMPARISONS.items()}
+    metrics |= {name: entry for name, entry in comparisons.items() if entry["num_requests"]}
     successes = [f"counterfact.{letter}S" for letter in _COMPARISONS]
     if all(name in metrics for name in successes):
         metrics["counterfact.S"] = table.harmonic([COMPARISONS[name][:2] for name in successes])

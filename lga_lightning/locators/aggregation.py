@@ -169,8 +169,8 @@ def choose_by_relation(
     )
 
 
-def requests_to_settle(contributed: Tensor, layer: int, rival: int) -> int | None:
-    """About how many requests like these it takes until a layer beats its rival in 95% of the draws.
+def requests_to_settle(contributed: Tensor, layer: int, alternative: int) -> int | None:
+    """About how many requests like these it takes until a layer beats its alternative in 95% of the draws.
 
     The difference of their contributions has mean m and standard deviation s; the sum over n requests is positive in 95% of
     the draws once n >= (1.645 s / m)^2.
@@ -178,13 +178,13 @@ def requests_to_settle(contributed: Tensor, layer: int, rival: int) -> int | Non
     Args:
         contributed: [N, L] contributions.
         layer: The layer that should win.
-        rival: The layer that it should beat.
+        alternative: The layer that it should beat.
 
     Returns:
-        None if there is a single request, or the layer does not lead (the fences left the rival out).
+        None if there is a single request, or the layer does not lead (the fences left the alternative out).
     """
     if len(contributed) < 2:
         return None
-    lead = contributed[:, layer] - contributed[:, rival]
+    lead = contributed[:, layer] - contributed[:, alternative]
     mean, spread = lead.mean().item(), lead.std().item()
     return math.ceil((1.645 * spread / mean) ** 2) if mean > 0 else None

@@ -1,4 +1,4 @@
-"""Causal tracing, also called causal mediation analysis (ROME, arXiv 2202.05262): the rival of LGA."""
+"""Causal tracing, also called causal mediation analysis (ROME, arXiv 2202.05262), as people pick layers today."""
 
 from __future__ import annotations
 

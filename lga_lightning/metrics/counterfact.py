@@ -1,4 +1,4 @@
-"""CounterFact's scores: does the answer that should win beat its rival? Source: ROME (arXiv 2202.05262), section 3.4."""
+"""CounterFact's scores: does the answer that should win beat its alternative? Source: ROME (arXiv 2202.05262), section 3.4."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from torch import Tensor
 
 
 def success(nll: Tensor, alternative_nll: Tensor) -> Tensor:
-    """Whether an answer is more likely than its rival, by the mean negative log-likelihood of its tokens.
+    """Whether an answer is more likely than its alternative, by the mean negative log-likelihood of its tokens.
 
-    On rewrite and rephrase prompts the answer is the new target and the rival the old one: the mean is ES and PS. On
+    On rewrite and rephrase prompts the answer is the new target and the alternative the old one: the mean is ES and PS. On
     neighbourhood prompts it is the other way round: NS. A tie is no success.
 
     Args:
@@ -27,7 +27,7 @@ def success(nll: Tensor, alternative_nll: Tensor) -> Tensor:
 
 
 def magnitude(nll: Tensor, alternative_nll: Tensor) -> Tensor:
-    """By how much an answer is more likely than its rival: p(answer) - p(rival), with p = exp(-mean NLL).
+    """By how much an answer is more likely than its alternative: p(answer) - p(alternative), with p = exp(-mean NLL).
 
     The means are EM, PM and NM, for the same prompts as ES, PS and NS.
 

@@ -211,7 +211,7 @@ def _bar(layer: int, attribution: LocatorResult, centre: float, width: float, sc
         if layer == choice.golden_layer
         else "out"
         if layer in choice.excluded
-        else "rival"
+        else "alternative"
         if layer in choice.confidence_set
         else "layer"
     )
