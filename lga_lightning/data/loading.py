@@ -7,8 +7,9 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
+from typing import get_args
 
-from lga_lightning.data.formats import ZsreTarget, reader_for, recognise
+from lga_lightning.data.formats import Format, ZsreTarget, find_format, recognise
 from lga_lightning.data.requests import EditRequest
 from lga_lightning.data.selection import split_of, take
 from lga_lightning.data.sources import read_records, source_name
@@ -28,7 +29,8 @@ class LoadedRequests:
         filtered: How many sound records were left out because something else was asked for, or because no request can be made
             of them, by reason.
         dropped: How many probes were left out of requests that were kept, by reason.
-        format: The format that was read.
+        format: Name of the format that was read.
+        note: Choice of its reader without which numbers cannot be compared; "" where there is none.
     """
 
     requests: list[EditRequest]
@@ -37,6 +39,7 @@ class LoadedRequests:
     filtered: Counter[str] = field(default_factory=Counter)
     dropped: Counter[str] = field(default_factory=Counter)
     format: str = ""
+    note: str = ""
 
     def skip(self, error: InvalidRequest, message: str) -> None:
         """Count a record that cannot be used."""
@@ -46,7 +49,7 @@ class LoadedRequests:
 
 def load_requests(
     source: str | Path | None = None,
-    format: str = "auto",
+    format: str | Format = "auto",
     limit: int | None = None,
     strict: bool = False,
     split: str | None = None,
@@ -60,7 +63,8 @@ def load_requests(
     Args:
         source: A JSON, JSON Lines, CSV or Parquet file, ``hub:owner/name`` (see ``docs/data.md``), or None for the bundled
             facts.
-        format: Name of its format, a key of ``FORMATS``; ``"auto"`` recognises it by the first record.
+        format: Its format: the name of one of ``FORMATS``, or a :class:`~lga_lightning.data.Format` of your own; ``"auto"``
+            recognises it by the first record.
         limit: Keep the first so many valid requests.
         strict: Fail at the first record that cannot be used instead of leaving it out.
         split: ``"proxy"`` or ``"test"``: leave out the requests that are kept for the other; those without a split stay.
@@ -81,12 +85,14 @@ def load_requests(
         raise DataError(
             f"`proxy_share` must be between 0 and 1, got {proxy_share}. Leave it out to use all requests for everything."
         )
-    if format != "auto":
-        reader_for(format, zsre_target)  # a name that is wrong fails before the file is read
+    if zsre_target not in get_args(ZsreTarget):
+        raise DataError(f"`zsre_target` must be 'alt' or 'answers[0]', got {zsre_target!r}.")
+    if format != "auto" and not isinstance(format, Format):
+        format = find_format(format)  # a name that is wrong fails before the file is read
     if source is None:
         source = Path(str(files("lga_lightning") / "data" / "facts.jsonl"))
     loaded = LoadedRequests([])
-    valid = _valid(source, format, strict, zsre_target, loaded)
+    valid = _valid(source, format, {"zsre_target": zsre_target}, strict, loaded)
     split_up = (
         request if request.split or proxy_share is None else _with_split(request, proxy_share) for request in valid
     )
@@ -99,14 +105,15 @@ def load_requests(
 
 
 def _valid(
-    source: str | Path, format: str, strict: bool, zsre_target: ZsreTarget, loaded: LoadedRequests
+    source: str | Path, format: str | Format, options: dict[str, str], strict: bool, loaded: LoadedRequests
 ) -> Iterator[EditRequest]:
     """Requests as they come; what cannot be used is counted in ``loaded``."""
     read = None
     for record in read_records(source):
         if read is None:
-            loaded.format = recognise(record) if format == "auto" else format
-            read = reader_for(loaded.format, zsre_target)
+            chosen = format if isinstance(format, Format) else recognise(record)
+            loaded.format, loaded.note = chosen.name, chosen.note.format(**options)
+            read = chosen.reader(**{name: options[name] for name in chosen.options})
         try:
             request = read(record)
         except InvalidRequest as error:

@@ -5,12 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from lga_lightning.exceptions import InvalidRequest
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)

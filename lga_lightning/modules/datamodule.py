@@ -10,7 +10,7 @@ from typing import Literal
 import lightning as L
 
 from lga_lightning.data.batching import RequestBatches
-from lga_lightning.data.formats import FormatName, ZsreTarget
+from lga_lightning.data.formats import Format, FormatName, ZsreTarget
 from lga_lightning.data.loading import FACTS, LoadedRequests, load_requests
 from lga_lightning.data.sources import source_name
 from lga_lightning.exceptions import DataError
@@ -29,7 +29,8 @@ class EditDataModule(L.LightningDataModule):
     Args:
         requests: A JSON, JSON Lines, CSV, TSV or Parquet file, or ``hub:owner/name``, to which ``@revision`` and
             ``?config=...&split=...&file=...`` can be added; the bundled facts by default.
-        format: Its format; ``auto`` recognises it by the first record.
+        format: Its format: a name, or a ``Format`` of your own (on the command line: the path of its class); ``auto``
+            recognises it by the first record.
         limit: Use the first so many requests (of the split).
         batch_size: Requests a batch.
         strict: Fail at the first request that cannot be used, instead of leaving it out and counting it.
@@ -46,7 +47,7 @@ class EditDataModule(L.LightningDataModule):
     def __init__(
         self,
         requests: str | None = None,
-        format: FormatName = "auto",
+        format: FormatName | Format = "auto",
         limit: int | None = None,
         batch_size: int = 8,
         strict: bool = False,
@@ -78,10 +79,8 @@ class EditDataModule(L.LightningDataModule):
     def name(self) -> str:
         """What the requests are, for results: the source, and the choices that make numbers comparable or not."""
         name = FACTS if self.source is None else source_name(self.source)
-        if self.loaded.format == "zsre_mend_eval":
-            name += f", target_new: {self.zsre_target}"
-        if self.loaded.format == "known_1000":
-            name += ", target_new: the attribute of another fact of the relation"
+        if self.loaded.note:
+            name += f", {self.loaded.note}"
         return name + ", in the chat template" * self.chat_template
 
     @property

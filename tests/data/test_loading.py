@@ -210,7 +210,10 @@ def test_a_bad_limit(limit):
 
 
 def test_a_bad_format():
-    with pytest.raises(DataError, match=r"`format` must be 'auto' or one of \['jsonl', .*'known_1000'\], got 'csv'"):
+    with pytest.raises(
+        DataError,
+        match=r"`format` must be 'auto', one of \['counterfact', .*'jsonl'\], or a Format of your own, got 'csv'",
+    ):
         load_requests(format="csv")
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from lga_lightning.data import load_requests, to_record
-from lga_lightning.data.formats import reader_for, recognise
+from lga_lightning.data.formats import find_format, recognise
 from lga_lightning.data.records import Record
 from lga_lightning.data.requests import EditRequest, Probe
 from lga_lightning.exceptions import DataError, InvalidRequest
@@ -56,7 +56,7 @@ def edit_requests(draw: st.DrawFn) -> EditRequest:
 
 
 def read(values: dict, format: str, **options: str) -> EditRequest:
-    request = reader_for(format, **options)(Record(values, ""))
+    request = find_format(format).reader(**options)(Record(values, ""))
     assert request is not None
     return request
 
@@ -68,7 +68,7 @@ def test_our_own_format_there_and_back_is_the_identity(request):
         line = json.dumps(to_record(request), ensure_ascii=ascii_only)
         assert "\n" not in line
         record = Record(json.loads(line), "")
-        assert recognise(record) == "jsonl"
+        assert recognise(record).name == "jsonl"
         again = read(record.values, "jsonl")
         assert again == request
         assert json.dumps(to_record(again), ensure_ascii=ascii_only) == line
@@ -150,7 +150,7 @@ def test_formats_of_others_keep_every_letter(request):
         },
     }
     for format, record in records.items():
-        assert recognise(Record(record, "")) == format
+        assert recognise(Record(record, "")).name == format
         again = read(record, format)
         assert (again.prompt, again.subject, again.target_new) == tuple(common.values())
         assert again.rephrases == request.rephrases

@@ -1,98 +1,63 @@
-"""From a record to an edit request: one small function a format."""
+"""From a record to an edit request: the formats that are known by name, one file each or one for its relatives."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from lga_lightning.data.formats.counterfact import read_counterfact, read_counterfact_edit
-from lga_lightning.data.formats.jsonl import read_jsonl, to_record
-from lga_lightning.data.formats.knowedit import has_knowedit_probes, read_knowedit
-from lga_lightning.data.formats.known import read_known
-from lga_lightning.data.formats.questions import ZsreTarget, read_qaedit, read_zsre
+from lga_lightning.data.formats.base import Format, Reader
+from lga_lightning.data.formats.counterfact import COUNTERFACT, COUNTERFACT_EDIT, MULTI_COUNTERFACT
+from lga_lightning.data.formats.jsonl import JSONL, to_record
+from lga_lightning.data.formats.knowedit import KNOWEDIT
+from lga_lightning.data.formats.known import KNOWN_1000
+from lga_lightning.data.formats.questions import QAEDIT, ZSRE, ZsreTarget
 from lga_lightning.data.records import Record
-from lga_lightning.data.requests import EditRequest
 from lga_lightning.exceptions import DataError
 
-__all__ = ["FORMATS", "FormatName", "Reader", "ZsreTarget", "reader_for", "recognise", "to_record"]
+__all__ = ["FORMATS", "Format", "FormatName", "Reader", "ZsreTarget", "find_format", "recognise", "to_record"]
 
-# None: the record is sound, but no request can be made of it
-Reader = Callable[[Record], EditRequest | None]
-FormatName = Literal[
-    "auto",
-    "jsonl",
-    "counterfact",
-    "multi_counterfact",
-    "counterfact-edit",
-    "zsre_mend_eval",
-    "knowedit",
-    "qaedit",
-    "known_1000",
-]
+# in the order in which they are tried on a record of an unknown format: those with the most special fields come first
+FORMATS: tuple[Format, ...] = (
+    COUNTERFACT,
+    MULTI_COUNTERFACT,
+    ZSRE,
+    KNOWN_1000,
+    QAEDIT,
+    COUNTERFACT_EDIT,
+    KNOWEDIT,
+    JSONL,
+)
 
-# each format with the fields that every record of it has
-FORMATS: dict[str, tuple[str, ...]] = {
-    "jsonl": ("prompt", "subject", "target_new"),
-    "counterfact": ("requested_rewrite",),
-    "multi_counterfact": ("requested_rewrite",),
-    "counterfact-edit": ("prompt", "subject", "target_new", "ground_truth", "locality_prompt"),
-    "zsre_mend_eval": ("subject", "src", "alt", "answers"),
-    "knowedit": ("prompt", "subject", "target_new"),
-    "qaedit": ("prompt", "subject", "target", "rephrase"),
-    "known_1000": ("prompt", "subject", "attribute", "template"),
-}
-WIKIBIO = ("concept", "text", "labels")
+if TYPE_CHECKING:
+    FormatName = str
+else:  # the choices of the command line
+    NAMES = ("auto", *(format.name for format in FORMATS))
+    FormatName = Literal[NAMES]
 
 
-def reader_for(format: str, zsre_target: ZsreTarget = "alt") -> Reader:
-    """The function that reads records of a format; made anew for each data set, since one of them remembers records.
-
-    Args:
-        format: A key of ``FORMATS``.
-        zsre_target: For ``zsre_mend_eval``: which field is edited in.
+def find_format(name: str) -> Format:
+    """The format of that name.
 
     Raises:
-        DataError: If there is no such format or target.
+        DataError: If there is none.
     """
-    if zsre_target not in ("alt", "answers[0]"):
-        raise DataError(f"`zsre_target` must be 'alt' or 'answers[0]', got {zsre_target!r}.")
-    readers: dict[str, Reader] = {
-        "jsonl": read_jsonl,
-        "counterfact": read_counterfact,
-        "multi_counterfact": read_counterfact,
-        "counterfact-edit": read_counterfact_edit,
-        "zsre_mend_eval": partial(read_zsre, target=zsre_target),
-        "knowedit": read_knowedit,
-        "qaedit": read_qaedit,
-        "known_1000": partial(read_known, attributes={}),
-    }
-    if format not in readers:
-        raise DataError(f"`format` must be 'auto' or one of {list(FORMATS)}, got {format!r}.")
-    return readers[format]
+    formats = {format.name: format for format in FORMATS}
+    if name not in formats:
+        raise DataError(f"`format` must be 'auto', one of {list(formats)}, or a Format of your own, got {name!r}.")
+    return formats[name]
 
 
-def recognise(record: Record) -> str:
+def recognise(record: Record) -> Format:
     """The format of a data set, from its first record.
 
     Raises:
         DataError: If it is none of ours.
     """
-    values = record.values
-    for format in ("counterfact", "zsre_mend_eval", "known_1000", "qaedit", "counterfact-edit"):
-        if values.keys() >= set(FORMATS[format]):
+    for format in FORMATS:
+        if format.matches(record.values):
             return format
-    if values.keys() >= set(WIKIBIO):
-        return "knowedit"
-    if values.keys() >= set(FORMATS["jsonl"]):
-        return "knowedit" if _is_knowedit(values) else "jsonl"
-    known = "; ".join(f"{format}: {', '.join(fields)}" for format, fields in FORMATS.items())
+    known = "; ".join(f"{format.name}: {format.signature}" for format in FORMATS)
     raise DataError(
-        f"{record.place}: the format is not recognised. The row has the fields {sorted(map(str, values))}. The formats and the "
-        f"fields that each needs are {known} (WikiBio: {', '.join(WIKIBIO)}). Rename the fields, or say with --data.format "
-        "which format it is."
+        f"{record.place}: the format is not recognised. The row has the fields {sorted(map(str, record.values))}. The formats "
+        f"and the fields that tell them are {known}. Rename the fields, say with --data.format which format it is, or give a "
+        "Format of your own there."
     )
-
-
-def _is_knowedit(values: dict[str, Any]) -> bool:
-    return not values.keys().isdisjoint({"ground_truth", "rephrase_prompt"}) or has_knowedit_probes(values)

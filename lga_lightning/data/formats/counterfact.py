@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lga_lightning.data.formats.base import Format
 from lga_lightning.data.records import Record
 from lga_lightning.data.requests import EditRequest, Probe
 
@@ -42,3 +43,10 @@ def read_counterfact_edit(record: Record) -> EditRequest:
 
 def _neighborhood(prompts: tuple[str, ...], answers: tuple[str, ...]) -> dict[str, tuple[Probe, ...]]:
     return {"neighborhood": tuple(Probe(prompt, answers) for prompt in prompts)} if prompts else {}
+
+
+COUNTERFACT = Format("counterfact", ("requested_rewrite",), read_counterfact)
+MULTI_COUNTERFACT = Format("multi_counterfact", ("requested_rewrite",), read_counterfact)
+COUNTERFACT_EDIT = Format(
+    "counterfact-edit", ("prompt", "subject", "target_new", "ground_truth", "locality_prompt"), read_counterfact_edit
+)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from lga_lightning.data.formats.base import Format
 from lga_lightning.data.records import Record
 from lga_lightning.data.requests import EditRequest, Probe
 
@@ -63,3 +64,6 @@ def _probe_records(kinds: Mapping[str, tuple[Probe, ...]]) -> dict[str, list[dic
         kind: [{"prompt": probe.prompt, "answers": list(probe.answers)} for probe in probes]
         for kind, probes in kinds.items()
     }
+
+
+JSONL = Format("jsonl", ("prompt", "subject", "target_new"), read_jsonl)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+from lga_lightning.data.formats.base import Format
 from lga_lightning.data.formats.probes import usable_probes
 from lga_lightning.data.records import Record
 from lga_lightning.data.requests import EditRequest, Probe
 
+FIELDS = ("prompt", "subject", "target_new")
+WIKIBIO = ("text", "concept", "labels")  # the same, in WikiBio
 KINDS = {"Reasoning", "Subject_Aliasing", "Logical_Generalization", "Relation_Specificity", "Forgetfulness"}
 
 
@@ -18,7 +22,7 @@ def read_knowedit(record: Record) -> EditRequest:
     old answer. Some probes of these sets have no answer: they are dropped, and the request stays.
     """
     biography = "concept" in record.values and "prompt" not in record.values
-    prompt, subject, new = ("text", "concept", "labels") if biography else ("prompt", "subject", "target_new")
+    prompt, subject, new = WIKIBIO if biography else FIELDS
     old = record.optional_answers("ground_truth")
     targets = record.filled_answers(new) or ("",)
     return EditRequest(
@@ -35,7 +39,7 @@ def read_knowedit(record: Record) -> EditRequest:
     )
 
 
-def has_knowedit_probes(values: dict[str, Any]) -> bool:
+def _has_knowedit_probes(values: Mapping[str, Any]) -> bool:
     """Whether a record's first probe answers with a ``ground_truth``; if it has none, whether the kinds are KnowEdit's."""
     kinds = {kind: rows for name in ("portability", "locality") for kind, rows in _object(values.get(name)).items()}
     probes = [row for rows in kinds.values() if isinstance(rows, list) for row in rows]
@@ -49,3 +53,25 @@ def _object(value: Any) -> dict[str, Any]:
 def _probes(record: Record, name: str) -> dict[str, tuple[Probe, ...]]:
     found = {kind: usable_probes(rows, "prompt", "ground_truth") for kind, rows in record.records(name).items()}
     return {kind: probes for kind, probes in found.items() if probes}
+
+
+class KnowEdit(Format):
+    """KnowEdit, whose fields are those of our own format, or WikiBio's."""
+
+    def __init__(self) -> None:
+        super().__init__("knowedit", FIELDS, read_knowedit)
+
+    def matches(self, values: Mapping[str, Any]) -> bool:
+        """Whether a record has WikiBio's fields, or what our own format has not: an answer, a rephrase or probes of KnowEdit."""
+        if values.keys() >= set(WIKIBIO):
+            return True
+        ours = values.keys().isdisjoint({"ground_truth", "rephrase_prompt"}) and not _has_knowedit_probes(values)
+        return super().matches(values) and not ours
+
+    @property
+    def signature(self) -> str:
+        """The fields of its sets, in words."""
+        return f"{', '.join(FIELDS)} with ground_truth, rephrase_prompt or KnowEdit's probes, or {', '.join(WIKIBIO)} (WikiBio)"
+
+
+KNOWEDIT = KnowEdit()

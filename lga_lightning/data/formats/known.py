@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
+from lga_lightning.data.formats.base import Format, Reader
 from lga_lightning.data.records import Record
 from lga_lightning.data.requests import EditRequest
 
@@ -32,3 +36,22 @@ def read_known(record: Record, attributes: dict[str, list[str]]) -> EditRequest 
         relation=relation,
         id=record.place,
     )
+
+
+class Known1000(Format):
+    """known_1000, whose reader remembers the answers of each relation."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "known_1000",
+            ("prompt", "subject", "attribute", "template"),
+            read_known,
+            note="target_new: the attribute of another fact of the relation",
+        )
+
+    def reader(self, **options: Any) -> Reader:
+        """A reader that has seen no record yet."""
+        return partial(self.read, attributes={}, **options)
+
+
+KNOWN_1000 = Known1000()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from lga_lightning.data.formats.base import Format
 from lga_lightning.data.formats.probes import usable_probes
 from lga_lightning.data.records import Record
 from lga_lightning.data.requests import EditRequest, Probe
@@ -11,16 +12,16 @@ from lga_lightning.data.requests import EditRequest, Probe
 ZsreTarget = Literal["alt", "answers[0]"]
 
 
-def read_zsre(record: Record, target: ZsreTarget = "alt") -> EditRequest:
+def read_zsre(record: Record, zsre_target: ZsreTarget = "alt") -> EditRequest:
     """A record of zsre_mend_eval.
 
     Args:
         record: The record.
-        target: What is edited in. ``alt``, a made-up answer: the old answer is then ``answers[0]``, as in EasyEdit. Or
-            ``answers[0]``, the true answer, as in ROME and MEMIT: the old answer is then the model's own.
+        zsre_target: Field that is edited in. ``alt``, a made-up answer: the old answer is then ``answers[0]``, as in EasyEdit.
+            Or ``answers[0]``, the true answer, as in ROME and MEMIT: the old answer is then the model's own.
     """
     truth, *aliases = record.filled_answers("answers") or ("",)
-    made_up = target == "alt"
+    made_up = zsre_target == "alt"
     return EditRequest(
         prompt=record.text("src"),
         subject=record.text("subject"),
@@ -51,3 +52,13 @@ def read_qaedit(record: Record) -> EditRequest:
 def _unrelated(rows: list[Record]) -> dict[str, tuple[Probe, ...]]:
     probes = usable_probes(rows, "loc", "loc_ans")
     return {"unrelated": probes} if probes else {}
+
+
+ZSRE = Format(
+    "zsre_mend_eval",
+    ("subject", "src", "alt", "answers"),
+    read_zsre,
+    options=("zsre_target",),
+    note="target_new: {zsre_target}",
+)
+QAEDIT = Format("qaedit", ("prompt", "subject", "target", "rephrase"), read_qaedit)
