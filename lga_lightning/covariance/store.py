@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from lga_lightning.data.corpus import text_fingerprint
+from lga_lightning.data.sources import source_fingerprint, source_name
 from lga_lightning.exceptions import DataError
 from lga_lightning.models.architecture import longest_text
 from lga_lightning.models.chat import plain
@@ -72,8 +72,8 @@ class CovarianceKey:
             weights=digest.hexdigest(),
             tokenizer=hashlib.sha256(plain(tokenizer).backend_tokenizer.to_str().encode()).hexdigest(),
             dtype=str(model.dtype),
-            text=source if sampled else Path(source).name,
-            text_hash="seed 0" if sampled else text_fingerprint(source),
+            text=source if sampled else source_name(source),
+            text_hash="seed 0" if sampled else source_fingerprint(source),
             tokens=tokens,
             sequence_length=longest_text(model, sequence_length),
         )

@@ -29,7 +29,7 @@ class MomentsModule(L.LightningModule):
     Args:
         model_name: ``smollm2-135m`` for the embedded model, else a Hub id or a local folder.
         layers: The blocks: a number, a range (``4-8``), a list, or ``all``.
-        text: A text, JSON or JSON Lines file, a data set of the Hub (``owner/name`` or ``owner/name:config``), or ``sampled``
+        text: A file of texts, a data set of the Hub (``hub:owner/name``, or ``hub:owner/name?config=...``), or ``sampled``
             for text that the model itself writes.
         tokens: Budget of tokens; by default 20 times the width of a key.
         sequence_length: Tokens a piece of text, at most.

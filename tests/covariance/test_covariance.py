@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +14,6 @@ from lga_lightning.covariance.accumulator import CovarianceAccumulator
 from lga_lightning.covariance.batches import batches
 from lga_lightning.covariance.estimate import find_covariances
 from lga_lightning.covariance.store import CovarianceKey, load_covariance, save_covariances
-from lga_lightning.data.corpus import read_texts
 from lga_lightning.editing import MEMIT, ROME
 from lga_lightning.exceptions import DataError
 from lga_lightning.models.architecture import edit_site
@@ -140,6 +139,15 @@ def test_everything_that_enters_is_in_the_key(tokenizer, corpus, tmp_path):
     assert len({key.folder, *(other.folder for other in others)}) == 9
 
 
+def test_configurations_of_a_data_set_have_keys_of_their_own(tokenizer, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", lambda *_, **__: SimpleNamespace(sha="a" * 40))
+    addresses = ["hub:o/texts", "hub:o/texts?config=en", "hub:o/texts?config=fr", "hub:o/texts?file=fr/b.jsonl"]
+    keys = [CovarianceKey.of(tiny_model("llama"), tokenizer, address, 300, LENGTH) for address in addresses]
+    assert {key.text_hash for key in keys} == {"a" * 40}
+    assert keys[1].text == "o/texts (en, train)"
+    assert len({key.folder for key in keys}) == 4
+
+
 def test_a_file_that_was_made_from_something_else_is_refused(tokenizer, corpus, tmp_path):
     model = tiny_model("llama")
     key = CovarianceKey.of(model, tokenizer, str(corpus), 300, LENGTH)
@@ -176,41 +184,9 @@ def test_a_folder_of_moments_serves_a_method_of_that_model_alone(tokenizer, corp
         MEMIT(**quick, second_moment=str(folder)).compute(model, tokenizer, requests(1), 2)
 
 
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("a.jsonl", '{"text": "One."}\n"Two."\n'),
-        ("a.json", '[{"text": "One."}, "Two."]'),
-        ("a.txt", "One.\n\n\nTwo."),
-    ],
-)
-@pytest.mark.parametrize("packed", [False, True])
-def test_kinds_of_files(name, content, packed, tmp_path):
-    path = tmp_path / (name + ".gz" * packed)
-    path.write_bytes(gzip.compress(content.encode()) if packed else content.encode())
-    assert [text.strip() for text in read_texts(str(path))] == ["One.", "Two."]
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("a.jsonl", b'{"txt": "One."}', "text 1: expected a string"),
-        ("a.json", b'{"a": 1', "cannot be read"),
-        ("a.json", b"5", "cannot be read"),
-        ("a.txt", b"\xff\xfe\xfa", "cannot be read"),
-        ("a.txt.gz", b"not packed", "cannot be read"),
-    ],
-)
-def test_bad_texts(name, content, message, tmp_path):
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(DataError, match=message):
-        list(read_texts(str(tmp_path / name)))
-
-
-def test_no_such_text_and_an_empty_one(tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(DataError, match=r"There is no file 'nowhere.txt', and no data set"):
-        list(read_texts("nowhere.txt"))
+def test_no_such_text_and_an_empty_one(tokenizer, tmp_path):
+    with pytest.raises(DataError, match=r"The file 'owner/name:config' does not exist.*hub:owner/name, with \?config="):
+        find_covariances(tiny_model("llama"), tokenizer, [1], "owner/name:config", 100, LENGTH)
     (tmp_path / "empty.txt").write_text("")
     with pytest.raises(DataError, match=r"'empty.txt' is empty"):
         find_covariances(tiny_model("llama"), tokenizer, [1], str(tmp_path / "empty.txt"), 100, LENGTH)

@@ -194,7 +194,7 @@ def test_a_file_that_is_not_there(tmp_path):
         with pytest.raises(DataError, match=what) as caught:
             load_requests(path)
         assert repr(str(path)) in str(caught.value)
-        assert "--data.requests" in str(caught.value)
+        assert "hub:owner/name" in str(caught.value)
 
 
 def test_a_file_of_another_format(save):

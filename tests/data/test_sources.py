@@ -9,7 +9,6 @@ import json
 import tracemalloc
 from pathlib import Path
 
-import datasets
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
@@ -195,21 +194,9 @@ def test_long_cells_and_the_limit_of_others(tmp_path):
 
 
 @pytest.fixture
-def hub(monkeypatch, tmp_path):
+def hub(serve):
     """The Hub with one data set, o/facts; returns the calls of the loader."""
-    path = tmp_path / "served.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    calls = []
-    load = datasets.load_dataset
-
-    def fake(name: str, config: str | None = None, **options: object) -> object:
-        calls.append((name, config, options))
-        if name != "o/facts":
-            raise datasets.exceptions.DatasetNotFoundError(f"Dataset '{name}' doesn't exist on the Hub")
-        return load("json", data_files=str(path), split=options["split"], streaming=options["streaming"])
-
-    monkeypatch.setattr(datasets, "load_dataset", fake)
-    return calls
+    return serve(ROWS)
 
 
 def test_a_data_set_of_the_hub(hub):

@@ -7,26 +7,42 @@ from pathlib import Path
 
 from lga_lightning.data.records import Record
 from lga_lightning.data.sources.hub import PREFIX, HubSource
-from lga_lightning.data.sources.local import read_file
+from lga_lightning.data.sources.local import file_hash, read_file
 
-__all__ = ["read_records", "source_name"]
+__all__ = ["read_records", "source_fingerprint", "source_name"]
 
 
-def read_records(source: str | Path) -> Iterator[Record]:
+def read_records(source: str | Path, text_field: str | None = None) -> Iterator[Record]:
     """Read the records of a file or of a Hub data set, in their order.
 
     Args:
         source: A file (JSON, JSON Lines, CSV, TSV, each gzipped or not, or Parquet), or
             ``hub:owner/name@revision?config=...&split=...&file=...``, of which all but ``owner/name`` may be left out.
+        text_field: For texts: a JSON string, or a paragraph of a plain text file, is a record with this field. None
+            refuses both.
 
     Raises:
         DataError: If the source is missing, cannot be read, or holds something else than objects.
     """
-    if str(source).startswith(PREFIX):
-        return HubSource.parse(str(source)).records()
-    return read_file(Path(source).expanduser())
+    hub = _hub(source)
+    return hub.records() if hub else read_file(Path(source).expanduser(), text_field)
 
 
 def source_name(source: str | Path) -> str:
     """What to call a source in results and messages: a file's name, or the Hub's address of a data set."""
-    return HubSource.parse(str(source)).name if str(source).startswith(PREFIX) else Path(source).name
+    hub = _hub(source)
+    return hub.name if hub else Path(source).name
+
+
+def source_fingerprint(source: str | Path) -> str:
+    """What tells a source's content from any other: SHA-256 of a file's bytes, or the commit of a data set of the Hub.
+
+    Raises:
+        DataError: If there is no such file or data set.
+    """
+    hub = _hub(source)
+    return hub.commit() if hub else file_hash(Path(source).expanduser())
+
+
+def _hub(source: str | Path) -> HubSource | None:
+    return HubSource.parse(str(source)) if str(source).startswith(PREFIX) else None

@@ -19,7 +19,7 @@ class HubSource:
     """A data set on the Hub.
 
     Attributes:
-        repository: ``owner/name``.
+        repository: Its name, as in ``owner/name``.
         revision: A branch, a tag or a commit; None for the main branch.
         config: One of the data set's configurations; None for its default.
         split: One of its splits.
@@ -79,9 +79,24 @@ class HubSource:
                 number += 1
                 yield Record(dict(values), f"{self.name}, row {number}")
         except Exception as error:  # the loader has many kinds of them
-            reason = " ".join(str(error).split()) or type(error).__name__
-            where = f" after row {number}" if number else ""
-            raise DataError(
-                f"Could not read the data set {self.name} from the Hub{where}. Check its spelling, the revision, the split and "
-                f"the configuration, the network and your access. The loader said: {reason[:400]}"
-            ) from error
+            raise self._unreadable(error, f" after row {number}" if number else "") from error
+
+    def commit(self) -> str:
+        """SHA of the commit that the revision stands for now.
+
+        Raises:
+            DataError: If the Hub does not say, with what it said.
+        """
+        from huggingface_hub import HfApi
+
+        try:
+            return str(HfApi().dataset_info(self.repository, revision=self.revision).sha)
+        except Exception as error:  # of the network, of the Hub, or of access
+            raise self._unreadable(error) from error
+
+    def _unreadable(self, error: Exception, where: str = "") -> DataError:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        return DataError(
+            f"Could not read the data set {self.name} from the Hub{where}. Check its spelling, the revision, the split and "
+            f"the configuration, the network and your access. The loader said: {reason[:400]}"
+        )
