@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from lga_lightning.data.requests import EditRequest, Probe
     from lga_lightning.editing import EMMET, FTL, FTM, MEMIT, PMET, ROME, RROME, AlphaEdit, EditMethod, WeightDelta
     from lga_lightning.editing.session import EditSession
-    from lga_lightning.evaluation.evaluator import EvaluationConfig, evaluate
+    from lga_lightning.evaluation.edit_metrics import EditMetric
+    from lga_lightning.evaluation.evaluator import EvaluationConfig, Evaluator, evaluate
     from lga_lightning.locators import (
         LGA,
         CausalTracing,
@@ -50,7 +51,9 @@ _PLACES = {
     "EditMethod": "editing",
     "WeightDelta": "editing",
     "EditSession": "editing.session",
+    "EditMetric": "evaluation.edit_metrics",
     "EvaluationConfig": "evaluation.evaluator",
+    "Evaluator": "evaluation.evaluator",
     "evaluate": "evaluation.evaluator",
     "LGA": "locators",
     "CausalTracing": "locators",
@@ -80,10 +83,12 @@ __all__ = [
     "CausalTracing",
     "EditDataModule",
     "EditMethod",
+    "EditMetric",
     "EditReport",
     "EditRequest",
     "EditSession",
     "EvaluationConfig",
+    "Evaluator",
     "FixedLayer",
     "FrozenDDPStrategy",
     "LGAModule",

@@ -68,9 +68,9 @@ class AdapterWriter(EditReport):
         self.on_validation_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         if pl_module.mode == "independent":
             data = trainer.datamodule  # type: ignore[attr-defined]
-            for index, delta, outcomes in zip(batch.index, pl_module.deltas, outputs["outcomes"], strict=True):
+            for index, delta, results in zip(batch.index, pl_module.deltas, outputs["results"], strict=True):
                 request = data.loaded.requests[index]
-                content = self.content(trainer, pl_module, [index], [[EvalResult.of(record) for record in outcomes]])
+                content = self.content(trainer, pl_module, [index], [[EvalResult.of(record) for record in results]])
                 folder = self.folder / f"{index:04d}-{_slug(request)}"
                 if self.overwrite or not folder.exists():  # the last batches may be dealt to two processes
                     self._write(pl_module, delta, folder, [request], content)

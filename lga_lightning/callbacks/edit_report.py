@@ -10,6 +10,7 @@ import lightning as L
 
 from lga_lightning.data.corpus import read_passages
 from lga_lightning.data.requests import EditRequest
+from lga_lightning.evaluation.edit_metrics import EditMetric
 from lga_lightning.evaluation.evaluator import EvaluationConfig
 from lga_lightning.evaluation.results import EvalResult
 from lga_lightning.evaluation.summary import INTERVALS, mean_by_group, summarise
@@ -45,9 +46,10 @@ class EditReport(L.Callback):
         text: Plain text (a file, or a data set of the Hub as ``hub:owner/name``), to measure how edits move the perplexity of text that has nothing
             to do with them.
         resamples: Bootstrap resamples for the intervals.
+        metrics: Metrics of yours, beside the built-in ones.
 
     Raises:
-        SettingError: If a number is below 1.
+        SettingError: If a number is below 1, or a metric has no name of its own or no protocol.
     """
 
     def __init__(
@@ -57,10 +59,11 @@ class EditReport(L.Callback):
         fluency: bool = False,
         text: str | None = None,
         resamples: int = 1000,
+        metrics: list[EditMetric] | None = None,
     ) -> None:
         if resamples < 1:
             raise SettingError(f"`resamples` must be at least 1, got {resamples}.")
-        self.evaluation = EvaluationConfig(generate, max_new_tokens, fluency)
+        self.evaluation = EvaluationConfig(generate, max_new_tokens, fluency, metrics=tuple(metrics or ()))
         self.text = text
         self.resamples = resamples
         self.records = RequestRecords()
@@ -86,7 +89,7 @@ class EditReport(L.Callback):
     ) -> None:
         """Take in the outcomes of a batch."""
         if isinstance(pl_module, LGAModule):
-            self.records.update(outputs["index"], outputs["outcomes"])
+            self.records.update(outputs["index"], outputs["results"])
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Put the outcomes of all processes together, log their means and write the files."""
@@ -97,7 +100,8 @@ class EditReport(L.Callback):
         if trainer.is_global_zero:
             path = Path(trainer.default_root_dir) / VALIDATION_FILE
             requests = trainer.datamodule.loaded.requests  # type: ignore[attr-defined]
-            write_outcomes(path.with_name(REQUESTS_FILE), index, [requests[i].id for i in index], outcomes)
+            ids, extra = [requests[i].id for i in index], self.evaluation.metrics
+            write_outcomes(path.with_name(REQUESTS_FILE), index, ids, outcomes, extra)
             write_json(path, content)
             write_report(path.parent)
             print_edits(content)
@@ -140,7 +144,9 @@ class EditReport(L.Callback):
             "num_requests": len(outcomes),
             "num_skipped": dict(data.loaded.skipped),
             "intervals": INTERVALS.format(resamples=self.resamples, seed=0),
-            "metrics": summarise(outcomes, self.evaluation.max_new_tokens, self.resamples),
+            "metrics": summarise(
+                outcomes, self.evaluation.max_new_tokens, self.resamples, metrics=self.evaluation.metrics
+            ),
         }
         if module.mode != "independent":
             content["group_size"] = data.batch_size if module.mode == "sequential" else len(outcomes)

@@ -1,9 +1,9 @@
-"""Score edits without making them: every request's questions, before and after the edit, many requests in one batch."""
+"""Score edits without making them: every request's prompts, before and after the edit, many requests in one batch."""
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,33 +12,38 @@ from torch import Tensor
 
 from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing.delta import WeightDelta, attached
-from lga_lightning.evaluation.prompts import FLUENCY, PERPLEXITY, EvalPrompt, prompts_of
-from lga_lightning.evaluation.responses import Response, ask
+from lga_lightning.evaluation.edit_metrics import BUILT_IN, EditMetric
+from lga_lightning.evaluation.prompts import FAMILIES, FLUENCY, PERPLEXITY, EvalPrompt, prompts_of
+from lga_lightning.evaluation.responses import Response, respond
 from lga_lightning.evaluation.results import EvalResult, compare_responses, mean_scores
 from lga_lightning.exceptions import SettingError
-from lga_lightning.models.cached_prompts import unedited
+from lga_lightning.models.cached_prompts import Attach, unedited
 from lga_lightning.models.hooks import frozen
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 WIDEST = 16  # edits of a larger rank are not gathered row by row, but attached to all their rows at once
+# what result files have under these names beside, or in place of, a metric
+TAKEN = {*(metric.name for metric in BUILT_IN), *FAMILIES, PERPLEXITY, "counterfact", "said", "before", "after"}
 
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """What is measured besides the teacher-forced scores, which are always taken.
+    """What is asked and measured. Teacher-forced scores are always taken.
 
     Args:
-        generate: Let the model answer every question in its own words, before and after. Token scores alone flatter.
+        generate: Let the model answer every prompt in its own words, before and after. Token scores alone flatter.
         max_new_tokens: Where such an answer is cut at the latest.
         fluency: Let it also continue every request's generation prompts (its prompt, where it has none) by 100 tokens, and
             measure how repetitive that is.
         passages: Plain texts, on one of which each request's edit is scored: the drift of perplexity. Empty for no such score.
-        max_rows: Questions a batch.
+        max_rows: Prompts a batch.
+        families: Which of a request's prompts are asked: some of rewrite, rephrase, portability and locality.
+        metrics: Metrics beside the built-in ones.
 
     Raises:
-        SettingError: If a number is below 1.
+        SettingError: If a number is below 1, a family is unknown, or a metric has no name of its own or no protocol.
     """
 
     generate: bool = True
@@ -46,21 +51,138 @@ class EvaluationConfig:
     fluency: bool = False
     passages: tuple[str, ...] = ()
     max_rows: int = 64
+    families: tuple[str, ...] = FAMILIES
+    metrics: tuple[EditMetric, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("max_new_tokens", "max_rows"):
             if getattr(self, name) < 1:
                 raise SettingError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+        if not set(self.families) <= set(FAMILIES):
+            raise SettingError(f"`families` must be some of {list(FAMILIES)}, got {list(self.families)}.")
+        taken = set(TAKEN)
+        for metric in self.metrics:
+            _check_metric(metric, taken)
+            taken.add(metric.name)
 
-    def questions(self, request: EditRequest) -> list[EvalPrompt]:
-        """Everything that is asked about a request."""
-        asked = prompts_of(request)
+    def prompts(self, request: EditRequest) -> list[EvalPrompt]:
+        """All prompts to which a request's edit is to respond."""
+        prompts = [prompt for prompt in prompts_of(request) if prompt.family in self.families]
         if self.fluency:
-            asked += [EvalPrompt(FLUENCY, prompt, ()) for prompt in request.generation_prompts or (request.prompt,)]
+            prompts += [EvalPrompt(FLUENCY, text, ()) for text in request.generation_prompts or (request.prompt,)]
         if self.passages:  # the same one in every run, whatever the batch and the process
             number = zlib.crc32(f"{request.prompt}\n{request.target_new}".encode())
-            asked.append(EvalPrompt(PERPLEXITY, self.passages[number % len(self.passages)], ()))
-        return asked
+            prompts.append(EvalPrompt(PERPLEXITY, self.passages[number % len(self.passages)], ()))
+        return prompts
+
+
+def _check_metric(metric: EditMetric, taken: Iterable[str]) -> None:
+    """Refuse an additional metric that result files could not list."""
+    if not isinstance(metric, EditMetric):
+        raise SettingError(f"`metrics` must hold objects of classes that derive from EditMetric, got {metric!r}.")
+    kind, name = type(metric).__name__, getattr(metric, "name", None)
+    if not isinstance(name, str) or not name.isidentifier():
+        raise SettingError(f"The `name` of {kind} must be letters, digits and underscores, got {name!r}.")
+    if name in taken:
+        raise SettingError(f"The `name` of {kind} is {name!r}, which results have already. Choose another one.")
+    if not getattr(metric, "protocol", None):
+        raise SettingError(f"{kind} has no `protocol`. Say in one sentence how its number comes about.")
+
+
+class Evaluator:
+    """Scores edits of some requests without making them, as often as there are edits to compare.
+
+    No weight is touched: a prompt that is answered by an edited model is a row of a batch which runs with the edit of its
+    request attached. The unedited model's responses do not depend on the edits: the first call finds them, in the same
+    batches, and the calls after it run the edited side alone.
+
+    Args:
+        model: A causal language model. It must stay as it is from call to call.
+        tokenizer: Its fast tokenizer.
+        requests: N requests.
+        config: What is asked and measured; by default all but fluency and perplexity.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        requests: Sequence[EditRequest],
+        config: EvaluationConfig | None = None,
+    ) -> None:
+        self.model, self.tokenizer, self.requests = model, tokenizer, requests
+        self.config = config or EvaluationConfig()
+        self._rows = [
+            (number, prompt) for number, request in enumerate(requests) for prompt in self.config.prompts(request)
+        ]
+        self._before: dict[int, Response] = {}  # by row
+
+    def __call__(self, deltas: Sequence[WeightDelta]) -> list[list[EvalResult]]:
+        """Compare the model that has an edit with the one that has none.
+
+        Args:
+            deltas: N edits, one a request; the same object for requests that are edited together.
+
+        Returns:
+            N lists of results, one result a prompt, in the order of :meth:`EvaluationConfig.prompts`.
+
+        Raises:
+            ValueError: If there are not as many edits as requests.
+        """
+        if len(deltas) != len(self.requests):
+            raise ValueError(f"Expected an edit for each of the {len(self.requests)} requests, got {len(deltas)}.")
+        edits = [deltas[number] for number, _ in self._rows]
+        narrow: list[int] = []
+        wide: dict[int, list[int]] = {}
+        for row, delta in enumerate(edits):
+            if max(delta.ranks.values(), default=0) > WIDEST:
+                wide.setdefault(id(delta), []).append(row)
+            else:
+                narrow.append(row)
+        after: dict[int, Response] = {}
+        with frozen(self.model):
+            for batch in self._batches(narrow):
+                after |= self._respond_by_row(batch, [edits[row] for row in batch])
+            for rows in wide.values():
+                with attached(self.model, [edits[rows[0]]]):
+                    for batch in self._batches(rows):
+                        after |= zip(batch, self._respond(batch), strict=True)
+            for batch in self._batches(row for row in range(len(edits)) if row not in self._before):
+                self._before |= zip(batch, self._respond(batch), strict=True)
+        metrics = (*BUILT_IN, *self.config.metrics)
+        results: list[list[EvalResult]] = [[] for _ in self.requests]
+        for row, (number, prompt) in enumerate(self._rows):
+            results[number].append(compare_responses(prompt, self._before[row], after[row], metrics))
+        return results
+
+    def _batches(self, rows: Iterable[int]) -> Iterator[list[int]]:
+        """Prompts of one kind and of similar length; passages, whose every token has logits, an eighth of the rows."""
+        kinds: dict[str, list[int]] = {}
+        for row in rows:
+            group = self._rows[row][1].group
+            kinds.setdefault(group if group in (FLUENCY, PERPLEXITY) else "", []).append(row)
+        for kind, members in kinds.items():
+            members.sort(key=lambda row: len(self._rows[row][1].prompt))
+            step = max(1, self.config.max_rows // 8) if kind == PERPLEXITY else self.config.max_rows
+            yield from (members[start : start + step] for start in range(0, len(members), step))
+
+    def _respond_by_row(self, batch: list[int], edits: Sequence[WeightDelta]) -> dict[int, Response]:
+        """Responses with each row's edit; in the same passes those of the unedited model, where there are none yet."""
+        distinct = {id(delta): delta for delta in edits}
+        deltas, numbers = list(distinct.values()), {key: number for number, key in enumerate(distinct)}
+        rows, which = batch, [numbers[id(delta)] for delta in edits]
+        if not self._before.keys() >= set(batch):
+            rows, which = batch * 2, [len(deltas)] * len(batch) + which
+            deltas.append(WeightDelta({}))
+        edit = torch.tensor(which)
+        responses = self._respond(rows, lambda places: attached(self.model, deltas, edit[places]))
+        if len(rows) > len(batch):
+            self._before |= zip(batch, responses, strict=False)
+        return dict(zip(batch, responses[-len(batch) :], strict=True))
+
+    def _respond(self, rows: Sequence[int], attach: Attach = unedited) -> list[Response]:
+        tokens = self.config.max_new_tokens if self.config.generate else None
+        return respond(self.model, self.tokenizer, [self._rows[row][1] for row in rows], attach, tokens)
 
 
 def evaluate(
@@ -68,45 +190,27 @@ def evaluate(
     tokenizer: PreTrainedTokenizerBase,
     requests: Sequence[EditRequest],
     deltas: Sequence[WeightDelta],
-    evaluation: EvaluationConfig | None = None,
+    config: EvaluationConfig | None = None,
 ) -> list[list[EvalResult]]:
-    """Ask the questions of every request, of the unedited model and of the model with the request's edit.
-
-    No weight is touched: every question is two rows of a batch, one of which runs with the edit of its request attached.
+    """Score one edit a request, before and after; see :class:`Evaluator`.
 
     Args:
-        model: A causal language model.
+        model: A causal language model; no weight is touched.
         tokenizer: Its fast tokenizer.
         requests: N requests.
         deltas: N edits; the same object for requests that are edited together.
-        evaluation: What is measured; by default all but fluency and perplexity.
+        config: What is asked and measured; by default all but fluency and perplexity.
 
     Returns:
-        N lists of results, one result a question, in the order of :meth:`EvaluationConfig.questions`.
+        N lists of results, one result a prompt, in the order of :meth:`EvaluationConfig.prompts`.
     """
-    evaluation = evaluation or EvaluationConfig()
-    asked = [
-        _Asked(row, place, question, delta)
-        for row, (request, delta) in enumerate(zip(requests, deltas, strict=True))
-        for place, question in enumerate(evaluation.questions(request))
-    ]
-    found: dict[tuple[int, int], EvalResult] = {}
-    with frozen(model):
-        for batch in _batches(asked, evaluation.max_rows):
-            before, after = _both_sides(model, tokenizer, batch, evaluation)
-            for one, *replies in zip(batch, before, after, strict=True):
-                found[one.row, one.place] = compare_responses(one.question, *replies)
-    results: list[list[EvalResult]] = [[] for _ in requests]
-    for one in asked:
-        results[one.row].append(found[one.row, one.place])
-    return results
+    return Evaluator(model, tokenizer, requests, config)(deltas)
 
 
 def prompt_columns(requests: Sequence[EditRequest]) -> list[str]:
-    """The groups of questions that occur: rewrite, rephrase, and every kind of portability and locality, in this order."""
-    groups = {question.group for request in requests for question in prompts_of(request)}
-    order = ("rewrite", "rephrase", "portability", "locality")
-    return sorted(groups, key=lambda group: (order.index(group.split(".")[0]), group))
+    """The groups of prompts that occur: rewrite, rephrase, and every kind of portability and locality, in this order."""
+    groups = {prompt.group: prompt.family for request in requests for prompt in prompts_of(request)}
+    return sorted(groups, key=lambda group: (FAMILIES.index(groups[group]), group))
 
 
 def evaluate_each(
@@ -124,57 +228,12 @@ def evaluate_each(
         tokenizer: Its fast tokenizer.
         requests: N requests.
         deltas: N edits.
-        columns: C groups of questions, as :func:`prompt_columns` gives them.
-        max_rows: Questions a batch.
+        columns: C groups of prompts, as :func:`prompt_columns` gives them.
+        max_rows: Prompts a batch.
 
     Returns:
         [N, 2, C] before and after: token accuracy, and for locality the share of unchanged predictions (1 before).
-        NaN where a request has no such question.
+        NaN where a request has no such prompt.
     """
     results = evaluate(model, tokenizer, requests, deltas, EvaluationConfig(generate=False, max_rows=max_rows))
     return torch.stack([mean_scores(results, column, "token") for column in columns], 2)
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """A question, whose it is, and the edit it is about."""
-
-    row: int
-    place: int
-    question: EvalPrompt
-    delta: WeightDelta
-
-    @property
-    def kind(self) -> tuple[int, str]:
-        """What can go through the model together: questions that are asked alike, and wide edits one by one."""
-        wide = max(self.delta.ranks.values(), default=0) > WIDEST
-        alike = self.question.group if self.question.group in (FLUENCY, PERPLEXITY) else ""
-        return (id(self.delta) if wide else 0, alike)
-
-
-def _batches(asked: Sequence[_Asked], max_rows: int) -> Iterator[list[_Asked]]:
-    """Questions of one kind and of similar length; passages, whose every token has logits, an eighth of the rows."""
-    kinds: dict[tuple[int, str], list[_Asked]] = {}
-    for one in asked:
-        kinds.setdefault(one.kind, []).append(one)
-    for (_, alike), members in kinds.items():
-        members.sort(key=lambda one: len(one.question.prompt))
-        step = max(1, max_rows // 8) if alike == PERPLEXITY else max_rows
-        yield from (members[start : start + step] for start in range(0, len(members), step))
-
-
-def _both_sides(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch: Sequence[_Asked], evaluation: EvaluationConfig
-) -> tuple[list[Response], list[Response]]:
-    """Replies before and after."""
-    questions, tokens = [one.question for one in batch], evaluation.max_new_tokens if evaluation.generate else None
-    if batch[0].kind[0]:  # one wide edit
-        after = ask(model, tokenizer, questions, lambda rows: attached(model, [batch[0].delta]), tokens)
-        return ask(model, tokenizer, questions, unedited, tokens), after
-    # both sides in one batch: a step of generation costs as much for a few rows as for some more
-    deltas = list({id(one.delta): one.delta for one in batch}.values())
-    place = {id(delta): number for number, delta in enumerate(deltas)}
-    edit = torch.tensor([len(deltas)] * len(batch) + [place[id(one.delta)] for one in batch])
-    deltas.append(WeightDelta({}))
-    replies = ask(model, tokenizer, questions * 2, lambda rows: attached(model, deltas, edit[rows]), tokens)
-    return replies[: len(batch)], replies[len(batch) :]

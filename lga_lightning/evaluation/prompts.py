@@ -1,4 +1,4 @@
-"""What is asked about an edit: every prompt of a request, with its answers, in named groups."""
+"""What a model is asked about an edit: every prompt of a request, with its answers, in named groups."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from lga_lightning.data.requests import EditRequest
 
+FAMILIES = ("rewrite", "rephrase", "portability", "locality")
 NEIGHBORHOOD = "locality.neighborhood"
 FLUENCY = "fluency"
 PERPLEXITY = "perplexity"
@@ -13,14 +14,14 @@ PERPLEXITY = "perplexity"
 
 @dataclass(frozen=True)
 class EvalPrompt:
-    """One question about an edit.
+    """One prompt about an edit.
 
     Attributes:
         group: ``rewrite``, ``rephrase``, ``portability.<kind>`` or ``locality.<kind>``; ``fluency`` (continue the prompt) and
             ``perplexity`` (the prompt is a plain text) have no answers.
         prompt: Text to be continued.
         answers: Accepted answers, the preferred one first.
-        alternative: The answer that the first one should beat in the CounterFact scores; None where there is no such contest.
+        alternative: The answer that the first one should beat in the CounterFact scores; None where nothing is compared.
     """
 
     group: str
@@ -28,9 +29,19 @@ class EvalPrompt:
     answers: tuple[str, ...]
     alternative: str | None = None
 
+    @property
+    def family(self) -> str:
+        """The group without its kind.
+
+        Example:
+            >>> EvalPrompt("locality.neighborhood", "Oslo is in", ("Norway",)).family
+            'locality'
+        """
+        return self.group.partition(".")[0]
+
 
 def prompts_of(request: EditRequest) -> list[EvalPrompt]:
-    """All questions about a request, in the order rewrite, rephrase, portability, locality.
+    """All prompts about a request, in the order of ``FAMILIES``: rewrite, rephrase, portability, locality.
 
     On the request's own prompt and its rephrases the new target should beat the old one. On probes of the locality kind
     ``neighborhood`` (CounterFact's: prompts about other subjects, whose true answer is the old target) the true answer
@@ -38,12 +49,12 @@ def prompts_of(request: EditRequest) -> list[EvalPrompt]:
     """
     new, old = request.target_new, request.target_old
     accepted = (new, *request.target_new_aliases)
-    asked = [EvalPrompt("rewrite", request.prompt, accepted, old)]
-    asked += [EvalPrompt("rephrase", prompt, accepted, old) for prompt in request.rephrases]
-    for name in ("portability", "locality"):
-        for kind, probes in getattr(request, name).items():
-            group = f"{name}.{kind}"
+    prompts = [EvalPrompt("rewrite", request.prompt, accepted, old)]
+    prompts += [EvalPrompt("rephrase", prompt, accepted, old) for prompt in request.rephrases]
+    for family in ("portability", "locality"):
+        for kind, probes in getattr(request, family).items():
+            group = f"{family}.{kind}"
             for probe in probes:
                 comparison = group == NEIGHBORHOOD and old is not None and new.strip() != probe.answers[0].strip()
-                asked.append(EvalPrompt(group, probe.prompt, probe.answers, new if comparison else None))
-    return asked
+                prompts.append(EvalPrompt(group, probe.prompt, probe.answers, new if comparison else None))
+    return prompts

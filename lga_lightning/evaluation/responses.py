@@ -1,4 +1,4 @@
-"""Ask a model questions: how likely its right answers are, and what it says by itself."""
+"""A model's responses to prompts: how likely the right answers are, and what it says by itself."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from lga_lightning.evaluation.prompts import FLUENCY, PERPLEXITY, EvalPrompt
+from lga_lightning.metrics.text import exact_match
 from lga_lightning.models.cached_prompts import Attach, CachedPrompts
 from lga_lightning.models.chat import plain
 from lga_lightning.models.encoding import IGNORE, EncodedAnswers, target_ids, without_eos
-from lga_lightning.models.generation import full_stops
+from lga_lightning.models.generation import answer_prefixes, full_stops
 from lga_lightning.models.likelihood import answer_logits, answer_nll, input_device
 
 if TYPE_CHECKING:
@@ -26,14 +27,14 @@ FLUENCY_TOKENS = 100
 
 @dataclass(frozen=True)
 class Response:
-    """What a model made of a question.
+    """What a model made of a prompt.
 
     Attributes:
         predictions: [A] most likely token at each token of the first answer, given the tokens before it.
         labels: [A] the tokens of the first answer.
         nll: Mean negative log-likelihood of the first answer, or of the passage, in nats a token; NaN where there is none.
-        alternative_nll: Of the alternative; NaN where there is none.
-        text: What the model said by itself; None where it was not asked to.
+        alternative_nll: Mean negative log-likelihood of the alternative; NaN where there is none.
+        text: What the model said by itself, up to where its answer ends (see :func:`own_words`); None where it was not asked to.
     """
 
     predictions: Tensor | None = None
@@ -43,37 +44,50 @@ class Response:
     text: str | None = None
 
 
-def ask(
+def respond(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    questions: Sequence[EvalPrompt],
+    prompts: Sequence[EvalPrompt],
     attach: Attach,
     max_new_tokens: int | None = 50,
 ) -> list[Response]:
-    """Ask questions in one batch.
+    """Let a model respond to prompts, all in one batch.
 
     Args:
         model: A causal language model in eval mode.
         tokenizer: Its fast tokenizer.
-        questions: N questions of one kind: all with answers, all about fluency, or all about perplexity.
-        attach: Edits, by question.
+        prompts: N prompts of one kind: all with answers, all about fluency, or all about perplexity.
+        attach: Edits, by prompt.
         max_new_tokens: Where an answer of the model's own is cut at the latest; None for none at all.
 
     Returns:
-        N replies.
+        N responses.
     """
-    if questions[0].group == PERPLEXITY:
-        passages = [question.prompt for question in questions]  # no turns of a chat
-        return [Response(nll=nll) for nll in _passage_nll(model, plain(tokenizer), passages, attach)]
-    prompts = CachedPrompts(model, tokenizer, [question.prompt for question in questions], attach)
-    if questions[0].group == FLUENCY:
-        texts = prompts.continuations(FLUENCY_TOKENS, lambda row, text: False)
-        return [Response(text=text) for text in texts]
-    said: Sequence[str | None] = [None] * len(questions)
+    texts = [prompt.prompt for prompt in prompts]
+    if prompts[0].group == PERPLEXITY:  # no turns of a chat
+        return [Response(nll=nll) for nll in _passage_nll(model, plain(tokenizer), texts, attach)]
+    cached = CachedPrompts(model, tokenizer, texts, attach)
+    if prompts[0].group == FLUENCY:
+        said = cached.continuations(FLUENCY_TOKENS, lambda row, text: False)
+        return [Response(text=own_words(*pair)) for pair in zip(said, prompts, strict=True)]
+    words: Sequence[str | None] = [None] * len(prompts)
     if max_new_tokens is not None:
-        stops = [1 + max(map(_inner_stops, (*q.answers, q.alternative or ""))) for q in questions]
-        said = prompts.continuations(max_new_tokens, full_stops(stops))
-    return _read(prompts, questions, said)
+        stops = [1 + max(map(_inner_stops, (*p.answers, p.alternative or ""))) for p in prompts]
+        said = cached.continuations(max_new_tokens, full_stops(stops))
+        words = [own_words(*pair) for pair in zip(said, prompts, strict=True)]
+    return _read(cached, prompts, words)
+
+
+def own_words(text: str, prompt: EvalPrompt) -> str:
+    """What a model says by itself, up to where its answer to a prompt ends.
+
+    That is its first newline or full stop; a later full stop if what it said up to there is an answer with full stops in it.
+    A continuation for fluency goes on to its end.
+    """
+    if prompt.group == FLUENCY:
+        return text.strip()
+    ends, expected = answer_prefixes(text), (*prompt.answers, prompt.alternative or "")
+    return next((words for words in ends if words and exact_match(words, expected)), ends[0])
 
 
 def _inner_stops(answer: str) -> int:
@@ -81,20 +95,20 @@ def _inner_stops(answer: str) -> int:
     return answer.strip().rstrip(".").count(".")
 
 
-def _read(prompts: CachedPrompts, questions: Sequence[EvalPrompt], said: Sequence[str | None]) -> list[Response]:
-    """Replies to questions with answers: the first answer and the alternative are read behind the prompt."""
-    alternatives = [row for row, question in enumerate(questions) if question.alternative is not None]
-    texts = [q.answers[0] for q in questions] + [q.alternative for q in questions if q.alternative is not None]
-    known = {text: target_ids(prompts.tokenizer, text) for text in set(texts)}
-    rows = [*range(len(questions)), *alternatives]
-    predictions, labels, nll = prompts.predictions(rows, [known[text] for text in texts])
-    alternative_nll = dict(zip(alternatives, nll[len(questions) :].tolist(), strict=True))
-    replies = []
-    for row, text in enumerate(said):
+def _read(cached: CachedPrompts, prompts: Sequence[EvalPrompt], words: Sequence[str | None]) -> list[Response]:
+    """Responses to prompts with answers: the first answer and the alternative are read behind the prompt."""
+    alternatives = [row for row, prompt in enumerate(prompts) if prompt.alternative is not None]
+    texts = [p.answers[0] for p in prompts] + [p.alternative for p in prompts if p.alternative is not None]
+    known = {text: target_ids(cached.tokenizer, text) for text in set(texts)}
+    rows = [*range(len(prompts)), *alternatives]
+    predictions, labels, nll = cached.predictions(rows, [known[text] for text in texts])
+    alternative_nll = dict(zip(alternatives, nll[len(prompts) :].tolist(), strict=True))
+    responses = []
+    for row, text in enumerate(words):
         counted = labels[row] != IGNORE
         right = predictions[row, counted], labels[row, counted]
-        replies.append(Response(*right, nll[row].item(), alternative_nll.get(row, math.nan), text))
-    return replies
+        responses.append(Response(*right, nll[row].item(), alternative_nll.get(row, math.nan), text))
+    return responses
 
 
 def _passage_nll(

@@ -7,7 +7,7 @@ to two of them counts once. It also gives confidence intervals, and a resumed ru
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,93 +17,92 @@ from torchmetrics.utilities import dim_zero_cat
 
 
 class RequestTable(Metric):
-    """One row a request.
+    """Columns of tensors with one row a request.
+
+    Args:
+        columns: Names of the columns.
 
     Example:
-        >>> table = RequestTable()
-        >>> table.update(torch.tensor([4, 2]), torch.tensor([[0.4], [0.2]]))
-        >>> table.update(torch.tensor([2]), torch.tensor([[0.2]]))  # dealt twice
-        >>> index, values = table.compute()
-        >>> index.tolist(), values.shape
+        >>> table = RequestTable("scores")
+        >>> table.update(torch.tensor([4, 2]), scores=torch.tensor([[0.4], [0.2]]))
+        >>> table.update(torch.tensor([2]), scores=torch.tensor([[0.2]]))  # dealt twice
+        >>> index, scores = table.compute()
+        >>> index.tolist(), scores.shape
         ([2, 4], torch.Size([2, 1]))
     """
 
     full_state_update = False
     index: list[Tensor]
-    values: list[Tensor]
 
-    def __init__(self) -> None:
+    def __init__(self, *columns: str) -> None:
         super().__init__()
-        self.add_state("index", default=[], dist_reduce_fx="cat")
-        self.add_state("values", default=[], dist_reduce_fx="cat")
+        self.columns = columns
+        for name in ("index", *columns):
+            self.add_state(name, default=[], dist_reduce_fx="cat")
 
-    def update(self, index: Tensor, values: Tensor) -> None:
+    def update(self, index: Tensor, **rows: Tensor) -> None:
         """Add rows.
 
         Args:
             index: [B] indices of requests.
-            values: [B, ...] their rows.
+            rows: By column, [B, ...] their rows.
         """
-        self.index.append(index)
-        self.values.append(values)
+        states = {"index": index, **{name: rows[name] for name in self.columns}}
+        for name, tensor in states.items():
+            getattr(self, name).append(tensor.to(self.device))
 
-    def compute(self) -> tuple[Tensor, Tensor]:
-        """Indices [N] in ascending order, and their rows [N, ...], each request once."""
-        return _once(dim_zero_cat(self.index), dim_zero_cat(self.values))
+    def compute(self) -> tuple[Tensor, ...]:
+        """Indices [N] in ascending order, and each column's rows [N, ...]: of each request the first."""
+        index, first = self._first_rows()
+        return index, *(dim_zero_cat(getattr(self, name))[first] for name in self.columns)
+
+    def _first_rows(self) -> tuple[Tensor, Tensor]:
+        """Indices [N] in ascending order, and where [N] each one's first row is."""
+        index = dim_zero_cat(self.index)
+        order = torch.argsort(index, stable=True)
+        ordered = index[order]
+        is_first = torch.ones_like(ordered, dtype=torch.bool)
+        is_first[1:] = ordered[1:] != ordered[:-1]
+        return ordered[is_first], order[is_first]
+
+    def _wrap_compute(self, compute: Callable[[], Any]) -> Callable[[], Any]:
+        """As torchmetrics does, but a table of one row keeps its shape: torchmetrics makes scalars of tensors of one element."""
+        wrapped = super()._wrap_compute(lambda: _OutOfReach(compute()))
+        return lambda: wrapped().value
+
+
+class _OutOfReach:
+    """Holds tensors where torchmetrics does not look for them."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
 
 
 class LayerScores(RequestTable):
-    """A locator's evidence, [C, L] a request, and whether the request counts (0) or why not (a code above 0)."""
-
-    status: list[Tensor]
+    """A locator's evidence: ``values`` [C, L] a request, and ``status``: 0 for a request that counts, else why not, a code."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.add_state("status", default=[], dist_reduce_fx="cat")
-
-    def update(self, index: Tensor, values: Tensor, status: Tensor) -> None:  # type: ignore[override]
-        """Add rows.
-
-        Args:
-            index: [B] indices of requests.
-            values: [B, C, L] evidence.
-            status: [B] 0 for a request that counts.
-        """
-        super().update(index, values)
-        self.status.append(status)
-
-    def compute(self) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
-        """Indices [N] in ascending order, evidence [N, C, L] and status [N], each request once."""
-        index = dim_zero_cat(self.index)
-        return *_once(index, dim_zero_cat(self.values)), _once(index, dim_zero_cat(self.status))[1]
+        super().__init__("values", "status")
 
     def snapshot(self) -> dict[str, Tensor]:
         """All rows of all processes, on the CPU, for a checkpoint; a collective operation."""
-        # an interrupt may have come between two of the lists
-        rows = min(len(self.index), len(self.values), len(self.status))
-        for rest in (self.index, self.values, self.status):
-            del rest[rows:]
+        states = [self.index, *(getattr(self, name) for name in self.columns)]
+        rows = min(map(len, states))  # an interrupt may have come between two of the lists
+        for state in states:
+            del state[rows:]
         if not rows:
             return {}
-        index, values, status = self.compute()
+        found = self.compute()
         self._computed = None  # more rows will come
-        return {"index": index.cpu(), "values": values.cpu(), "status": status.cpu()}
+        return {name: tensor.cpu() for name, tensor in zip(("index", *self.columns), found, strict=True)}
 
     def restore(self, snapshot: Mapping[str, Tensor]) -> None:
         """Take up the rows of a :meth:`snapshot`."""
         if snapshot:
-            self.update(**{name: tensor.to(self.device) for name, tensor in snapshot.items()})
+            self.update(**snapshot)
 
 
-def _once(index: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    order = torch.argsort(index, stable=True)
-    ordered = index[order]
-    first = torch.ones_like(ordered, dtype=torch.bool)
-    first[1:] = ordered[1:] != ordered[:-1]
-    return ordered[first], rows[order][first]
-
-
-class RequestRecords(Metric):
+class RequestRecords(RequestTable):
     """One record a request: anything that JSON can say.
 
     Records are kept as JSON in tensors of bytes, so that processes exchange them as they exchange any metric's state. Numbers
@@ -117,17 +116,13 @@ class RequestRecords(Metric):
         ([2, 4], [{'said': 'Rome'}, {'said': 'Zoë'}])
     """
 
-    full_state_update = False
-    index: list[Tensor]
     lengths: list[Tensor]
     content: list[Tensor]
 
     def __init__(self) -> None:
-        super().__init__()
-        for name in ("index", "lengths", "content"):
-            self.add_state(name, default=[], dist_reduce_fx="cat")
+        super().__init__("lengths", "content")  # bytes of each record; the records' bytes, one behind the other
 
-    def update(self, index: Tensor, records: Sequence[Any]) -> None:
+    def update(self, index: Tensor, records: Sequence[Any]) -> None:  # type: ignore[override]
         """Add records.
 
         Args:
@@ -135,23 +130,13 @@ class RequestRecords(Metric):
             records: B records.
         """
         texts = [json.dumps(record, ensure_ascii=False).encode() for record in records]
-        device = self.device
-        self.index.append(index.to(device))
-        self.lengths.append(torch.tensor([len(text) for text in texts], dtype=torch.long, device=device))
-        content = bytearray(b"".join(texts))  # a process may have none
-        self.content.append(
-            (torch.frombuffer(content, dtype=torch.uint8) if content else torch.empty(0).byte()).to(device)
-        )
+        lengths = torch.tensor([len(text) for text in texts], dtype=torch.long)
+        joined = bytearray(b"".join(texts))
+        content = torch.frombuffer(joined, dtype=torch.uint8) if joined else torch.empty(0, dtype=torch.uint8)
+        super().update(index, lengths=lengths, content=content)
 
-    def compute(self) -> tuple[list[int], list[Any]]:
+    def compute(self) -> tuple[list[int], list[Any]]:  # type: ignore[override]
         """Indices in ascending order and their records, each request once."""
-        index = dim_zero_cat(self.index).tolist()
-        lengths = dim_zero_cat(self.lengths).tolist()
-        content = bytes(dim_zero_cat(self.content).cpu().numpy())
-        found: dict[int, bytes] = {}
-        start = 0
-        for key, length in zip(index, lengths, strict=True):
-            found.setdefault(key, content[start : start + length])
-            start += length
-        order = sorted(found)
-        return order, [json.loads(found[key]) for key in order]
+        index, first = self._first_rows()
+        pieces = dim_zero_cat(self.content).cpu().split(dim_zero_cat(self.lengths).tolist())
+        return index.tolist(), [json.loads(bytes(pieces[row].numpy())) for row in first.tolist()]

@@ -160,7 +160,7 @@ class LGAModule(L.LightningModule):
         of all requests; what comes in between gives nothing.
 
         Returns:
-            ``index`` [B] and ``outcomes``, a list for each of the B requests: what became of its questions, with the fields of
+            ``index`` [B] and ``results``, a list for each of the B requests: what became of its prompts, with the fields of
             :class:`~lga_lightning.evaluation.results.EvalResult`. The edits are in ``deltas``.
         """
         if self.mode != "independent":
@@ -197,7 +197,7 @@ class LGAModule(L.LightningModule):
             if not last and any(before < point <= after for point in milestones(10 * after)):
                 self._note_drift(self._run)
         if not last:
-            return {"index": torch.zeros(0, dtype=torch.long, device=self.device), "outcomes": []}
+            return {"index": torch.zeros(0, dtype=torch.long, device=self.device), "results": []}
         self.deltas = [self._run.delta]
         mine = list(range(self.trainer.global_rank, len(self._run.requests), self.trainer.world_size))
         requests = [self._run.requests[i] for i in mine]
@@ -206,9 +206,9 @@ class LGAModule(L.LightningModule):
     def _score(
         self, index: Sequence[int], requests: Sequence[EditRequest], deltas: Sequence[WeightDelta]
     ) -> dict[str, Any]:
-        outcomes = evaluate(*self.language_model, requests, deltas, self.evaluation)
-        records = [[asdict(outcome) for outcome in of_request] for of_request in outcomes]
-        return {"index": torch.tensor(index, dtype=torch.long, device=self.device), "outcomes": records}
+        results = evaluate(*self.language_model, requests, deltas, self.evaluation)
+        records = [[asdict(result) for result in of_request] for of_request in results]
+        return {"index": torch.tensor(index, dtype=torch.long, device=self.device), "results": records}
 
     def _note_drift(self, run: EditSession) -> None:
         """How the requests edited so far fare, by teacher-forced scores."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lga_lightning._version import __version__
-from lga_lightning.evaluation.summary import FAMILIES
+from lga_lightning.evaluation.prompts import FAMILIES
 from lga_lightning.exceptions import LGAError
 from lga_lightning.reports.examples import read_examples
 from lga_lightning.reports.heatmap import HEAT_MAP_FILE

@@ -1,4 +1,4 @@
-"""Questions about edits, in batches with an edit by row, against edited weights and one question at a time."""
+"""Responses to prompts, in batches with an edit by row, against edited weights and one prompt at a time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lga_lightning.data.requests import EditRequest, Probe
 from lga_lightning.editing.delta import WeightDelta
 from lga_lightning.evaluation.evaluator import EvaluationConfig, evaluate, evaluate_each, prompt_columns
 from lga_lightning.evaluation.prompts import EvalPrompt, prompts_of
-from lga_lightning.evaluation.responses import Response, ask
+from lga_lightning.evaluation.responses import Response, own_words, respond
 from lga_lightning.evaluation.results import EvalResult, compare_responses, mean_scores
 from lga_lightning.exceptions import DataError, SettingError
 from lga_lightning.metrics import begins_with, exact_match, ngram_entropy, normalised
@@ -55,34 +55,34 @@ def nll_of(model, tokenizer, prompt: str, answer: str) -> tuple[float, list[int]
     return loss, logits.argmax(-1).tolist(), target
 
 
-def one_side(model, tokenizer, question: EvalPrompt) -> dict:
-    """What a model makes of one question, plainly."""
-    if question.group == "fluency":
-        ids = tokenizer(question.prompt)["input_ids"]
+def one_side(model, tokenizer, prompt: EvalPrompt) -> dict:
+    """What a model makes of one prompt, plainly."""
+    if prompt.group == "fluency":
+        ids = tokenizer(prompt.prompt)["input_ids"]
         said = []
         while len(said) < 20 and (not said or said[-1] != 2):
             said.append(model(torch.tensor([ids + said])).logits[0, -1].argmax().item())
         return {"said": tokenizer.decode(said, skip_special_tokens=True).strip()}
-    if question.group == "perplexity":
-        ids = torch.tensor(tokenizer(question.prompt)["input_ids"])
+    if prompt.group == "perplexity":
+        ids = torch.tensor(tokenizer(prompt.prompt)["input_ids"])
         loss = torch.nn.functional.cross_entropy(model(ids[None]).logits[0, :-1], ids[1:])
         return {"nll": loss.item()}
-    nll, predictions, labels = nll_of(model, tokenizer, question.prompt, question.answers[0])
-    side = {"nll": nll, "predictions": predictions, "labels": labels, "said": plain(model, tokenizer, question.prompt)}
-    if question.alternative is not None:
-        side["rival"] = nll_of(model, tokenizer, question.prompt, question.alternative)[0]
+    nll, predictions, labels = nll_of(model, tokenizer, prompt.prompt, prompt.answers[0])
+    side = {"nll": nll, "predictions": predictions, "labels": labels, "said": plain(model, tokenizer, prompt.prompt)}
+    if prompt.alternative is not None:
+        side["alternative"] = nll_of(model, tokenizer, prompt.prompt, prompt.alternative)[0]
     return side
 
 
-def expected_scores(question: EvalPrompt, before: dict, after: dict) -> dict[str, tuple[float, float]]:
+def expected_scores(prompt: EvalPrompt, before: dict, after: dict) -> dict[str, tuple[float, float]]:
     """The definitions, written out."""
-    if question.group == "fluency":
+    if prompt.group == "fluency":
         return {"fluency": (ngram_entropy(before["said"]), ngram_entropy(after["said"]))}
     scores = {"nll": (before["nll"], after["nll"])}
-    if question.group == "perplexity":
+    if prompt.group == "perplexity":
         return scores
     pairs = list(zip(before["predictions"], after["predictions"], before["labels"], strict=True))
-    if question.group.startswith("locality"):
+    if prompt.group.startswith("locality"):
         scores["token"] = (1.0, sum(b == a for b, a, _ in pairs) / len(pairs))
         scores["generated"] = (1.0, float(normalised(before["said"]) == normalised(after["said"])))
     else:
@@ -90,11 +90,11 @@ def expected_scores(question: EvalPrompt, before: dict, after: dict) -> dict[str
             sum(side == label for *_, label, side in s) / len(pairs)
             for s in ([(label, b) for b, _, label in pairs], [(label, a) for _, a, label in pairs])
         )
-        scores["generated"] = tuple(float(exact_match(side["said"], question.answers)) for side in (before, after))
-        scores["begins"] = tuple(float(begins_with(side["said"], question.answers)) for side in (before, after))
-    if question.alternative is not None:
-        scores["success"] = tuple(float(side["nll"] < side["rival"]) for side in (before, after))
-        scores["magnitude"] = tuple(math.exp(-side["nll"]) - math.exp(-side["rival"]) for side in (before, after))
+        scores["generated"] = tuple(float(exact_match(side["said"], prompt.answers)) for side in (before, after))
+        scores["begins"] = tuple(float(begins_with(side["said"], prompt.answers)) for side in (before, after))
+    if prompt.alternative is not None:
+        scores["success"] = tuple(float(side["nll"] < side["alternative"]) for side in (before, after))
+        scores["magnitude"] = tuple(math.exp(-side["nll"]) - math.exp(-side["alternative"]) for side in (before, after))
     return scores
 
 
@@ -109,23 +109,23 @@ def test_everything_equals_edited_weights_and_plain_passes(family_name, rank, sh
     options = {"max_position_embeddings": 96} if family_name != "gpt2" else {"n_positions": 96}
     model, data = tiny_model(family_name, torch.float64, **options), requests(3)
     deltas = random_edits(model, 1, rank=rank) * 3 if shared else random_edits(model, 3, rank=rank)
-    outcomes = evaluate(model, tokenizer, data, deltas, EVERYTHING)
+    results = evaluate(model, tokenizer, data, deltas, EVERYTHING)
     changed = 0
     with torch.no_grad():
-        for request, delta, of_request in zip(data, deltas, outcomes, strict=True):
-            questions = EVERYTHING.questions(request)
-            assert [outcome.group for outcome in of_request] == [question.group for question in questions]
-            before = [one_side(model, tokenizer, question) for question in questions]
+        for request, delta, of_request in zip(data, deltas, results, strict=True):
+            prompts = EVERYTHING.prompts(request)
+            assert [result.group for result in of_request] == [prompt.group for prompt in prompts]
+            before = [one_side(model, tokenizer, prompt) for prompt in prompts]
             with delta.applied(model):
-                after = [one_side(model, tokenizer, question) for question in questions]
-            for question, outcome, *sides in zip(questions, of_request, before, after, strict=True):
-                expected = expected_scores(question, *sides)
-                assert set(outcome.scores) == set(expected)
-                for measure, pair in expected.items():
-                    assert outcome.scores[measure] == pytest.approx(pair, rel=1e-6, abs=1e-8), (question, measure)
-                if outcome.said is not None:
-                    assert outcome.said == tuple(side["said"] for side in sides)
-                    changed += outcome.said[0] != outcome.said[1]
+                after = [one_side(model, tokenizer, prompt) for prompt in prompts]
+            for prompt, result, *sides in zip(prompts, of_request, before, after, strict=True):
+                expected = expected_scores(prompt, *sides)
+                assert set(result.scores) == set(expected)
+                for metric, pair in expected.items():
+                    assert result.scores[metric] == pytest.approx(pair, rel=1e-6, abs=1e-8), (prompt, metric)
+                if result.said is not None:
+                    assert result.said == tuple(side["said"] for side in sides)
+                    changed += result.said[0] != result.said[1]
     assert changed > 5
 
 
@@ -134,8 +134,8 @@ def test_the_size_of_batches_does_not_matter(tokenizer):
     deltas = random_edits(model, 6)
     tables = []
     for rows in (64, 5, 1):
-        outcomes = evaluate(model, tokenizer, data, deltas, EvaluationConfig(max_new_tokens=8, max_rows=rows))
-        tables.append(outcomes)
+        results = evaluate(model, tokenizer, data, deltas, EvaluationConfig(max_new_tokens=8, max_rows=rows))
+        tables.append(results)
     alone = [
         evaluate(model, tokenizer, [r], [d], EvaluationConfig(max_new_tokens=8))[0]
         for r, d in zip(data, deltas, strict=True)
@@ -144,8 +144,8 @@ def test_the_size_of_batches_does_not_matter(tokenizer):
         for one, other in zip(chain(*tables[0]), chain(*table), strict=True):
             assert (one.group, one.prompt, one.said) == (other.group, other.prompt, other.said)
             assert list(one.scores) == list(other.scores)
-            for measure, pair in one.scores.items():
-                assert other.scores[measure] == pytest.approx(pair, rel=1e-5, abs=1e-7)
+            for metric, pair in one.scores.items():
+                assert other.scores[metric] == pytest.approx(pair, rel=1e-5, abs=1e-7)
 
 
 def test_in_a_chat_questions_are_turns_and_plain_text_is_plain(llama):
@@ -172,19 +172,19 @@ def test_the_table_of_token_scores(llama, tokenizer):
     columns = prompt_columns(data)
     assert columns == ["rewrite", "rephrase", "portability.reasoning", "locality.neighborhood"]
     table = evaluate_each(llama, tokenizer, data, deltas, columns)
-    outcomes = evaluate(llama, tokenizer, data, deltas, EvaluationConfig(generate=False))
-    assert all(outcome.said is None and "generated" not in outcome.scores for outcome in chain(*outcomes))
+    results = evaluate(llama, tokenizer, data, deltas, EvaluationConfig(generate=False))
+    assert all(result.said is None and "generated" not in result.scores for result in chain(*results))
     assert table.shape == (5, 2, 4)
     for column, name in enumerate(columns):
-        torch.testing.assert_close(table[:, :, column], mean_scores(outcomes, name, "token"), equal_nan=True)
+        torch.testing.assert_close(table[:, :, column], mean_scores(results, name, "token"), equal_nan=True)
     assert table[::2, :, 2].isnan().all()  # every other request has no portability
 
 
 def test_means_go_over_questions_then_kinds():
-    def outcome(group: str, after: float) -> EvalResult:
+    def result(group: str, after: float) -> EvalResult:
         return EvalResult(group, "?", ("!",), {"token": (0.0, after)})
 
-    of_request = [outcome("portability.a", 1.0), outcome("portability.a", 0.0), outcome("portability.b", 1.0)]
+    of_request = [result("portability.a", 1.0), result("portability.a", 0.0), result("portability.b", 1.0)]
     means = mean_scores([of_request, []], "portability", "token")
     assert means[0].tolist() == [0.0, 0.75]
     assert means[1].isnan().all()
@@ -193,7 +193,7 @@ def test_means_go_over_questions_then_kinds():
 
 def test_the_questions_of_a_request():
     probe = Probe("Oslo is in", ("Norway",))
-    asked = prompts_of(
+    prompts = prompts_of(
         EditRequest(
             "Rome is in",
             "Rome",
@@ -204,7 +204,7 @@ def test_the_questions_of_a_request():
             portability={"reasoning": (probe,)},
         )
     )
-    assert [(q.group, q.prompt, q.answers[0], q.alternative) for q in asked] == [
+    assert [(p.group, p.prompt, p.answers[0], p.alternative) for p in prompts] == [
         ("rewrite", "Rome is in", "France", "Italy"),
         ("rephrase", "Where is Rome? In", "France", "Italy"),
         ("portability.reasoning", "Oslo is in", "Norway", None),
@@ -213,13 +213,13 @@ def test_the_questions_of_a_request():
         ("locality.other", "Oslo is in", "Norway", None),
     ]
     aliases = EditRequest("Rome is in", "Rome", "the US", rephrases=("Rome: in",), target_new_aliases=("America",))
-    assert [question.answers for question in prompts_of(aliases)] == [("the US", "America")] * 2
-    fluency = EvaluationConfig(fluency=True).questions
+    assert [prompt.answers for prompt in prompts_of(aliases)] == [("the US", "America")] * 2
+    fluency = EvaluationConfig(fluency=True).prompts
     assert fluency(aliases)[-1] == EvalPrompt("fluency", "Rome is in", ())
     told = replace(aliases, generation_prompts=("Rome's mayor", "In Rome"))
-    assert [question.prompt for question in fluency(told)[-2:]] == ["Rome's mayor", "In Rome"]
+    assert [prompt.prompt for prompt in fluency(told)[-2:]] == ["Rome's mayor", "In Rome"]
     without = prompts_of(EditRequest("Rome is in", "Rome", "France", locality={"neighborhood": (probe,)}))
-    assert [question.alternative for question in without] == [None, None]
+    assert [prompt.alternative for prompt in without] == [None, None]
 
 
 @pytest.mark.parametrize(
@@ -235,16 +235,17 @@ def test_the_questions_of_a_request():
     ],
 )
 def test_an_answer_in_words(said, answers, words, right):
-    outcome = compare_responses(EvalPrompt("rewrite", "?", answers), Response(text=""), Response(text=said))
-    assert outcome.said == ("", words)
-    assert outcome.scores["generated"] == (0.0, right)
-    assert outcome.scores["begins"] == (0.0, float(right or words.startswith("Paris,")))
+    prompt = EvalPrompt("rewrite", "?", answers)
+    result = compare_responses(prompt, Response(text=""), Response(text=own_words(said, prompt)))
+    assert result.said == ("", words)
+    assert result.scores["generated"] == (0.0, right)
+    assert result.scores["begins"] == (0.0, float(right or words.startswith("Paris,")))
 
 
 def test_the_old_answer_is_said_in_full():
-    question = EvalPrompt("rewrite", "?", ("Tolkien",), "F. Scott Fitzgerald")
-    outcome = compare_responses(question, Response(text=" F. Scott Fitzgerald. He"), Response(text=" F. Tolkien. He"))
-    assert outcome.said == ("F. Scott Fitzgerald", "F")
+    prompt = EvalPrompt("rewrite", "?", ("Tolkien",), "F. Scott Fitzgerald")
+    assert own_words(" F. Scott Fitzgerald. He", prompt) == "F. Scott Fitzgerald"
+    assert own_words(" F. Tolkien. He", prompt) == "F"
 
 
 def test_answers_with_full_stops_are_generated_to_their_end(llama, tokenizer, monkeypatch):
@@ -255,16 +256,16 @@ def test_answers_with_full_stops_are_generated_to_their_end(llama, tokenizer, mo
         return [""] * len(self)
 
     monkeypatch.setattr("lga_lightning.models.cached_prompts.CachedPrompts.continuations", continuations)
-    asked = [EvalPrompt("rewrite", "Rome is", answers) for answers in (("Paris",), ("Bonn.",), ("Lyon", "St. Louis"))]
-    asked.append(EvalPrompt("rewrite", "Rome is", ("Paris",), "St. Louis"))
-    ask(llama, tokenizer, asked, unedited)
+    prompts = [EvalPrompt("rewrite", "Rome is", answers) for answers in (("Paris",), ("Bonn.",), ("Lyon", "St. Louis"))]
+    prompts.append(EvalPrompt("rewrite", "Rome is", ("Paris",), "St. Louis"))
+    respond(llama, tokenizer, prompts, unedited)
     assert ended == [[True, True, False, False]]
 
 
 def test_a_record_round_trips():
     for said in (("a", "b"), None):
-        outcome = EvalResult("rewrite", "Zoë", ("a", "b"), {"token": (0.1, 1 / 3), "nll": (1e-17, 3.0)}, said)
-        assert EvalResult.of(json.loads(json.dumps(asdict(outcome)))) == outcome
+        result = EvalResult("rewrite", "Zoë", ("a", "b"), {"token": (0.1, 1 / 3), "nll": (1e-17, 3.0)}, said)
+        assert EvalResult.of(json.loads(json.dumps(asdict(result)))) == result
 
 
 def test_passages(tmp_path):

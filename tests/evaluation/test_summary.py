@@ -18,24 +18,24 @@ from lga_lightning.reports.terminal import print_edits, print_places
 from lga_lightning.results.validation import write_outcomes
 
 
-def outcome(group: str, rng: random.Random, contest: bool = False) -> EvalResult:
-    """A question's outcome with scores at random."""
+def result(group: str, rng: random.Random, compared: bool = False) -> EvalResult:
+    """A prompt's result with scores at random."""
     scores = {"token": (rng.random(), rng.random()), "generated": (0.0, float(rng.random() < 0.5)), "nll": (1.0, 2.0)}
-    if contest:
+    if compared:
         scores |= {"success": (0.0, float(rng.random() < 0.7)), "magnitude": (-0.5, rng.random())}
     return EvalResult(group, "?", ("!", "¡"), scores, ("before", "after"))
 
 
-def outcomes(count: int = 12) -> list[list[EvalResult]]:
-    """Requests with unequal numbers of questions of all kinds."""
+def results(count: int = 12) -> list[list[EvalResult]]:
+    """Requests with unequal numbers of prompts of all kinds."""
     rng = random.Random(0)
     found = []
     for number in range(count):
-        rows = [outcome("rewrite", rng, contest=True)]
-        rows += [outcome("rephrase", rng, contest=True) for _ in range(number % 3)]
-        rows += [outcome("portability.a", rng) for _ in range(number % 2)]
-        rows += [outcome("portability.b", rng) for _ in range(2)]
-        rows += [outcome("locality.neighborhood", rng, contest=number > 3)]
+        rows = [result("rewrite", rng, compared=True)]
+        rows += [result("rephrase", rng, compared=True) for _ in range(number % 3)]
+        rows += [result("portability.a", rng) for _ in range(number % 2)]
+        rows += [result("portability.b", rng) for _ in range(2)]
+        rows += [result("locality.neighborhood", rng, compared=number > 3)]
         rows += [EvalResult("perplexity", "text", (), {"nll": (1.0 + number, 2.0 + number)})]
         rows += [EvalResult("fluency", "?", (), {"fluency": (5.0, 6.0)}, ("x", "y"))]
         found.append(rows)
@@ -46,16 +46,16 @@ def mean(values: list[float]) -> float:
     return sum(values) / len(values)
 
 
-def after(of_request: list[EvalResult], group: str, measure: str) -> list[float]:
-    return [one.scores[measure][1] for one in of_request if one.group == group and measure in one.scores]
+def after(of_request: list[EvalResult], group: str, metric: str) -> list[float]:
+    return [one.scores[metric][1] for one in of_request if one.group == group and metric in one.scores]
 
 
-def over_requests(data: list[list[EvalResult]], group: str, measure: str) -> float:
-    return mean([mean(values) for of_request in data if (values := after(of_request, group, measure))])
+def over_requests(data: list[list[EvalResult]], group: str, metric: str) -> float:
+    return mean([mean(values) for of_request in data if (values := after(of_request, group, metric))])
 
 
 def test_means_are_those_of_loops():
-    data = outcomes()
+    data = results()
     metrics = summarise(data, resamples=50)
     families = [
         "rewrite",
@@ -66,8 +66,8 @@ def test_means_are_those_of_loops():
         "locality",
         "locality.neighborhood",
     ]
-    contests = [f"counterfact.{name}" for name in ("ES", "PS", "NS", "EM", "PM", "NM", "S")]
-    assert list(metrics) == [*families, *contests, "fluency", "perplexity"]
+    comparisons = [f"counterfact.{name}" for name in ("ES", "PS", "NS", "EM", "PM", "NM", "S")]
+    assert list(metrics) == [*families, *comparisons, "fluency", "perplexity"]
     for name in families:
         if name not in ("portability", "locality"):
             assert metrics[name]["after"] == pytest.approx(over_requests(data, name, "token"))
@@ -80,9 +80,9 @@ def test_means_are_those_of_loops():
     assert metrics["rephrase"]["num_requests"] == 8
     groups = {"E": "rewrite", "P": "rephrase", "N": "locality.neighborhood"}
     for letter, group in groups.items():
-        for suffix, measure in (("S", "success"), ("M", "magnitude")):
+        for suffix, metric in (("S", "success"), ("M", "magnitude")):
             assert metrics[f"counterfact.{letter}{suffix}"]["after"] == pytest.approx(
-                over_requests(data, group, measure)
+                over_requests(data, group, metric)
             )
     successes = [over_requests(data, group, "success") for group in groups.values()]
     assert metrics["counterfact.S"]["after"] == pytest.approx(3 / sum(1 / value for value in successes))
@@ -93,7 +93,7 @@ def test_means_are_those_of_loops():
 
 
 def test_every_number_has_an_interval_and_a_protocol():
-    data = outcomes()
+    data = results()
     metrics = summarise(data, max_new_tokens=17, resamples=200)
     assert metrics == summarise(data, max_new_tokens=17, resamples=200)
     for name, entry in metrics.items():
@@ -119,15 +119,15 @@ def test_without_generation_and_without_old_targets():
 
 
 def test_scores_of_one_request():
-    scores = mean_by_group(outcomes()[5])
+    scores = mean_by_group(results()[5])
     assert set(scores) == {"rewrite", "rephrase", "portability.a", "portability.b", *scores} - {"token"}
     assert set(scores["rewrite"]) == {"before", "after", "generated", "nll", "success", "magnitude"}
     assert scores["fluency"] == {"before": 5.0, "after": 6.0}
     assert scores["perplexity"] == {"nll": {"before": 6.0, "after": 7.0}}
 
 
-def test_the_parquet_file_has_a_row_for_every_question(tmp_path):
-    data = outcomes(3)
+def test_the_parquet_file_has_a_row_for_every_prompt(tmp_path):
+    data = results(3)
     path = tmp_path / "requests.parquet"
     write_outcomes(path, [4, 7, 9], ["a", "b", "c"], data)
     rows = parquet.read_table(path).to_pylist()
@@ -143,7 +143,7 @@ def test_the_parquet_file_has_a_row_for_every_question(tmp_path):
 
 def test_the_table_shows_generated_beside_token_accuracy(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "160")
-    metrics = json.loads(json.dumps(summarise(outcomes(), resamples=50)))
+    metrics = json.loads(json.dumps(summarise(results(), resamples=50)))
     content = {
         "method": {"name": "ROME"},
         "layers": [3],

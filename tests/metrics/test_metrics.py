@@ -1,4 +1,4 @@
-"""Metrics against loops and worked examples, tables against dictionaries."""
+"""Metrics against loops and worked examples."""
 
 from __future__ import annotations
 
@@ -11,9 +11,6 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from lga_lightning.metrics import (
-    LayerScores,
-    RequestRecords,
-    RequestTable,
     begins_with,
     exact_match,
     harmonic_mean,
@@ -67,7 +64,7 @@ def test_padding_changes_nothing():
         assert torch.equal(unchanged_tokens(more_before, more_after, wider), unchanged_tokens(before, after, labels))
 
 
-def test_contests_on_random_logits():
+def test_comparisons_on_random_logits():
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(2, 40, 6, 50, generator=generator)
     labels = torch.randint(0, 50, (2, 40, 6), generator=generator)
@@ -88,7 +85,7 @@ def test_contests_on_random_logits():
     torch.testing.assert_close(padded, nll)
 
 
-def test_contests_by_hand():
+def test_comparisons_by_hand():
     # p = 1/2 against 1/4; a tie; 1/4 against 1/2
     nll, alternative = -torch.tensor([0.5, 0.5, 0.25]).log(), -torch.tensor([0.25, 0.5, 0.5]).log()
     assert success(nll, alternative).tolist() == [1, 0, 0]
@@ -187,98 +184,3 @@ def test_intervals_at_the_edge():
     assert percentile_interval(nothing).isnan().all()
     rare = resampled_means(torch.tensor([[1.0], [torch.nan], [torch.nan], [torch.nan]]))
     assert percentile_interval(rare).tolist() == [[1.0], [1.0]]  # draws without the one request say nothing
-
-
-def scores_of(index: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Rows that a request always has: evidence [B, 2, 3] and status [B]."""
-    values = index.double().view(-1, 1, 1) + torch.arange(6).view(1, 2, 3) / 10
-    return {"index": index, "values": values, "status": index % 3}
-
-
-def test_a_table_is_in_order_and_has_a_request_once():
-    table = RequestTable()
-    table.update(torch.tensor([7, 2]), torch.tensor([[0.7], [0.2]]))
-    table.update(torch.tensor([2, 9, 0]), torch.tensor([[5.0], [0.9], [0.0]]))
-    index, values = table.compute()
-    assert index.tolist() == [0, 2, 7, 9]
-    torch.testing.assert_close(values, torch.tensor([[0.0], [0.2], [0.7], [0.9]]))  # the first of two rows counts
-
-
-def test_layer_scores_keep_status_with_its_row():
-    table = LayerScores()
-    for index in torch.tensor([[5, 1], [4, 5], [0, 3]]):
-        table.update(**scores_of(index))
-    expected = scores_of(torch.tensor([0, 1, 3, 4, 5]))
-    for got, name in zip(table.compute(), ("index", "values", "status"), strict=True):
-        assert torch.equal(got, expected[name])
-
-
-@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
-def test_two_processes(order):
-    # request 4 was dealt to both
-    dealt = [torch.tensor([4, 8, 1]), torch.tensor([2, 4])]
-    processes = []
-    for index in dealt:
-        process = LayerScores()
-        process.update(**scores_of(index))
-        processes.append(process)
-    first, second = (processes[i] for i in order)
-
-    # instead of a process group: every gather brings the next state of the other process
-    others = iter([second.index[0], second.values[0], second.status[0]])
-    first.dist_sync_fn = lambda tensor, group: [tensor, next(others)]
-    first.distributed_available_fn = lambda: True
-    expected = scores_of(torch.tensor([1, 2, 4, 8]))
-    for got, name in zip(first.compute(), ("index", "values", "status"), strict=True):
-        assert torch.equal(got, expected[name])
-    assert torch.equal(torch.cat(first.index), dealt[order[0]])  # a process keeps its own rows
-
-
-def test_a_snapshot_is_taken_up_and_more_rows_may_follow():
-    table = LayerScores()
-    table.update(**scores_of(torch.tensor([3, 1])))
-    snapshot = table.snapshot()
-    table.update(**scores_of(torch.tensor([2])))
-    resumed = LayerScores()
-    resumed.restore(snapshot)
-    resumed.update(**scores_of(torch.tensor([2, 3])))
-    assert snapshot["index"].tolist() == [1, 3]
-    for one, two in zip(table.compute(), resumed.compute(), strict=True):
-        assert torch.equal(one, two)
-
-
-def test_the_snapshot_of_an_empty_table():
-    table = LayerScores()
-    assert table.snapshot() == {}
-    table.restore({})
-    assert table.index == []
-
-
-def test_a_batch_without_records():
-    records = RequestRecords()
-    records.update(torch.zeros(0, dtype=torch.long), [])
-    assert records.compute() == ([], [])
-    records.update(torch.tensor([3]), [{"said": "x"}])
-    records.update(torch.zeros(0, dtype=torch.long), [])
-    assert records.compute() == ([3], [{"said": "x"}])
-
-
-def test_records_of_two_processes():
-    def record(index: int) -> dict:
-        return {"said": ["Zoë", "東京", ""][index % 3] * index, "scores": [0.1 * index, 1 / 3, 1e-300]}
-
-    dealt = [[4, 8, 1], [2, 4]]
-    processes = []
-    for index in dealt:
-        process = RequestRecords()
-        for one in index:  # in batches of one
-            process.update(torch.tensor([one]), [record(one)])
-        processes.append(process)
-    alone = RequestRecords()
-    alone.update(torch.tensor([8, 4, 2, 1]), [record(index) for index in (8, 4, 2, 1)])
-
-    first, second = processes
-    others = iter([torch.cat(second.index), torch.cat(second.lengths), torch.cat(second.content)])
-    first.dist_sync_fn = lambda tensor, group: [tensor, next(others)]
-    first.distributed_available_fn = lambda: True
-    assert first.compute() == alone.compute() == ([1, 2, 4, 8], [record(index) for index in (1, 2, 4, 8)])

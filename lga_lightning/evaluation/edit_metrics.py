@@ -1,0 +1,225 @@
+"""What edits are scored by: one class a metric, with the words that explain its numbers."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from lga_lightning.evaluation.prompts import FLUENCY, NEIGHBORHOOD, PERPLEXITY, EvalPrompt
+from lga_lightning.evaluation.responses import Response
+from lga_lightning.metrics.accuracy import token_accuracy, unchanged_tokens
+from lga_lightning.metrics.counterfact import magnitude, success
+from lga_lightning.metrics.text import begins_with, exact_match, ngram_entropy, normalised
+
+
+class EditMetric(ABC):
+    """One number for a prompt, before and after an edit.
+
+    ``validation.json`` lists its mean over a request's prompts, then over requests, with intervals and the protocol.
+
+    Attributes:
+        name: Its key in results and files: letters, digits and underscores.
+        protocol: One sentence that says how the number comes about.
+    """
+
+    name: str
+    protocol: str
+
+    def applies(self, prompt: EvalPrompt) -> bool:
+        """Whether a prompt can be scored at all; any can, by default."""
+        return True
+
+    @abstractmethod
+    def score(self, prompt: EvalPrompt, before: Response, after: Response) -> tuple[float, float] | None:
+        """Score the two responses to a prompt.
+
+        Args:
+            prompt: A prompt to which the metric applies.
+            before: The unedited model's response.
+            after: The edited model's.
+
+        Returns:
+            The number before and after the edit; None where the responses lack what it takes (their ``text`` is None where the
+            model was not asked for words of its own).
+        """
+
+
+class Grouped(EditMetric):
+    """A built-in metric whose means are listed by groups of prompts.
+
+    Attributes:
+        protocols: By group, or first part of a group's name, one sentence that says how the mean comes about.
+    """
+
+    protocols: ClassVar[Mapping[str, str]]
+
+
+class TokenAccuracy(Grouped):
+    """Share of the first answer's tokens that are predicted right; for locality, that are predicted as before the edit."""
+
+    name = "token"
+    protocols: ClassVar[Mapping[str, str]] = {
+        "rewrite": "token accuracy of target_new on the prompt, teacher-forced",
+        "rephrase": "token accuracy of target_new, teacher-forced, mean over the request's rephrases",
+        "portability": "token accuracy of a probe's first answer, teacher-forced, mean over probes, then over kinds",
+        "locality": "share of a probe's first answer's tokens at which the prediction is that of the unedited model, "
+        "teacher-forced, mean over probes, then over kinds",
+    }
+
+    def score(self, prompt: EvalPrompt, before: Response, after: Response) -> tuple[float, float] | None:
+        """Shares."""
+        if before.predictions is None or after.predictions is None or before.labels is None:
+            return None
+        first, second, labels = (row.unsqueeze(0) for row in (before.predictions, after.predictions, before.labels))
+        if prompt.family == "locality":
+            return 1.0, unchanged_tokens(first, second, labels).item()
+        return token_accuracy(first, labels).item(), token_accuracy(second, labels).item()
+
+
+_WORDS = (
+    "the model's greedy answer, up to a newline, a full stop or the end of the text, at most {limit} tokens, normalised (lower "
+    "case, no punctuation, no articles), "
+)
+
+
+class Generated(Grouped):
+    """Whether the model's own words are one of the answers; for locality, what they were before the edit."""
+
+    name = "generated"
+    protocols: ClassVar[Mapping[str, str]] = {
+        "rewrite": _WORDS + "is target_new or an alias",
+        "rephrase": _WORDS + "is target_new or an alias; mean over the request's rephrases",
+        "portability": _WORDS + "is one of a probe's answers; mean over probes, then over kinds",
+        "locality": _WORDS + "is that of the unedited model; mean over probes, then over kinds",
+    }
+
+    def applies(self, prompt: EvalPrompt) -> bool:
+        """To prompts with answers."""
+        return bool(prompt.answers)
+
+    def score(self, prompt: EvalPrompt, before: Response, after: Response) -> tuple[float, float] | None:
+        """0 or 1."""
+        if before.text is None or after.text is None:
+            return None
+        if prompt.family == "locality":
+            return 1.0, float(normalised(before.text) == normalised(after.text))
+        return float(exact_match(before.text, prompt.answers)), float(exact_match(after.text, prompt.answers))
+
+
+class Begins(Grouped):
+    """Whether the model's own words begin with one of the answers."""
+
+    name = "begins"
+    protocols = dict.fromkeys(
+        ("rewrite", "rephrase", "portability"),
+        "as `generated`, but the model may go on behind the answer: what it says begins with it",
+    )
+
+    def applies(self, prompt: EvalPrompt) -> bool:
+        """To prompts with right answers: on locality the edited model need only say what the unedited one says."""
+        return bool(prompt.answers) and prompt.family != "locality"
+
+    def score(self, prompt: EvalPrompt, before: Response, after: Response) -> tuple[float, float] | None:
+        """0 or 1."""
+        if before.text is None or after.text is None:
+            return None
+        return float(begins_with(before.text, prompt.answers)), float(begins_with(after.text, prompt.answers))
+
+
+class NegativeLogLikelihood(Grouped):
+    """Mean negative log-likelihood of the first answer, or of the passage, in nats a token."""
+
+    name = "nll"
+    protocols: ClassVar[Mapping[str, str]] = {
+        PERPLEXITY: "exp of the mean over requests of the mean negative log-likelihood a token of one passage of plain text"
+    }
+
+    def score(self, prompt: EvalPrompt, before: Response, after: Response) -> tuple[float, float] | None:
+        """Nats a token."""
+        return None if math.isnan(before.nll) else (before.nll, after.nll)
+
+
+class Comparison(Grouped):
+    """A score of CounterFact: the first answer against the alternative."""
+
+    function: Callable[[Tensor, Tensor], Tensor]
+
+    def applies(self, prompt: EvalPrompt) -> bool:
+        """To prompts with an alternative."""
+        return prompt.alternative is not None
+
+    def score(self, prompt: EvalPrompt, before: Response, after: Response) -> tuple[float, float] | None:
+        """The function of the two negative log-likelihoods, in float64."""
+        nll = torch.tensor([before.nll, after.nll], dtype=torch.float64)
+        alternative = torch.tensor([before.alternative_nll, after.alternative_nll], dtype=torch.float64)
+        one, two = self.function(nll, alternative).tolist()
+        return one, two
+
+
+def _compared(protocol: str) -> dict[str, str]:
+    """A protocol in the words of the groups that are compared."""
+    new = {"answer": "target_new", "alternative": "target_old"}
+    return {
+        "rewrite": protocol.format(where="prompts", **new),
+        "rephrase": protocol.format(where="rephrases", **new),
+        NEIGHBORHOOD: protocol.format(
+            where="neighborhood probes", answer="the probe's answer", alternative="target_new"
+        ),
+    }
+
+
+class Success(Comparison):
+    """Whether the first answer is more likely than the alternative: ES, PS and NS."""
+
+    name = "success"
+    function = staticmethod(success)
+    protocols = _compared(
+        "share of {where} on which {answer} has the lower mean negative log-likelihood a token than {alternative}"
+    )
+
+
+class Magnitude(Comparison):
+    """By how much the first answer is more likely than the alternative: EM, PM and NM."""
+
+    name = "magnitude"
+    function = staticmethod(magnitude)
+    protocols = _compared(
+        "p({answer}) - p({alternative}) on {where}, with p = exp(-mean negative log-likelihood a token)"
+    )
+
+
+class Fluency(EditMetric):
+    """How little the model repeats itself, in bits."""
+
+    name = "fluency"
+    protocol = (
+        "weighted entropy in bits of the 2- and 3-grams (weights 2/3 and 4/3, then mean) of the words in 100 tokens that the "
+        "model continues the generation prompts (without any: the prompt) with, greedily"
+    )
+
+    def applies(self, prompt: EvalPrompt) -> bool:
+        """To continuations."""
+        return prompt.group == FLUENCY
+
+    def score(self, prompt: EvalPrompt, before: Response, after: Response) -> tuple[float, float] | None:
+        """Bits."""
+        if before.text is None or after.text is None:
+            return None
+        return ngram_entropy(before.text), ngram_entropy(after.text)
+
+
+BUILT_IN: tuple[EditMetric, ...] = (
+    TokenAccuracy(),
+    Generated(),
+    Begins(),
+    NegativeLogLikelihood(),
+    Success(),
+    Magnitude(),
+    Fluency(),
+)
+"""The metrics that are always taken; their order is that of the columns of ``requests.parquet``."""
