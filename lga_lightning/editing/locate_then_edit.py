@@ -27,7 +27,7 @@ class LocateThenEditMethod(EditMethod):
     Args:
         steps: Evaluations of the loss in the search for the target value; None for what is published for the model.
         learning_rate: Learning rate of Adam in that search; None for what is published for the model.
-        weight_decay: Weight of |delta| / |h0|^2 in its loss; None for what is published for the model.
+        weight_decay: Weight of |delta| / |h0|^2 in the loss; None for what is published for the model.
         clamp: Bound of the value's change, in multiples of its norm; None for what is published for the model.
         kl_factor: Weight of the divergence from the unedited model on "{subject} is a".
         stop_loss: Loss below which a request is done.
