@@ -24,6 +24,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lga_lightning import RROME, EditRequest, WeightDelta, load_model, load_requests
 from lga_lightning.data.requests import end_of_subject
+from lga_lightning.editing import DenseUpdate
 from lga_lightning.evaluation.evaluator import evaluate_each, prompt_columns
 from lga_lightning.models.architecture import edit_site
 from lga_lightning.models.encoding import token_at
@@ -87,7 +88,7 @@ def one_at_a_time(
     for probes in (*request.locality.values(), *request.portability.values()):
         questions += [(probe.prompt, probe.answers[0]) for probe in probes]
     ask(model, tokenizer, questions)
-    with WeightDelta({layer: (None, change)}).applied(model):
+    with WeightDelta({site.name: DenseUpdate(change)}).applied(model):
         ask(model, tokenizer, questions)
     return change
 
@@ -179,7 +180,7 @@ def main() -> None:
             partial(ours, method, model, tokenizer, requests, options.layer, options.batch_size),
         )
         for request, change in zip(sample, plain, strict=True):  # type: ignore[call-overload]
-            mine = deltas[requests.index(request)].matrix(options.layer)  # type: ignore[index]
+            mine = deltas[requests.index(request)].matrix(edit_site(model, options.layer).name)  # type: ignore[index]
             worst = max(worst, ((mine - change).norm() / change.norm()).item())
     table = Table(
         title=f"R-ROME on {options.model}, float32, cpu, {torch.get_num_threads()} threads: {options.requests} requests, "

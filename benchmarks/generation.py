@@ -26,7 +26,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCrite
 
 from lga_lightning.data import load_requests
 from lga_lightning.data.requests import EditRequest
-from lga_lightning.editing import RROME, WeightDelta
+from lga_lightning.editing import RROME, LowRankUpdate, WeightDelta
 from lga_lightning.evaluation.evaluator import EvaluationConfig, evaluate
 from lga_lightning.evaluation.prompts import prompts_of
 from lga_lightning.models.architecture import edit_site
@@ -59,7 +59,7 @@ def make_edits(
         for _ in requests
     ]
     scale = 0.1 * float(site.weight.norm())
-    return [WeightDelta({args.layer: (b * scale / (b.norm() * a.norm()), a)}) for b, a in factors]
+    return [WeightDelta({site.name: LowRankUpdate(b * scale / (b.norm() * a.norm()), a)}) for b, a in factors]
 
 
 def ours(

@@ -1,7 +1,7 @@
 """A table over all editing methods, on requests of a file that the model answers right.
 
 The layer is LGA's on the bundled facts (none of which is among the requests); methods that spread an edit take the window
-around it. Every request is edited alone. Methods that seek the same target values in the same way share the search, and each
+around it. Every request is edited alone. Methods that find the same target values in the same way share the search, and each
 is charged for it. Results are kept method by method, so that an interrupted run goes on.
 
     python benchmarks/methods.py --requests counterfact-edit.json --text texts.json
@@ -82,20 +82,18 @@ def run(
     requests: list[EditRequest],
     layers: list[int],
     batch_size: int,
-    sought: list[EditTargets],
-    sought_seconds: float,
+    targets: list[EditTargets],
+    targets_seconds: float,
 ) -> tuple[dict[str, Any], list[EditTargets], float]:
     """Edit and score; the search too, unless it was done for another method."""
-    method.optimize_targets(
-        model, tokenizer, requests[:1], layers
-    )  # contexts, second moments: once a model, not once an edit
+    method.prepare(model, tokenizer, layers)  # contexts, second moments: once a model, not once an edit
     starts = range(0, len(requests), batch_size)
-    if not sought:
+    if not targets:
         begin = time.perf_counter()
-        sought = [method.optimize_targets(model, tokenizer, requests[s : s + batch_size], layers) for s in starts]
-        sought_seconds = time.perf_counter() - begin
+        targets = [method.optimize_targets(model, tokenizer, requests[s : s + batch_size], layers) for s in starts]
+        targets_seconds = time.perf_counter() - begin
     outcomes, written, size = [], 0.0, 0
-    for start, found in zip(starts, sought, strict=True):
+    for start, found in zip(starts, targets, strict=True):
         begin = time.perf_counter()
         deltas = method.write(model, tokenizer, found.each(), layers)
         written += time.perf_counter() - begin
@@ -104,17 +102,17 @@ def run(
             with tempfile.TemporaryDirectory() as scratch:
                 deltas[0].save_pretrained(Path(scratch) / "adapter", model)
                 size = sum(path.stat().st_size for path in (Path(scratch) / "adapter").glob("*.safetensors"))
-    seconds = (sought_seconds + written) / len(requests)
+    seconds = (targets_seconds + written) / len(requests)
     result = {"layers": layers, "seconds": seconds, "bytes": size, "settings": method.settings(model)}
     if isinstance(method, MEMIT):
-        result["leverage"] = leverage(method, model, sought, layers[-1])
-    return {**result, "metrics": summarise(outcomes)}, sought, sought_seconds
+        result["leverage"] = leverage(method, model, targets, layers[-1])
+    return {**result, "metrics": summarise(outcomes)}, targets, targets_seconds
 
 
-def leverage(method: MEMIT, model: PreTrainedModel, sought: list[EditTargets], layer: int) -> float:
+def leverage(method: MEMIT, model: PreTrainedModel, targets: list[EditTargets], layer: int) -> float:
     """The median of k^T C^-1 k: of the residual of a single edit, MEMIT's layer writes k^T C^-1 k / (lambda + k^T C^-1 k)."""
-    keys = torch.cat([method.contexts.grouped_mean(found.keys) for found in sought])  # type: ignore[attr-defined]
-    return float((method.second_moment.solve(model, layer, keys.double()) * keys.double()).sum(1).median())
+    keys = torch.cat([method.contexts.grouped_mean(found.keys) for found in targets])  # type: ignore[attr-defined]
+    return float((method.covariance.solve(model, layer, keys.double()) * keys.double()).sum(1).median())
 
 
 def markdown(results: dict[str, Any]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,14 @@ def test_imports_point_downward(path):
     assert used <= set(ROOMS[: ROOMS.index(room(path)) + 1])
     if room(path) not in LIGHTNING:
         assert not any(name.split(".")[0] == "lightning" for name in imports(path))
+
+
+def test_no_two_modules_import_each_other():
+    modules = {
+        name_of(path): {n for n in imports(path) if n.startswith("lga_lightning.")} for path in ROOT.rglob("*.py")
+    }
+    sorter = TopologicalSorter(modules)
+    sorter.prepare()  # raises CycleError, which names the circle
 
 
 def test_few_modules_stand_at_the_root():

@@ -12,7 +12,7 @@ import lightning as L
 from lga_lightning.callbacks.edit_report import EditReport
 from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing import WeightDelta
-from lga_lightning.editing.adapter import NOTE, save_delta
+from lga_lightning.editing.adapter import NOTE, save_updates
 from lga_lightning.evaluation.results import EvalResult
 from lga_lightning.models.chat import plain
 from lga_lightning.models.loading import hub_name
@@ -100,7 +100,7 @@ class AdapterWriter(EditReport):
         kind = "merged" if self.merge else "matrices" if delta.is_dense else "adapter"
         card = model_card(content, requests, delta.ranks, kind)
         if not self.merge:
-            save_delta(delta, folder, llm, hub_name(module.model_name), content, card, self.overwrite)
+            save_updates(delta.updates, folder, llm, hub_name(module.model_name), content, card, self.overwrite)
             return
 
         def write(scratch: Path) -> None:

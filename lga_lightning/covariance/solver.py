@@ -37,7 +37,7 @@ class CovarianceSolver:
     source: str
     tokens: int | None = None
     sequence_length: int = 256
-    _moments: WeakKeyDictionary[PreTrainedModel, dict[int, Tensor]] = field(
+    _covariances: WeakKeyDictionary[PreTrainedModel, dict[int, Tensor]] = field(
         default_factory=WeakKeyDictionary, repr=False
     )
     _factors: WeakKeyDictionary[PreTrainedModel, dict[Any, Tensor]] = field(
@@ -54,7 +54,7 @@ class CovarianceSolver:
         Raises:
             DataError: If they cannot be made, or were made for another model.
         """
-        have = self._moments.setdefault(model, {})
+        have = self._covariances.setdefault(model, {})
         missing = [layer for layer in layers if layer not in have]
         if not missing or self.source == IDENTITY:
             return
@@ -81,7 +81,7 @@ class CovarianceSolver:
             return keys
         factors = self._factors.setdefault(model, {})
         if layer not in factors:
-            moment = self._moments[model][layer].to(keys.device)
+            moment = self._covariances[model][layer].to(keys.device)
             factor, failed = torch.linalg.cholesky_ex(moment)
             # a singular matrix may still pass, by rounding
             if failed or factor.diagonal().min() ** 2 < 1e-12 * moment.diagonal().max():
@@ -102,7 +102,7 @@ class CovarianceSolver:
         factors = self._factors.setdefault(model, {})
         name = (layer, threshold)
         if name not in factors:
-            values, vectors = torch.linalg.eigh(self._moments[model][layer].to(keys.device))
+            values, vectors = torch.linalg.eigh(self._covariances[model][layer].to(keys.device))
             free = vectors[:, values < threshold]
             if not free.shape[1]:
                 raise DataError(

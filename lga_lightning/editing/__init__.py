@@ -8,6 +8,7 @@ from lga_lightning.editing.finetune import FTL, FTM
 from lga_lightning.editing.memit import MEMIT
 from lga_lightning.editing.pmet import PMET
 from lga_lightning.editing.rome import ROME, RROME
+from lga_lightning.editing.updates import DenseUpdate, LowRankUpdate
 
 __all__ = [
     "EMMET",
@@ -18,7 +19,9 @@ __all__ = [
     "ROME",
     "RROME",
     "AlphaEdit",
+    "DenseUpdate",
     "EditMethod",
+    "LowRankUpdate",
     "WeightDelta",
     "attached",
 ]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +13,9 @@ import torch
 from torch import Tensor
 
 from lga_lightning._version import __version__
-from lga_lightning.editing.delta import WeightDelta
-from lga_lightning.exceptions import DataError
-from lga_lightning.models.architecture import EditSite, edit_site
+from lga_lightning.editing.updates import DenseUpdate, LowRankUpdate, Update
+from lga_lightning.exceptions import DataError, ModelError
+from lga_lightning.models.architecture import EditSite, edit_site, named_site
 from lga_lightning.utils.io import write_folder, write_json
 
 if TYPE_CHECKING:
@@ -26,8 +27,8 @@ MATRICES = "delta.safetensors"
 PREFIX = "base_model.model."
 
 
-def save_delta(
-    delta: WeightDelta,
+def save_updates(
+    updates: Mapping[str, Update],
     folder: Path,
     model: PreTrainedModel,
     base: str,
@@ -37,55 +38,60 @@ def save_delta(
 ) -> None:
     """Write an edit as a folder that ``PeftModel.from_pretrained(model, folder)`` reads; it appears whole or not at all.
 
-    Factors are written in float32. An edit of which some block is dense is written as ``delta.safetensors`` with the changes
-    [d_out, d_in] of its matrices, which PEFT does not read: :func:`load_delta` does.
+    Factors are written in float32. An edit of which some update is dense is written as ``delta.safetensors`` with the
+    changes [d_out, d_in] of all its matrices, which PEFT does not read: :func:`load_updates` does.
 
     Args:
-        delta: The edit.
-        folder: Where the folder is to appear.
+        updates: The edit: an update for each module, by its qualified name.
+        folder: Folder that is to appear.
         model: The unedited model: in ``lga.json`` stands what the edited matrices were.
-        base: Its name, for those who load the adapter.
+        base: Name of the model, for those who load the adapter.
         note: More to put into ``lga.json``.
         readme: Text of ``README.md``.
-        overwrite: Replace a folder that is there.
+        overwrite: Whether to replace a folder that is there.
 
     Raises:
         SettingError: If the folder is there and is not to be overwritten.
+        ModelError: If the model lacks one of the modules.
     """
     from safetensors.torch import save_file
 
-    compact = delta.compact()
-    sites = {layer: edit_site(model, layer) for layer in sorted(compact.factors)}
+    sites = sorted((named_site(model, name) for name in updates), key=lambda site: (site.layer, site.name))
+    compact = {site.name: updates[site.name].compact() for site in sites}
     content = {
         "lga_lightning": __version__,
         "base_model": base,
         **(note or {}),
-        "edited": {str(layer): {"module": site.name, "weight": _digest(site)} for layer, site in sites.items()},
+        "edited": {_key(model, site): {"module": site.name, "weight": _digest(site)} for site in sites},
     }
 
     def write(scratch: Path) -> None:
-        if compact.is_dense:
-            save_file({f"{s.name}.weight": _plain(compact.matrix(n)) for n, s in sites.items()}, scratch / MATRICES)
+        if any(isinstance(update, DenseUpdate) for update in compact.values()):
+            matrices = {f"{name}.weight": _plain(update.matrix) for name, update in compact.items()}
+            save_file(matrices, scratch / MATRICES)
         else:
             _config(compact, sites, base).save_pretrained(str(scratch))
-            tensors = {}
-            for layer, site in sites.items():
-                for name, factor in zip("BA", compact.factors[layer], strict=True):
-                    if factor is not None:
-                        tensors[f"{PREFIX}{site.name}.lora_{name}.weight"] = _plain(factor)
-            save_file(tensors, scratch / FACTORS, metadata={"format": "pt"})
+            factors = {
+                f"{PREFIX}{name}.lora_{letter}.weight": _plain(factor)
+                for name, update in compact.items()
+                for letter, factor in zip("BA", update.factors, strict=True)
+            }
+            save_file(factors, scratch / FACTORS, metadata={"format": "pt"})
         write_json(scratch / NOTE, content)
         (scratch / "README.md").write_text(readme, encoding="utf-8")
 
     write_folder(folder, write, overwrite)
 
 
-def load_delta(folder: Path, model: PreTrainedModel | None = None) -> WeightDelta:
-    """Read what :func:`save_delta` wrote.
+def load_updates(folder: Path, model: PreTrainedModel | None = None) -> dict[str, Update]:
+    """Read what :func:`save_updates` wrote.
 
     Args:
         folder: The folder.
         model: The model that is to be edited. An edit of other weights is refused; without a model nothing is checked.
+
+    Returns:
+        An update for each module, by its qualified name.
 
     Raises:
         DataError: If it is no such folder, it is broken, or it was made for another model.
@@ -94,43 +100,60 @@ def load_delta(folder: Path, model: PreTrainedModel | None = None) -> WeightDelt
     from safetensors.torch import load_file
 
     folder = Path(folder).expanduser()
+    updates: dict[str, Update]
     try:
         note = json.loads((folder / NOTE).read_text(encoding="utf-8"))
-        modules = {int(layer): entry["module"] for layer, entry in note["edited"].items()}
+        base = note["base_model"]
+        modules = {entry["module"]: entry["weight"] for entry in note["edited"].values()}
         if (folder / MATRICES).is_file():
             matrices = load_file(folder / MATRICES)
-            delta = WeightDelta({layer: (None, matrices[f"{module}.weight"]) for layer, module in modules.items()})
+            updates = {module: DenseUpdate(matrices[f"{module}.weight"]) for module in modules}
         else:
-            tensors = load_file(folder / FACTORS)
-            named = {layer: f"{PREFIX}{module}.lora_" for layer, module in modules.items()}
-            delta = WeightDelta(
-                {n: (tensors[f"{name}B.weight"], tensors[f"{name}A.weight"]) for n, name in named.items()}
-            )
+            factors = load_file(folder / FACTORS)
+            prefixes = {module: f"{PREFIX}{module}.lora_" for module in modules}
+            updates = {
+                module: LowRankUpdate(factors[f"{prefix}B.weight"], factors[f"{prefix}A.weight"])
+                for module, prefix in prefixes.items()
+            }
     except (OSError, KeyError, TypeError, AttributeError, ValueError, SafetensorError) as error:
         raise DataError(
             f"{str(folder)!r} is not an edit that lga-lightning wrote, or it is broken ({type(error).__name__}: {error}). It must "
             f"hold {NOTE}, and {FACTORS} or {MATRICES}."
         ) from error
     if model is not None:
-        _check_base(folder, note, model)
-    return delta
+        for module, digest in modules.items():
+            _check_base(folder, base, module, digest, model)
+    return updates
 
 
-def _check_base(folder: Path, note: Mapping[str, Any], model: PreTrainedModel) -> None:
-    for layer, entry in note["edited"].items():
-        site = edit_site(model, int(layer))
-        if site.name != entry["module"] or (site.weight.is_floating_point() and _digest(site) != entry["weight"]):
-            raise DataError(
-                f"The edit in {str(folder)!r} was made for another base model ({note['base_model']!r}): the weight of "
-                f"{entry['module']} there is not that of {site.name} here. Load the model that it was made for, without any "
-                "edit in its weights."
-            )
+def _check_base(folder: Path, base: str, module: str, digest: str, model: PreTrainedModel) -> None:
+    """Refuse a model that lacks a module, or has another weight there."""
+    try:
+        site = named_site(model, module)
+    except ModelError:
+        found = "which is not here"
+    else:
+        if not site.weight.is_floating_point() or _digest(site) == digest:
+            return
+        found = "whose weight here is another"
+    raise DataError(
+        f"The edit in {str(folder)!r} was made for another base model ({base!r}): it changes {module}, {found}. Load the model "
+        "that it was made for, without any edit in its weights."
+    )
 
 
-def _config(delta: WeightDelta, sites: Mapping[int, EditSite], base: str) -> Any:
+def _key(model: PreTrainedModel, site: EditSite) -> str:
+    """A module's key in the note: the number of the block for its out-projection, the module's name for all others."""
+    with suppress(ModelError):  # a block may have no out-projection that is edited by default
+        if site.layer >= 0 and edit_site(model, site.layer).name == site.name:
+            return str(site.layer)
+    return site.name
+
+
+def _config(updates: Mapping[str, Update], sites: Sequence[EditSite], base: str) -> Any:
     from peft import LoraConfig
 
-    ranks = {site.name: delta.ranks[layer] for layer, site in sites.items()}
+    ranks = {name: update.rank for name, update in updates.items()}
     return LoraConfig(
         task_type="CAUSAL_LM",
         base_model_name_or_path=base,
@@ -140,12 +163,12 @@ def _config(delta: WeightDelta, sites: Mapping[int, EditSite], base: str) -> Any
         target_modules=sorted(ranks),
         rank_pattern=ranks,
         alpha_pattern=ranks,  # alpha / r = 1
-        fan_in_fan_out=any(site.transposed for site in sites.values()),
+        fan_in_fan_out=any(site.transposed for site in sites),
     )
 
 
 def _digest(site: EditSite) -> str:
-    """Of a weight, the same whether it was loaded in bfloat16 or float32."""
+    """Hash of a weight, the same whether it was loaded in bfloat16 or float32."""
     weight = site.weight.detach().cpu().to(torch.bfloat16).contiguous()
     return hashlib.sha256(weight.view(torch.uint8).numpy().data).hexdigest()
 

@@ -21,18 +21,19 @@ class AlphaEdit(MultiLayerMethod):
     P projects on the singular vectors of C with small singular values; Kp are the keys of the editing run's earlier edits.
 
     Args:
-        threshold: Singular values of C below this span what may change.
+        threshold: Bound below which singular values of C span what may change.
         l2: Weight of |Delta|^2; None for what is published for the model.
-        arguments: Those of :class:`MultiLayerMethod`.
+        arguments: Arguments of :class:`MultiLayerMethod`.
     """
 
     name = "AlphaEdit"
+    keeps_history = True
 
     def __init__(self, threshold: float = 0.02, l2: float | None = None, **arguments: Any) -> None:
         super().__init__(**arguments)
         if not threshold > 0 or (l2 is not None and not l2 > 0):
             raise SettingError(f"`threshold` and `l2` must be above 0, got {threshold} and {l2}.")
-        if self.second_moment.source == "identity":
+        if self.covariance.source == "identity":
             raise SettingError(
                 "AlphaEdit protects what the second moment of the keys spans, and with `second_moment: identity` nothing is "
                 "left to change. Give a text, or `sampled`."
@@ -44,13 +45,12 @@ class AlphaEdit(MultiLayerMethod):
         """Weight of |Delta|^2."""
         return preset_for(model).alphaedit_l2 if self._l2 is None else self._l2
 
-    def solve_update(self, model: PreTrainedModel, layer: int, keys: Tensor, memory: Tensor | None) -> Tensor:
-        """K^T P ([K Kp]^T P [K Kp] + L2 I)^-1 P, the rows of K: a system of n + m, not of d_in."""
-        known = keys if memory is None else torch.cat([keys, memory.to(keys)])
-        free = self.second_moment.project(model, layer, known.double(), self.threshold)
-        inner = free @ free.T + self.l2(model) * torch.eye(len(known), dtype=torch.float64, device=keys.device)
-        return torch.linalg.solve(inner, free)[: len(keys)]
+    def solve_update(self, model: PreTrainedModel, layer: int, keys: Tensor) -> Tensor:
+        """K^T P (K K^T P + L2 I)^-1 = (K^T P K + L2 I)^-1 K^T P: a system of n, not of d_in."""
+        free = self.covariance.project(model, layer, keys.double(), self.threshold)
+        inner = free @ free.T + self.l2(model) * torch.eye(len(keys), dtype=torch.float64, device=keys.device)
+        return torch.linalg.solve(inner, free)
 
     def settings(self, model: PreTrainedModel) -> dict[str, Any]:
-        """Name and settings, for result files."""
+        """The method's name and settings, for result files."""
         return {**super().settings(model), "threshold": self.threshold, "l2": self.l2(model)}

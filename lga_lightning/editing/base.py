@@ -24,10 +24,10 @@ EditTargetsT = TypeVar("EditTargetsT", bound="EditTargets")
 
 @dataclass
 class EditTargets:
-    """What a method found out about N requests one by one, before anything is written.
+    """What a method has found for N requests one by one, before anything is written.
 
     Attributes:
-        requests: The requests; every other field is a tensor with a row for each.
+        requests: N requests; every other field is a tensor with a row for each.
     """
 
     requests: list[EditRequest]
@@ -50,17 +50,19 @@ class EditTargets:
 
 
 class EditMethod(ABC):
-    """Computes edits, in two stages: what is sought for each request by itself, and what is written for them together.
+    """Computes edits in two stages: targets for each request by itself, and an update for all of a group together.
 
     A method leaves the model as it was. Where earlier edits are to be in place, attach or apply them around the call.
 
     Attributes:
-        name: As the field writes it.
-        window: How many layers the method likes to spread an edit over.
+        name: Name of the method, as the field writes it.
+        window: Number of layers that an edit is spread over, where ``golden`` stands for several.
+        keeps_history: Whether the keys of an editing run's earlier edits enter into its later ones.
     """
 
     name: str
     window: int = 1
+    keeps_history: bool = False
 
     def prepare(  # noqa: B027 - some have nothing to do
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, layers: Sequence[int]
@@ -81,7 +83,14 @@ class EditMethod(ABC):
         requests: Sequence[EditRequest],
         layers: Sequence[int],
     ) -> EditTargets:
-        """The first stage, for each request by itself, in one batch."""
+        """The first stage: what each request asks for by itself, of all requests in one batch.
+
+        Args:
+            model: A causal language model; it is not changed.
+            tokenizer: Its fast tokenizer.
+            requests: The facts to edit.
+            layers: Indices of the blocks to edit, ascending.
+        """
 
     @abstractmethod
     def write(
@@ -90,7 +99,7 @@ class EditMethod(ABC):
         tokenizer: PreTrainedTokenizerBase,
         groups: Sequence[Any],
         layers: Sequence[int],
-        memory: dict[int, Tensor] | None = None,
+        history: dict[int, Tensor] | None = None,
     ) -> list[WeightDelta]:
         """The second stage: one edit for each group of requests, each group on a model without the others.
 
@@ -99,8 +108,8 @@ class EditMethod(ABC):
             tokenizer: Its fast tokenizer.
             groups: What :meth:`optimize_targets` found for the requests of each group.
             layers: Indices of the blocks to edit, ascending.
-            memory: What an editing run keeps from one call to the next, by layer; the method reads it and adds to it.
-                None for an edit that stands alone.
+            history: Keys [m, d_in] of an editing run's earlier edits by block, for a method that ``keeps_history``, which reads
+                them and adds its own. None for an edit that stands alone.
         """
 
     @abstractmethod
@@ -109,7 +118,7 @@ class EditMethod(ABC):
 
     @abstractmethod
     def default_layers(self, model: PreTrainedModel) -> list[int]:
-        """The layers that papers and toolkits edit in this model, or a choice by depth; see :func:`preset_for`."""
+        """The layers that papers and toolkits edit in a model, or a choice by depth; see :func:`preset_for`."""
 
     def compute(
         self,
@@ -118,7 +127,7 @@ class EditMethod(ABC):
         requests: Sequence[EditRequest],
         layers: int | Sequence[int],
         batch_size: int = 8,
-        memory: dict[int, Tensor] | None = None,
+        history: dict[int, Tensor] | None = None,
     ) -> WeightDelta:
         """One edit for all requests together.
 
@@ -127,20 +136,25 @@ class EditMethod(ABC):
             tokenizer: Its fast tokenizer.
             requests: The facts to edit.
             layers: Index of the block to edit, or several.
-            batch_size: Requests that are sought at once.
-            memory: See :meth:`write`.
+            batch_size: Number of requests whose targets are optimised at once.
+            history: See :meth:`write`.
 
         Raises:
             DataError: If two requests contradict each other.
             LayerError: If the model lacks one of the layers.
+            SettingError: If there is no layer, or a history for a method that keeps none.
         """
+        if history is not None and not self.keeps_history:
+            raise SettingError(
+                f"`history` holds the keys of earlier edits, and {self.name} keeps none. Leave it out, or take AlphaEdit."
+            )
         layers = ascending(model, layers)
         check_agreement(requests)
         starts = range(0, len(requests), batch_size)
-        found = [
+        parts = [
             self.optimize_targets(model, tokenizer, requests[start : start + batch_size], layers) for start in starts
         ]
-        return self.write(model, tokenizer, [found[0].join(found)], layers, memory)[0]
+        return self.write(model, tokenizer, [parts[0].join(parts)], layers, history)[0]
 
     def compute_each(
         self,
@@ -158,7 +172,8 @@ class EditMethod(ABC):
             layers: Index of the block to edit, or several.
         """
         layers = ascending(model, layers)
-        return self.write(model, tokenizer, self.optimize_targets(model, tokenizer, requests, layers).each(), layers)
+        targets = self.optimize_targets(model, tokenizer, requests, layers)
+        return self.write(model, tokenizer, targets.each(), layers)
 
 
 def ascending(model: PreTrainedModel, layers: int | Sequence[int]) -> list[int]:

@@ -27,8 +27,8 @@ class ContextTemplates:
     """The bare prompt and sampled texts, sampled once a model.
 
     Args:
-        lengths: New tokens of the sampled texts.
-        each: Texts a length.
+        lengths: Numbers of new tokens of the sampled texts.
+        each: Number of texts of each length.
     """
 
     lengths: tuple[int, ...]
@@ -49,13 +49,13 @@ class ContextTemplates:
         return self._sampled[model]
 
     def grouped_mean(self, keys: Tensor) -> Tensor:
-        """The mean over contexts as the MEMIT family takes it: within the bare prompt and each length, then over these.
+        """Mean over contexts as the MEMIT family takes it: within the bare prompt and each length, then over these.
 
         Args:
-            keys: [N, K, d].
+            keys: Keys [N, K, d] in K contexts, the bare prompt's first.
 
         Returns:
-            [N, d].
+            Mean keys [N, d].
         """
         groups = [keys[:, :1], *keys[:, 1:].split(self.each, 1)] if self.each else [keys[:, :1]]
         return torch.stack([group.mean(1) for group in groups]).mean(0)
@@ -82,9 +82,9 @@ def sample_contexts(
     Args:
         model: A causal language model; it is not changed, nor is the random state.
         tokenizer: Its tokenizer.
-        lengths: New tokens a text; ROME (arXiv 2202.05262) takes 5 and 10.
-        each: Texts a length.
-        seed: Of the draws, on the model's device.
+        lengths: Numbers of new tokens of a text; ROME (arXiv 2202.05262) takes 5 and 10.
+        each: Number of texts of each length.
+        seed: Seed of the draws, on the model's device.
 
     Returns:
         1 + ``len(lengths) * each`` texts.

@@ -1,4 +1,4 @@
-"""An edit as data: low-rank updates of out-projections that can be tried, applied, undone, joined."""
+"""An edit as data: updates of some of a model's matrices that can be tried, applied, undone, joined, saved."""
 
 from __future__ import annotations
 
@@ -11,103 +11,104 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from lga_lightning.editing.adapter import load_updates, save_updates
+from lga_lightning.editing.updates import DenseUpdate, Update, stack_updates
 from lga_lightning.exceptions import ModelError
-from lga_lightning.models.architecture import EditSite, edit_site
+from lga_lightning.models.architecture import EditSite, named_site
 from lga_lightning.models.hooks import added_to_output
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class WeightDelta:
-    """An edit W <- W + B A of the out-projections of some blocks.
+    """An edit of the weights of some linear modules, in a block or not.
 
     Attributes:
-        factors: By block, B [d_out, r] and A [r, d_in]; the rank r may differ from block to block. A dense edit has None for
-            B, and the whole change [d_out, d_in] for A.
+        updates: Update of each module, a :class:`LowRankUpdate` or a :class:`DenseUpdate`, by the module's qualified name in
+            the model (``model.layers.3.mlp.down_proj``).
+
+    Raises:
+        TypeError: If a key is no name, or a value no update.
 
     Example:
-        >>> first = WeightDelta({3: (torch.ones(4, 1), torch.ones(1, 6))})
-        >>> (first + first).ranks
-        {3: 2}
+        >>> from lga_lightning.editing.updates import LowRankUpdate
+        >>> first = WeightDelta({"model.layers.3.mlp.down_proj": LowRankUpdate(torch.ones(4, 1), torch.ones(1, 6))})
+        >>> first + first
+        WeightDelta(model.layers.3.mlp.down_proj: LowRankUpdate(4 x 6, rank 2))
     """
 
-    factors: Mapping[int, tuple[Tensor | None, Tensor]]
+    updates: Mapping[str, Update]
 
     def __post_init__(self) -> None:
-        for layer, (b, a) in self.factors.items():
-            if b is None and a.ndim == 2:
-                continue
-            if b is None or b.ndim != 2 or a.ndim != 2 or b.shape[1] != a.shape[0]:
-                raise ValueError(
-                    f"Block {layer}: expected B [d_out, r] and A [r, d_in], got "
-                    f"{None if b is None else list(b.shape)} and {list(a.shape)}."
+        for name, update in self.updates.items():
+            if not isinstance(name, str) or not isinstance(update, Update):
+                raise TypeError(
+                    "Expected `updates` to have a LowRankUpdate or a DenseUpdate for each module's name, got a "
+                    f"{type(update).__name__} for {name!r}. `edit_site(model, layer).name` is the name of a block's "
+                    "out-projection."
                 )
 
     @property
-    def ranks(self) -> dict[int, int]:
-        """The rank by block; of a dense edit, the number of rows."""
-        return {layer: a.shape[0] for layer, (_, a) in self.factors.items()}
+    def ranks(self) -> dict[str, int]:
+        """The rank by module; of a dense update, its number of rows."""
+        return {name: update.rank for name, update in self.updates.items()}
 
     @property
     def is_dense(self) -> bool:
-        """Whether some block has a dense change."""
-        return any(b is None for b, _ in self.factors.values())
+        """Whether some module has a dense update."""
+        return any(isinstance(update, DenseUpdate) for update in self.updates.values())
 
-    def matrix(self, layer: int) -> Tensor:
-        """What is added to a block's out-projection, [d_out, d_in]."""
-        b, a = self.factors[layer]
-        return a if b is None else b @ a
+    def matrix(self, name: str) -> Tensor:
+        """What is added to a module's weight, [d_out, d_in]."""
+        return self.updates[name].matrix
+
+    def by_block(self, model: PreTrainedModel) -> dict[int, list[EditSite]]:
+        """The edited modules by the number of their block in a model, ascending; -1 for those that are in no block.
+
+        Raises:
+            ModelError: If the model lacks one of the modules.
+            ValueError: If a module of the model has another shape.
+        """
+        found: dict[int, list[EditSite]] = {}
+        for site in sorted(self._sites(model), key=lambda site: site.layer):
+            found.setdefault(site.layer, []).append(site)
+        return found
 
     def __add__(self, other: WeightDelta) -> WeightDelta:
-        """Both edits: factors of the same block are joined along the rank, dense changes added up."""
-        joined = dict(self.factors)
-        for layer, (b, a) in other.factors.items():
-            if layer not in joined:
-                joined[layer] = (b, a)
-                continue
-            mine_b, mine_a = joined[layer]
-            if b is None or mine_b is None:
-                joined[layer] = (None, self.matrix(layer) + other.matrix(layer))
-            else:
-                joined[layer] = (torch.cat([mine_b, b], 1), torch.cat([mine_a, a], 0))
+        """Both edits; see :meth:`Update.__add__` for a module that both of them change."""
+        joined = dict(self.updates)
+        for name, update in other.updates.items():
+            joined[name] = joined[name] + update if name in joined else update
         return WeightDelta(joined)
 
     def compact(self) -> WeightDelta:
         """The same edit with no rank above d_out: of more edits than that, the sum takes less room than the list."""
-        factors = dict(self.factors)
-        for layer, (b, a) in self.factors.items():
-            if b is not None and a.shape[0] > b.shape[0]:
-                factors[layer] = (torch.eye(b.shape[0]).to(b), b @ a)
-        return WeightDelta(factors)
+        return WeightDelta({name: update.compact() for name, update in self.updates.items()})
 
     def save_pretrained(
         self, folder: str | Path, model: PreTrainedModel, base: str | None = None, overwrite: bool = False
     ) -> None:
-        """Write a folder that ``PeftModel.from_pretrained(model, folder)`` reads; see :func:`~.adapter.save_delta`.
+        """Write a folder that ``PeftModel.from_pretrained(model, folder)`` reads; see :func:`~.adapter.save_updates`.
 
         Args:
-            folder: Where it is to appear.
+            folder: Folder that is to appear.
             model: The unedited model.
-            base: Its name for those who load the folder; the name it was loaded by, by default.
-            overwrite: Replace a folder that is there.
+            base: Name of the model for those who load the folder; by default the name it was loaded by.
+            overwrite: Whether to replace a folder that is there.
         """
-        from lga_lightning.editing.adapter import save_delta
-
-        save_delta(self, Path(folder), model, base or model.config._name_or_path, overwrite=overwrite)
+        save_updates(self.updates, Path(folder), model, base or model.config._name_or_path, overwrite=overwrite)
 
     @classmethod
     def load(cls, folder: str | Path, model: PreTrainedModel | None = None) -> WeightDelta:
-        """Read such a folder back; see :func:`~.adapter.load_delta`.
+        """Read such a folder back; see :func:`~.adapter.load_updates`.
 
         Args:
             folder: The folder.
             model: The model to be edited, to refuse an edit that was made for another one.
         """
-        from lga_lightning.editing.adapter import load_delta
-
-        return load_delta(Path(folder), model)
+        return cls(load_updates(Path(folder), model))
 
     @contextmanager
     def attached(self, model: PreTrainedModel) -> Iterator[None]:
@@ -125,31 +126,42 @@ class WeightDelta:
             originals.restore_()
 
     def merge_(self, model: PreTrainedModel) -> Originals:
-        """Write the edit into the weights.
+        """Write the edit into the weights: whole, or, where that fails, not at all.
 
         Returns:
             The weights as they were, with which to undo it exactly.
 
         Raises:
-            LayerError: If the model lacks one of the blocks.
-            ModelError: If a weight is quantised, so that nothing can be added to it.
-            ValueError: If the factors do not fit the model.
+            ModelError: If the model lacks one of the modules, or a weight is quantised, so that nothing can be added to it.
+            ValueError: If a module of the model has another shape.
         """
         weights = {}
-        for layer, (b, a) in self.factors.items():
-            site = edit_site(model, layer)
+        for site in self._sites(model):
             if not site.weight.is_floating_point():
                 raise ModelError(
                     f"{site.name} is quantised ({site.weight.dtype}), so an edit cannot be written into it. Keep "
                     "the edit apart (`attached`), or load the model in bfloat16 or float32."
                 )
-            _check_fits(site, b, a)
-            weights[layer] = site.weight
+            weights[site.name] = site.weight
         originals = Originals([(weight, weight.detach().clone()) for weight in weights.values()])
-        with torch.no_grad():
-            for layer, weight in weights.items():
-                weight.copy_(weight + self.matrix(layer).to(weight.device))  # added in the wider of the two dtypes
+        try:
+            with torch.no_grad():
+                for name, weight in weights.items():
+                    weight.copy_(weight + self.matrix(name).to(weight.device))  # added in the wider of the two dtypes
+        except BaseException:
+            originals.restore_()
+            raise
         return originals
+
+    def __repr__(self) -> str:
+        return f"WeightDelta({', '.join(f'{name}: {update!r}' for name, update in self.updates.items())})"
+
+    def _sites(self, model: PreTrainedModel) -> list[EditSite]:
+        """The edited modules in a model, found to fit."""
+        sites = [named_site(model, name) for name in self.updates]
+        for site in sites:
+            self.updates[site.name].check_fits(site.name, site.out_features, site.in_features)
+        return sites
 
 
 @dataclass(frozen=True)
@@ -175,59 +187,43 @@ def attached(model: PreTrainedModel, deltas: Sequence[WeightDelta], rows: Tensor
 
     Args:
         model: A causal language model.
-        deltas: The edits.
-        rows: [N] which edit each row of the batch gets; None gives every row the first.
+        deltas: Edits, at least one.
+        rows: Number of the edit that each row of the batch gets, [N]; None gives every row the first.
+
+    Raises:
+        ModelError: If the model lacks a module that is edited.
+        ValueError: If a module of the model has another shape.
     """
+    if rows is None:
+        deltas = deltas[:1]
     with ExitStack() as stack:
-        for layer in sorted({layer for delta in deltas for layer in delta.factors}):
-            site = edit_site(model, layer)
-            b, a = _stacked(deltas, site)
-            stack.enter_context(_attached_at(site, b, a, rows))
+        for name in dict.fromkeys(name for delta in deltas for name in delta.updates):
+            site = named_site(model, name)
+            updates = [delta.updates.get(name) for delta in deltas]
+            for update in updates:
+                if update is not None:
+                    update.check_fits(name, site.out_features, site.in_features)
+            stack.enter_context(_attached_at(site, updates, rows))
         yield
 
 
 @contextmanager
-def _attached_at(site: EditSite, b: Tensor | None, a: Tensor, rows: Tensor | None) -> Iterator[None]:
-    """Factors [D, d_out, r] and [D, r, d_in] at one module, or dense changes [D, d_out, d_in]."""
+def _attached_at(site: EditSite, updates: list[Update | None], rows: Tensor | None) -> Iterator[None]:
+    """Within the block, one module gives what it would with the updates: W k + B A k."""
     device = site.weight.device
-    which = torch.zeros((), dtype=torch.long) if rows is None else rows
-    a = a.to(device)[which.to(device)].mT
-    if b is not None:
-        b = b.to(device)[which.to(device)].mT
+    if rows is None:
+        (update,) = updates
+        stacked = () if update is None else update.factors
+        factors = [factor.to(device).mT for factor in reversed(stacked)]
+    else:
+        which = rows.to(device)
+        factors = [factor.to(device)[which].mT for factor in reversed(stack_updates(updates))]
 
     def addition(keys: Tensor) -> Tensor:
-        along = keys.to(a.dtype) @ a
-        return along if b is None else along @ b
+        added = keys.to(factors[0].dtype)
+        for factor in factors:
+            added = added @ factor
+        return added
 
     with added_to_output(site.module, addition, rows=None if rows is None else len(rows)):
         yield
-
-
-def _stacked(deltas: Sequence[WeightDelta], site: EditSite) -> tuple[Tensor | None, Tensor]:
-    """The factors of several edits at one block, filled up with zeros to the largest rank."""
-    present = {row: delta.factors[site.layer] for row, delta in enumerate(deltas) if site.layer in delta.factors}
-    for b, a in present.values():
-        _check_fits(site, b, a)
-    like = next(iter(present.values()))[1]
-    if any(b is None for b, _ in present.values()):
-        dense = like.new_zeros(len(deltas), site.out_features, site.in_features)
-        for row in present:
-            dense[row] = deltas[row].matrix(site.layer)
-        return None, dense
-    rank = max(a.shape[0] for _, a in present.values())
-    stacked_b = like.new_zeros(len(deltas), site.out_features, rank)
-    stacked_a = like.new_zeros(len(deltas), rank, site.in_features)
-    for row, (b, a) in present.items():
-        if b is not None:
-            stacked_b[row, :, : b.shape[1]] = b
-            stacked_a[row, : a.shape[0]] = a
-    return stacked_b, stacked_a
-
-
-def _check_fits(site: EditSite, b: Tensor | None, a: Tensor) -> None:
-    rows = a.shape[0] if b is None else b.shape[0]
-    if (rows, a.shape[1]) != (site.out_features, site.in_features):
-        raise ValueError(
-            f"The edit of block {site.layer} is {rows} x {a.shape[1]}, but {site.name} is "
-            f"{site.out_features} x {site.in_features}: it was made for another model."
-        )

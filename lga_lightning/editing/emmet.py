@@ -19,10 +19,10 @@ class EMMET(WeightedMultiLayerMethod):
     """Delta = R (K^T C~^-1 K + alpha I)^-1 K^T C~^-1 with C~ = lambda C: all keys get their values, exactly if alpha is 0.
 
     Args:
-        moment_weight: lambda; None for what is published for the model.
-        alpha: Keeps the system solvable where keys are alike; only a batch of several requests has it.
-        window: How many layers ``golden`` stands for.
-        arguments: The others of :class:`MultiLayerMethod`.
+        moment_weight: Weight lambda of C; None for what is published for the model.
+        alpha: Ridge that keeps the system solvable where keys are alike; only a batch of several requests has it.
+        window: Number of layers that ``golden`` stands for.
+        arguments: The other arguments of :class:`MultiLayerMethod`.
     """
 
     name = "EMMET"
@@ -43,7 +43,7 @@ class EMMET(WeightedMultiLayerMethod):
         """ROME's layer; see :func:`preset_for`."""
         return [preset_for(model).rome_layer]
 
-    def solve_update(self, model: PreTrainedModel, layer: int, keys: Tensor, memory: Tensor | None) -> Tensor:
+    def solve_update(self, model: PreTrainedModel, layer: int, keys: Tensor) -> Tensor:
         """(K^T C~^-1 K + alpha I)^-1 K^T C~^-1."""
         solved = self.weighted(model, layer, keys)
         inner = keys.double() @ solved.T
@@ -52,5 +52,5 @@ class EMMET(WeightedMultiLayerMethod):
         return torch.linalg.solve(inner, solved)
 
     def settings(self, model: PreTrainedModel) -> dict[str, Any]:
-        """Name and settings, for result files."""
+        """The method's name and settings, for result files."""
         return {**super().settings(model), "alpha": self.alpha}

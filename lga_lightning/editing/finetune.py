@@ -2,24 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
-from lga_lightning.data.requests import EditRequest
-from lga_lightning.models.encoding import EncodedAnswers
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-from dataclasses import replace
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -29,8 +15,9 @@ from lga_lightning.editing.base import EditMethod, EditTargets
 from lga_lightning.editing.delta import WeightDelta
 from lga_lightning.editing.presets import preset_for
 from lga_lightning.editing.target_value import RowAdam
+from lga_lightning.editing.updates import DenseUpdate
 from lga_lightning.exceptions import SettingError
-from lga_lightning.models.architecture import edit_site
+from lga_lightning.models.architecture import EditSite, edit_site
 from lga_lightning.models.cached_suffix import CachedSuffix
 from lga_lightning.models.encoding import encode_answers
 from lga_lightning.models.hooks import added_to_output, frozen
@@ -40,6 +27,9 @@ from lga_lightning.utils.tensors import at_least_float32
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from lga_lightning.data.requests import EditRequest
+    from lga_lightning.models.encoding import EncodedAnswers
+
 
 class FineTuning(EditMethod):
     """Adam on the out-projections' matrices, kept close to the old ones (FT-L of the ROME paper, as in EasyEdit).
@@ -47,11 +37,11 @@ class FineTuning(EditMethod):
     A group of requests is gone through in batches of ``batch_size``, ``steps`` times, with a step of Adam after each batch.
 
     Args:
-        steps: Rounds over a group's requests.
-        learning_rate: Of Adam.
-        epsilon: Every entry stays within this of its old value; None lets it go where it will.
-        stop_loss: A group is done when its mean loss over a round is below this.
-        batch_size: Requests of one group a step.
+        steps: Number of rounds over a group's requests.
+        learning_rate: Learning rate of Adam.
+        epsilon: Bound of the change of every entry; None for no bound.
+        stop_loss: Mean loss over a round below which a group is done.
+        batch_size: Number of requests of one group in a step.
     """
 
     def __init__(
@@ -90,7 +80,7 @@ class FineTuning(EditMethod):
         requests: Sequence[EditRequest],
         layers: Sequence[int],
     ) -> EditTargets:
-        """Nothing is to be sought."""
+        """The requests alone: there is nothing to find out before writing."""
         return EditTargets(list(requests))
 
     def write(
@@ -99,56 +89,80 @@ class FineTuning(EditMethod):
         tokenizer: PreTrainedTokenizerBase,
         groups: Sequence[EditTargets],
         layers: Sequence[int],
-        memory: dict[int, Tensor] | None = None,
+        history: dict[int, Tensor] | None = None,
     ) -> list[WeightDelta]:
-        """Dense changes, of all groups side by side."""
+        """Dense updates, of all groups side by side; see :class:`EditMethod`."""
         sites = [edit_site(model, layer) for layer in layers]
         with torch.inference_mode(False), torch.enable_grad(), frozen(model):
             batches = [
-                self._rows(model, tokenizer, groups, layers[0], number) for number in range(self._rounds(groups))
+                self._batch(model, tokenizer, groups, layers[0], number) for number in range(self._batches(groups))
             ]
             like = at_least_float32(torch.empty(0, dtype=model.dtype, device=sites[0].weight.device))
             changes = [like.new_zeros(len(groups), site.out_features, site.in_features) for site in sites]
             optimizers = [RowAdam(change, self.learning_rate) for change in changes]
-            going = torch.ones(len(groups), dtype=torch.bool)
+            unfinished = torch.ones(len(groups), dtype=torch.bool)
             for _ in range(self.steps):
                 total, count = torch.zeros(2, len(groups), dtype=torch.float64)
                 for rows, owner in batches:
-                    taking = (going[owner]).nonzero().squeeze(1)
-                    if not len(taking):
+                    taken = unfinished[owner].nonzero().squeeze(1)
+                    if not len(taken):
                         continue
-                    chosen, owner = rows.select(taking.to(rows.batch.input_ids.device)), owner[taking]
-                    active, place = owner.unique(return_inverse=True)
-                    at = active.to(like.device)
-                    leaves = [change[at].requires_grad_() for change in changes]
-                    with _changed(sites, leaves, place.to(like.device)):
-                        nll = answer_nll(chosen.logits(), chosen.batch.labels)
-                    loss = nll.new_zeros(len(active)).index_add(0, place.to(nll.device), nll)
-                    members = torch.bincount(place).to(loss)
-                    gradients = torch.autograd.grad((loss / members).sum(), leaves)
-                    total[active] += loss.detach().double().cpu()
-                    count[active] += members.double().cpu()
-                    wrong = (loss.detach() / members >= self.stop_loss).to(like.device)
-                    for change, optimizer, gradient in zip(changes, optimizers, gradients, strict=True):
-                        optimizer.step_(at[wrong], gradient[wrong])
-                        if self.epsilon is not None:
-                            change.clamp_(-self.epsilon, self.epsilon)
-                going &= total / count.clamp_min(1) >= self.stop_loss
+                    part = rows.select(taken.to(rows.batch.input_ids.device))
+                    active, losses, members = self._step_(part, owner[taken], sites, changes, optimizers)
+                    total[active] += losses
+                    count[active] += members
+                unfinished &= total / count.clamp_min(1) >= self.stop_loss
         return [
-            WeightDelta({layer: (None, change[group]) for layer, change in zip(layers, changes, strict=True)})
+            WeightDelta({site.name: DenseUpdate(change[group]) for site, change in zip(sites, changes, strict=True)})
             for group in range(len(groups))
         ]
 
+    def _step_(
+        self,
+        rows: CachedSuffix,
+        owner: Tensor,
+        sites: Sequence[EditSite],
+        changes: Sequence[Tensor],
+        optimizers: Sequence[RowAdam],
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """One step of Adam for every group that has rows, unless its loss is small enough.
+
+        Args:
+            rows: N prompts with their answers.
+            owner: Number of each row's group, [N].
+            sites: The modules that are edited.
+            changes: Changes [G, d_out, d_in] of each module, by group; changed in place.
+            optimizers: Adam for each of them.
+
+        Returns:
+            Numbers of the groups, the sums of their rows' losses, and the numbers of their rows.
+        """
+        active, index = owner.unique(return_inverse=True)
+        device = changes[0].device
+        at = active.to(device)
+        leaves = [change[at].requires_grad_() for change in changes]
+        with _changed(sites, leaves, index.to(device)):
+            nll = answer_nll(rows.logits(), rows.batch.labels)
+        losses = nll.new_zeros(len(active)).index_add(0, index.to(nll.device), nll)
+        members = torch.bincount(index).to(losses)
+        gradients = torch.autograd.grad((losses / members).sum(), leaves)
+        moving = (losses.detach() / members >= self.stop_loss).to(device)
+        for change, optimizer, gradient in zip(changes, optimizers, gradients, strict=True):
+            optimizer.step_(at[moving], gradient[moving])
+            if self.epsilon is not None:
+                change.clamp_(-self.epsilon, self.epsilon)
+        return active, losses.detach().double().cpu(), members.double().cpu()
+
     def settings(self, model: PreTrainedModel) -> dict[str, Any]:
-        """Name and settings, for result files."""
+        """The method's name and settings, for result files."""
         names = ("steps", "learning_rate", "epsilon", "stop_loss", "batch_size")
         return {"name": self.name, **{name: getattr(self, name) for name in names}}
 
-    def _rounds(self, groups: Sequence[EditTargets]) -> int:
-        """Batches that the largest group makes."""
+    def _batches(self, groups: Sequence[EditTargets]) -> int:
+        """Number of batches that the largest group makes."""
         return -(-max(len(group.requests) for group in groups) // self.batch_size)
 
-    def _rows(
+    def _batch(
         self,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
@@ -158,14 +172,14 @@ class FineTuning(EditMethod):
     ) -> tuple[CachedSuffix, Tensor]:
         """The batch of this number of every group, and the group of each row."""
         part = slice(number * self.batch_size, (number + 1) * self.batch_size)
-        pairs = [(group, request) for group, sought in enumerate(groups) for request in sought.requests[part]]
+        pairs = [(group, request) for group, targets in enumerate(groups) for request in targets.requests[part]]
         encoded = self.encode(tokenizer, [request for _, request in pairs]).to(input_device(model))
         encoded.subject.zero_()  # the matrix changes for every token: nothing before the subject can be kept
         return CachedSuffix(model, encoded, layer), torch.tensor([group for group, _ in pairs])
 
 
 @contextmanager
-def _changed(sites: Sequence[Any], changes: Sequence[Tensor], rows: Tensor) -> Iterator[None]:
+def _changed(sites: Sequence[EditSite], changes: Sequence[Tensor], rows: Tensor) -> Iterator[None]:
     """Within the block, each row runs with the changes [G, d_out, d_in] of its group."""
     with ExitStack() as stack:
         for site, change in zip(sites, changes, strict=True):

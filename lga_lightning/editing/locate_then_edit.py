@@ -1,9 +1,9 @@
-"""What all methods share that seek a target value for each request and write it with the help of second moments."""
+"""What all methods share that find a target value for each request and write it with the help of second moments."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -25,18 +25,48 @@ class LocateThenEditMethod(EditMethod):
     """The first stage of ROME's and MEMIT's families.
 
     Args:
-        search: Settings of the search for the target value; None for what is published for the model.
-        contexts: What prompts are put behind.
-        second_moment: C.
+        steps: Evaluations of the loss in the search for the target value; None for what is published for the model.
+        learning_rate: Learning rate of Adam in that search; None for what is published for the model.
+        weight_decay: Weight of |delta| / |h0|^2 in the loss; None for what is published for the model.
+        clamp: Bound of the value's change, in multiples of its norm; None for what is published for the model.
+        kl_factor: Weight of the divergence from the unedited model on "{subject} is a".
+        stop_loss: Loss below which a request is done.
+        context_lengths: New tokens of the texts sampled from the model that prompts are put behind.
+        contexts_each: Number of such texts of each length.
+        second_moment: Source of C = E[k k^T], as :class:`CovarianceSolver` takes it. ``identity`` takes C = I, which is
+            quick, and harms what is said about other subjects.
+        moment_tokens: Number of tokens that C is estimated from, where it is; by default 20 times the width of a key.
+
+    Attributes:
+        contexts: Texts that prompts are put behind.
+        covariance: C, found once a model.
     """
 
     def __init__(
-        self, search: Mapping[str, float | None], contexts: ContextTemplates, second_moment: CovarianceSolver
+        self,
+        steps: int | None = None,
+        learning_rate: float | None = None,
+        weight_decay: float | None = None,
+        clamp: float | None = None,
+        kl_factor: float = 0.0625,
+        stop_loss: float = 0.05,
+        context_lengths: tuple[int, ...] = (10,),
+        contexts_each: int = 5,
+        second_moment: str = "sampled",
+        moment_tokens: int | None = None,
     ) -> None:
-        self._search = {name: value for name, value in search.items() if value is not None}
+        given = {
+            "steps": steps,
+            "learning_rate": learning_rate,
+            "weight_decay": weight_decay,
+            "clamp": clamp,
+            "kl_factor": kl_factor,
+            "stop_loss": stop_loss,
+        }
+        self._search = {name: value for name, value in given.items() if value is not None}
         TargetValueSettings(**self._search)  # type: ignore[arg-type]  # out of range fails here
-        self.contexts = contexts
-        self.second_moment = second_moment
+        self.contexts = ContextTemplates(context_lengths, contexts_each)
+        self.covariance = CovarianceSolver(second_moment, moment_tokens)
 
     @abstractmethod
     def preset_search(self, model: PreTrainedModel) -> dict[str, float]:
@@ -44,20 +74,20 @@ class LocateThenEditMethod(EditMethod):
 
     @abstractmethod
     def target_layer(self, layers: Sequence[int]) -> int:
-        """The layer whose target value is sought."""
+        """The layer for which a target value is searched."""
 
     def intervention_modules(self, model: PreTrainedModel, layer: int) -> list[nn.Module]:
-        """The modules whose outputs are moved in the search; the last one's value is the target."""
+        """The modules whose outputs are changed in the search; the last one's value is the target."""
         return [edit_site(model, layer).module]
 
     def search(self, model: PreTrainedModel) -> TargetValueSettings:
-        """How the target value is sought in a model."""
+        """Settings of the search for the target value in a model."""
         return TargetValueSettings(**{**self.preset_search(model), **self._search})  # type: ignore[arg-type]
 
     def prepare(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, layers: Sequence[int]) -> None:
         """Sample the context texts, and find the second moments of the layers in one pass."""
         self.contexts.of(model, tokenizer)
-        self.second_moment.prepare(model, tokenizer, layers)
+        self.covariance.prepare(model, tokenizer, layers)
 
     def optimize_targets(
         self,
@@ -66,19 +96,19 @@ class LocateThenEditMethod(EditMethod):
         requests: Sequence[EditRequest],
         layers: Sequence[int],
     ) -> TargetValues:
-        """Keys and target values."""
+        """Keys and target values at the target layer; see :class:`EditMethod`."""
         self.prepare(model, tokenizer, layers)
         contexts = self.contexts.of(model, tokenizer)
         layer = self.target_layer(layers)
-        site, intervention_modules = edit_site(model, layer), self.intervention_modules(model, layer)
-        return find_target_values(model, tokenizer, requests, contexts, site, self.search(model), intervention_modules)
+        site, modules = edit_site(model, layer), self.intervention_modules(model, layer)
+        return find_target_values(model, tokenizer, requests, contexts, site, self.search(model), modules)
 
     def settings(self, model: PreTrainedModel) -> dict[str, Any]:
-        """Name and settings, for result files."""
+        """The method's name and settings, for result files."""
         return {
             "name": self.name,
             **asdict(self.search(model)),
             "context_lengths": list(self.contexts.lengths),
             "contexts_each": self.contexts.each,
-            **self.second_moment.settings(model),
+            **self.covariance.settings(model),
         }

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class PMET(MEMIT):
-    """Seeks what to add to the outputs of the attention and of the MLP together, and writes the MLP's part alone.
+    """Optimises what to add to the outputs of the attention and of the MLP together, and writes the MLP's part alone.
 
     The residual of the MLP's output at the last layer is divided by the square root of the layers left (section 3).
 

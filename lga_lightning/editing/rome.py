@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from lga_lightning.covariance.solver import CovarianceSolver
-from lga_lightning.editing.context_templates import ContextTemplates
 from lga_lightning.editing.delta import WeightDelta
 from lga_lightning.editing.locate_then_edit import LocateThenEditMethod
 from lga_lightning.editing.presets import preset_for
 from lga_lightning.editing.target_value import TargetValues
+from lga_lightning.editing.updates import LowRankUpdate
 from lga_lightning.models.architecture import edit_site
 
 if TYPE_CHECKING:
@@ -27,48 +26,33 @@ class ROME(LocateThenEditMethod):
     prompt (section 3.1, eq. 2). That two different keys enter is the known flaw of ROME's code (see :class:`RROME`); it is
     kept here for comparison.
 
-    Several requests in one batch have their values sought together and are written one after the other. Several layers
-    are edited one after the other, each with a target value of its own, sought with the earlier ones in place.
+    Several requests in one batch have their values found together and are written one after the other. Several layers
+    are edited one after the other, each with a target value of its own, found with the earlier ones in place.
 
     Args:
-        steps: Evaluations of the loss in the search for the target value; None for what is published for the model.
-        learning_rate: Of Adam in that search.
-        weight_decay: Weight of |delta| / |h0|^2 in its loss; None for what is published for the model.
-        clamp: The value moves by at most this many times its norm.
-        kl_factor: Weight of the divergence from the unedited model on "{subject} is a".
-        stop_loss: A request is done when its loss is below this.
+        learning_rate: Learning rate of Adam in the search for the target value.
+        clamp: Bound of the value's change, in multiples of its norm.
         context_lengths: New tokens of the texts sampled from the model that prompts are put behind.
-        contexts_each: Such texts a length.
-        second_moment: Where C = E[k k^T] comes from, as :class:`CovarianceSolver` takes it. ``identity`` takes C = I, which is quick,
-            and harms what is said about other subjects.
-        moment_tokens: From how many tokens C is estimated, where it is; by default 20 times the width of a key.
+        contexts_each: Number of such texts of each length.
+        arguments: The other arguments of :class:`LocateThenEditMethod`.
     """
 
     name = "ROME"
 
     def __init__(
         self,
-        steps: int | None = None,
         learning_rate: float = 0.5,
-        weight_decay: float | None = None,
         clamp: float = 4.0,
-        kl_factor: float = 0.0625,
-        stop_loss: float = 0.05,
         context_lengths: tuple[int, ...] = (5, 10),
         contexts_each: int = 10,
-        second_moment: str = "sampled",
-        moment_tokens: int | None = None,
+        **arguments: Any,
     ) -> None:
-        search = {
-            "steps": steps,
-            "learning_rate": learning_rate,
-            "weight_decay": weight_decay,
-            "clamp": clamp,
-            "kl_factor": kl_factor,
-            "stop_loss": stop_loss,
-        }
         super().__init__(
-            search, ContextTemplates(context_lengths, contexts_each), CovarianceSolver(second_moment, moment_tokens)
+            learning_rate=learning_rate,
+            clamp=clamp,
+            context_lengths=context_lengths,
+            contexts_each=contexts_each,
+            **arguments,
         )
 
     def preset_search(self, model: PreTrainedModel) -> dict[str, float]:
@@ -77,7 +61,7 @@ class ROME(LocateThenEditMethod):
         return {"steps": known.steps, "weight_decay": known.weight_decay}
 
     def target_layer(self, layers: Sequence[int]) -> int:
-        """The first layer; what comes after it is sought with the edits so far in place."""
+        """The first layer; the later ones have their targets found in :meth:`write`, with the edits so far in place."""
         return layers[0]
 
     def default_layers(self, model: PreTrainedModel) -> list[int]:
@@ -90,22 +74,22 @@ class ROME(LocateThenEditMethod):
         tokenizer: PreTrainedTokenizerBase,
         groups: Sequence[TargetValues],
         layers: Sequence[int],
-        memory: dict[int, Tensor] | None = None,
+        history: dict[int, Tensor] | None = None,
     ) -> list[WeightDelta]:
-        """Rank-one updates, one a request and layer."""
+        """Rank-one updates, one for each request and layer; see :class:`EditMethod`."""
         deltas = self._write_at(layers[0], model, groups)
         for layer in layers[1:]:
             for number, group in enumerate(groups):
                 with deltas[number].applied(model):
-                    again = self.optimize_targets(model, tokenizer, group.requests, [layer])
-                    deltas[number] += self._write_at(layer, model, [again])[0]
+                    targets = self.optimize_targets(model, tokenizer, group.requests, [layer])
+                    deltas[number] += self._write_at(layer, model, [targets])[0]
         return deltas
 
     def written_key(self, keys: Tensor) -> Tensor:
         """The key that gives the target value after the edit.
 
         Args:
-            keys: [N, K, d_in] keys in contexts, that of the bare prompt first.
+            keys: Keys in K contexts, that of the bare prompt first, [N, K, d_in].
 
         Returns:
             [N, d_in].
@@ -113,11 +97,11 @@ class ROME(LocateThenEditMethod):
         return keys[:, 0]
 
     def _write_at(self, layer: int, model: PreTrainedModel, groups: Sequence[TargetValues]) -> list[WeightDelta]:
-        """One layer's updates."""
+        """Updates of one layer, from targets that were found there."""
         site = edit_site(model, layer)
         deltas = []
         for group in groups:
-            solved = self.second_moment.solve(model, layer, group.keys.mean(1))
+            solved = self.covariance.solve(model, layer, group.keys.mean(1))
             directions = solved / solved.norm(dim=1, keepdim=True)
             written = self.written_key(group.keys)
             with torch.no_grad():
@@ -127,7 +111,7 @@ class ROME(LocateThenEditMethod):
                 # what the updates before this one already make of its key
                 present = changes[:row].T @ (directions[:row] @ written[row])
                 changes[row] = (missing[row] - present) / (written[row] @ directions[row])
-            deltas.append(WeightDelta({layer: (changes.T.contiguous(), directions)}))
+            deltas.append(WeightDelta({site.name: LowRankUpdate(changes.T.contiguous(), directions)}))
         return deltas
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing.base import EditMethod, EditTargets, ascending, check_agreement
 from lga_lightning.editing.delta import WeightDelta
-from lga_lightning.models.architecture import edit_site
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -20,14 +20,15 @@ class EditSession:
     """Groups of requests, each edited with all edits before it in place. Between the calls the model is as it was.
 
     Args:
-        method: How to edit.
+        method: Method that computes the edits.
         model: A causal language model; it is not changed.
         tokenizer: Its fast tokenizer.
-        layers: The blocks to edit.
+        layers: Indices of the blocks to edit.
 
     Attributes:
         delta: All edits so far.
-        requests: What they are about.
+        requests: The requests that have been edited, in order.
+        history: Keys [m, d_in] of the edits so far by block; None for a method that keeps none.
     """
 
     def __init__(
@@ -41,41 +42,45 @@ class EditSession:
         self.layers = ascending(model, layers)
         self.delta = WeightDelta({})
         self.requests: list[EditRequest] = []
-        self.memory: dict[int, Tensor] = {}
+        self.history: dict[int, Tensor] | None = {} if method.keeps_history else None
 
     def edit(self, requests: Sequence[EditRequest], batch_size: int = 8) -> None:
         """Edit a group of requests together.
 
         Args:
             requests: The group.
-            batch_size: Requests that are sought at once.
+            batch_size: Number of requests whose targets are optimised at once.
 
         Raises:
             DataError: If two of them contradict each other.
         """
         with self.delta.applied(self.model):
             added = self.method.compute(
-                self.model, self.tokenizer, requests, self.layers, batch_size, memory=self.memory
+                self.model, self.tokenizer, requests, self.layers, batch_size, history=self.history
             )
         self._add(added, requests)
 
-    def edit_targets(self, sought: EditTargets) -> None:
+    def edit_targets(self, targets: EditTargets) -> None:
         """Edit a group for which the first stage of the method is done, on the model with all edits so far.
 
         Args:
-            sought: What was found.
+            targets: What the first stage has found.
+
+        Raises:
+            DataError: If two of the requests contradict each other.
         """
-        check_agreement(sought.requests)
+        check_agreement(targets.requests)
         with self.delta.applied(self.model):
-            added = self.method.write(self.model, self.tokenizer, [sought], self.layers, self.memory)[0]
-        self._add(added, sought.requests)
+            added = self.method.write(self.model, self.tokenizer, [targets], self.layers, self.history)[0]
+        self._add(added, targets.requests)
 
     def relative_norms(self) -> dict[int, float]:
-        """By layer, the Frobenius norm of all changes over that of the weight."""
+        """Frobenius norm of all changes over that of the weights that they change, together, by block."""
         norms = {}
-        for layer in self.delta.factors:
-            weight = edit_site(self.model, layer).weight
-            norms[layer] = (self.delta.matrix(layer).norm().to(weight.device) / weight.float().norm()).item()
+        for layer, sites in self.delta.by_block(self.model).items():
+            changes = torch.stack([self.delta.matrix(site.name).norm().cpu() for site in sites])
+            weights = torch.stack([site.weight.float().norm().cpu() for site in sites])
+            norms[layer] = (changes.norm() / weights.norm()).item()
         return norms
 
     def _add(self, added: WeightDelta, requests: Sequence[EditRequest]) -> None:

@@ -33,15 +33,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TargetValueSettings:
-    """How the target value is sought.
+    """Settings of the search for the target value.
 
     Attributes:
         steps: Evaluations of the loss; there is one update less, as in ROME's code.
-        learning_rate: Of Adam.
+        learning_rate: Learning rate of Adam.
         weight_decay: Weight of |delta| / |h0|^2, h0 the value before the edit.
-        clamp: delta is kept within this many times |h0|.
+        clamp: Bound of |delta|, in multiples of |h0|.
         kl_factor: Weight of the divergence from the unedited model on "{subject} is a".
-        stop_loss: A request is done when its loss is below this.
+        stop_loss: Loss below which a request is done.
     """
 
     steps: int = 25
@@ -61,13 +61,13 @@ class TargetValueSettings:
 
 @dataclass
 class TargetValues(EditTargets):
-    """What the search found for N requests in K contexts.
+    """Target values of N requests, found in K contexts.
 
     Attributes:
-        keys: [N, K, d_in] inputs of the edited module at the subject's last token, the bare prompt's first.
-        before: [N, d] outputs there, on the bare prompt, of the module that delta was added to: h0.
-        delta: [N, d] what to add to them: v* = h0 + delta. (Of several modules, the last one's.)
-        loss: [N] the last loss.
+        keys: Inputs of the edited module at the subject's last token, the bare prompt's first, [N, K, d_in].
+        before: Outputs h0 there, on the bare prompt, of the module that delta was added to, [N, d].
+        delta: Change that makes them the targets, v* = h0 + delta, [N, d]; of several modules, the last one's.
+        loss: Last loss, [N].
     """
 
     keys: Tensor
@@ -97,16 +97,16 @@ def find_target_values(
         requests: N requests.
         contexts: K texts to put before the prompt, "" the first.
         site: The module that is edited: keys are its inputs.
-        settings: How to search.
-        intervention_modules: P modules of the same block to whose outputs a delta each is added, in the order in which they run; by
-            default the edited module alone.
-        max_rows: Rows (a request in a context) of a batch; requests of like length share one. By default 64 on a CPU, where
-            padding costs more than a larger batch saves, else 1,024.
+        settings: Settings of the search.
+        intervention_modules: P modules of the same block to whose outputs a delta each is added, in the order in which they
+            run; by default the edited module alone.
+        max_rows: Number of rows (a request in a context) of a batch; requests of like length share one. By default 64 on a
+            CPU, where padding costs more than a larger batch saves, else 1,024.
     """
     rows = max_rows or (64 if input_device(model).type == "cpu" else 1024)
     order, step = _by_length(tokenizer, requests), max(1, rows // len(contexts))
     parts = [
-        _find(
+        _find_in_one_batch(
             model,
             tokenizer,
             [requests[i] for i in order[start : start + step]],
@@ -117,20 +117,22 @@ def find_target_values(
         )
         for start in range(0, len(order), step)
     ]
-    found = TargetValues.join(parts)
-    back = torch.tensor(sorted(range(len(order)), key=order.__getitem__), device=found.keys.device)
-    return TargetValues(list(requests), found.keys[back], found.before[back], found.delta[back], found.loss[back])
+    targets = TargetValues.join(parts)
+    back = torch.tensor(sorted(range(len(order)), key=order.__getitem__), device=targets.keys.device)
+    return TargetValues(
+        list(requests), targets.keys[back], targets.before[back], targets.delta[back], targets.loss[back]
+    )
 
 
 def _by_length(tokenizer: PreTrainedTokenizerBase, requests: Sequence[EditRequest]) -> list[int]:
     """Requests in the order of what their passes cost: tokens of the answer, then tokens from the subject on."""
-    encoded = _with_answers(tokenizer, requests, [""])
+    encoded = _encode_in_contexts(tokenizer, requests, [""])
     tokens = (encoded.labels != IGNORE).sum(1).tolist()
     length = (encoded.positions.amax(1) - encoded.subject).tolist()
     return sorted(range(len(requests)), key=lambda i: (tokens[i], length[i]))
 
 
-def _find(
+def _find_in_one_batch(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     requests: Sequence[EditRequest],
@@ -143,8 +145,8 @@ def _find(
     device = input_device(model)
     intervention_modules = list(intervention_modules) or [site.module]
     with torch.inference_mode(False), torch.enable_grad(), frozen(model):
-        answers = CachedSuffix(model, _with_answers(tokenizer, requests, contexts).to(device), site.layer)
-        subjects = CachedSuffix(model, _about_subjects(tokenizer, requests).to(device), site.layer)
+        answers = CachedSuffix(model, _encode_in_contexts(tokenizer, requests, contexts).to(device), site.layer)
+        subjects = CachedSuffix(model, _encode_descriptions(tokenizer, requests).to(device), site.layer)
         with torch.no_grad():
             at = answers.batch.subject
             with captured_inputs([site.module], at) as inputs, captured_outputs(intervention_modules, at) as outputs:
@@ -152,11 +154,11 @@ def _find(
             keys = at_least_float32(inputs[0]).unflatten(0, (len(requests), len(contexts)))
             before = torch.stack([at_least_float32(output)[:: len(contexts)] for output in outputs], 1)
             original = subjects.logits()[:, 0].log_softmax(-1)
-        delta, loss = _descend(answers, subjects, original, before, len(contexts), intervention_modules, settings)
+        delta, loss = _optimize(answers, subjects, original, before, len(contexts), intervention_modules, settings)
     return TargetValues(list(requests), keys, before[:, -1], delta[:, -1], loss)
 
 
-def _descend(
+def _optimize(
     answers: CachedSuffix,
     subjects: CachedSuffix,
     original: Tensor,
@@ -181,16 +183,15 @@ def _descend(
         divergence = (edited.exp() * (edited - original).detach()).sum(-1)
         loss = nll.unflatten(0, (-1, contexts)).mean(1) + settings.kl_factor * divergence
         # at delta = 0 the gradient of this norm is 0
-        shares = torch.linalg.vector_norm(leaf, dim=-1) / norm[active] ** 2
-        loss = loss + settings.weight_decay * shares.sum(1)
+        sizes = torch.linalg.vector_norm(leaf, dim=-1) / norm[active] ** 2
+        loss = loss + settings.weight_decay * sizes.sum(1)
         losses[active] = loss.detach().to(losses.dtype)
         going = (loss.detach() >= settings.stop_loss).nonzero().squeeze(1)
         if not len(going):
             break
         (gradient,) = torch.autograd.grad(loss.sum(), leaf)
-        if (
-            step == 1
-        ):  # an answer that does not see delta (edited in the last block, say): rounding errors must not move it
+        if step == 1:
+            # an answer that does not see delta (edited in the last block, say): rounding errors must not move it
             going = going[(gradient[going] != 0).flatten(1).any(1)]
             if not len(going):
                 break
@@ -209,7 +210,7 @@ class RowAdam:
     """Adam (betas 0.9 and 0.999) on the rows of one tensor, each with a count of steps of its own.
 
     Args:
-        parameters: [N, ...] changed in place.
+        parameters: Tensor [N, ...] that is changed in place.
         learning_rate: Step size.
     """
 
@@ -223,8 +224,8 @@ class RowAdam:
         """Move some rows.
 
         Args:
-            rows: [M] their indices.
-            gradient: [M, ...] their gradients.
+            rows: Indices of the rows, [M].
+            gradient: Gradients of the rows, [M, ...].
         """
         self._steps[rows] += 1
         moment = 0.9 * self._moment[rows] + 0.1 * gradient
@@ -242,14 +243,14 @@ def _logits_with(rows: CachedSuffix, intervention_modules: Sequence[nn.Module], 
         return functional.pad(delta.unsqueeze(1), (0, 0, 0, inputs.shape[1] - 1))
 
     with ExitStack() as stack:
-        for place, delta in zip(intervention_modules, deltas.unbind(1), strict=True):
+        for module, delta in zip(intervention_modules, deltas.unbind(1), strict=True):
             stack.enter_context(
-                added_to_output(place, lambda inputs, delta=delta: at_subject(delta, inputs), rows=len(deltas))  # type: ignore[misc]
+                added_to_output(module, lambda inputs, delta=delta: at_subject(delta, inputs), rows=len(deltas))  # type: ignore[misc]
             )
         return rows.logits()
 
 
-def _with_answers(
+def _encode_in_contexts(
     tokenizer: PreTrainedTokenizerBase, requests: Sequence[EditRequest], contexts: Sequence[str]
 ) -> EncodedAnswers:
     """Row i K + j: request i in context j, with its new answer."""
@@ -257,7 +258,7 @@ def _with_answers(
     return encode_answers(tokenizer, texts, [request.target_new for request in requests for _ in contexts], ends)
 
 
-def _about_subjects(tokenizer: PreTrainedTokenizerBase, requests: Sequence[EditRequest]) -> EncodedAnswers:
+def _encode_descriptions(tokenizer: PreTrainedTokenizerBase, requests: Sequence[EditRequest]) -> EncodedAnswers:
     """Row i: "{subject} is a" of request i, read at the subject's last token."""
     subjects = [request.subject.strip() for request in requests]
     return encode_subjects(tokenizer, [f"{s} is a" for s in subjects], [len(s) for s in subjects])

@@ -281,3 +281,35 @@ def _mlp_matrices(block: nn.Module) -> list[tuple[str, nn.Module]]:
 
 def _describe(model: PreTrainedModel) -> str:
     return f"{type(model).__name__} (model type {model.config.model_type!r})"
+
+
+def named_site(model: PreTrainedModel, name: str) -> EditSite:
+    """Any linear module as a site to edit: a matrix of the attention, another one of the MLP, the output embedding.
+
+    Args:
+        model: A causal language model.
+        name: Qualified name of the module, as ``model.named_modules()`` has it.
+
+    Returns:
+        The site. Its ``layer`` is -1 if the module is in no block. Its ``norm`` is not looked for: that is :func:`edit_site`'s.
+
+    Raises:
+        ModelError: If the model has no linear module of that name, or its weight is the embeddings' too.
+    """
+    try:
+        module = model.get_submodule(name)
+    except AttributeError:
+        module = None
+    if module is None or not is_matrix(module):
+        found = "no such module" if module is None else f"a {type(module).__name__}"
+        raise ModelError(
+            f"Expected a linear module {name!r} in {_describe(model)}, found {found}. The edit was made for another model, or "
+            "the name is misspelt; `model.named_modules()` lists the names."
+        )
+    layer = next((i for i, (block, _) in enumerate(_named_blocks(model)) if name.startswith(f"{block}.")), -1)
+    if layer < 0 and getattr(model.get_input_embeddings(), "weight", None) is module.weight:
+        raise ModelError(
+            f"The weight of {name!r} in {_describe(model)} is that of the input embeddings too, which an edit would change with "
+            "it. Edit another module, or untie the two (`tie_word_embeddings`)."
+        )
+    return EditSite(name, module, layer, isinstance(module, Conv1D), *matrix_shape(module))

@@ -39,7 +39,7 @@ The edits are in the weights. To keep them reversible, write an adapter instead 
 def model_card(
     content: Mapping[str, Any],
     requests: Sequence[EditRequest],
-    ranks: Mapping[int, int],
+    ranks: Mapping[str, int],
     kind: str,
 ) -> str:
     """Text of a README.md for the Hub, in Markdown.
@@ -47,7 +47,7 @@ def model_card(
     Args:
         content: What the result file holds.
         requests: What was edited, in order.
-        ranks: Of the edit, by layer.
+        ranks: Ranks of the edit by module.
         kind: ``adapter``, ``matrices`` or ``merged``.
     """
     base, method = hub_name(content["model"]), content["method"]

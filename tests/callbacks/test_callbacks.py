@@ -153,7 +153,7 @@ def test_edits_at_the_end_of_a_training_run(layer, callback, tmp_path, tokenizer
     callback.locator = FixedLayer(1)
     host = train(tmp_path, [callback, edits])
     expected = {"golden": [callback.attribution.choice.golden_layer], 2: [2], "1-2": [1, 2]}[layer]
-    assert sorted(edits.delta.factors) == expected
+    assert sorted(edits.delta.by_block(host.net.llm)) == expected
     edited = {name: tensor.clone() for name, tensor in host.net.llm.state_dict().items()}
     edits.originals.restore_()
     trained = train(tmp_path, []).net.llm.state_dict()  # the same training without us

@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from lga_lightning.editing.delta import WeightDelta, attached
-from lga_lightning.exceptions import LayerError, ModelError
+from lga_lightning.editing.updates import DenseUpdate, LowRankUpdate
+from lga_lightning.exceptions import ModelError
 from lga_lightning.models.architecture import edit_site
+from tests.editing.helpers import delta_for, ids, name_at
 from tests.helpers.models import VOCABULARY, tiny_model
 
 EXACT = {"rtol": 1e-11, "atol": 1e-12}
@@ -16,22 +18,6 @@ EXACT = {"rtol": 1e-11, "atol": 1e-12}
 @pytest.fixture(params=["llama", "gpt2", "opt", "gpt_neox"])
 def model(request: pytest.FixtureRequest):
     return tiny_model(request.param, torch.float64)
-
-
-def delta_for(model, ranks: dict[int, int], seed: int = 0, dtype: torch.dtype = torch.float64) -> WeightDelta:
-    generator = torch.Generator().manual_seed(seed)
-
-    def random(*shape: int) -> torch.Tensor:
-        return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype) * 0.3
-
-    sites = {layer: edit_site(model, layer) for layer in ranks}
-    return WeightDelta(
-        {n: (random(s.out_features, ranks[n]), random(ranks[n], s.in_features)) for n, s in sites.items()}
-    )
-
-
-def ids(rows: int = 3) -> torch.Tensor:
-    return torch.randint(3, VOCABULARY, (rows, 7), generator=torch.Generator().manual_seed(1))
 
 
 def weights(model) -> dict[str, torch.Tensor]:
@@ -63,8 +49,9 @@ def test_merged_weights_are_w_plus_ba(model):
     before = {layer: edit_site(model, layer).weight.clone() for layer in range(4)}
     delta.merge_(model)
     for layer in range(4):
-        b, a = delta.factors.get(layer, (torch.zeros(24, 1).double(), torch.zeros(1, before[layer].shape[1]).double()))
-        torch.testing.assert_close(edit_site(model, layer).weight, before[layer] + b @ a, rtol=0, atol=1e-15)
+        update = delta.updates.get(name_at(model, layer))
+        change = update.b @ update.a if update else torch.zeros(24, before[layer].shape[1]).double()
+        torch.testing.assert_close(edit_site(model, layer).weight, before[layer] + change, rtol=0, atol=1e-15)
 
 
 @pytest.mark.usefixtures("exact")
@@ -83,8 +70,9 @@ def test_every_row_has_an_edit_of_its_own(model):
 def test_plus_joins(model):
     first, second = delta_for(model, {1: 1, 2: 2}), delta_for(model, {2: 1, 3: 1}, seed=1)
     both = first + second
-    assert both.ranks == {1: 1, 2: 3, 3: 1}
-    assert (first.ranks, second.ranks) == ({1: 1, 2: 2}, {2: 1, 3: 1})
+    one, two, three = (name_at(model, layer) for layer in (1, 2, 3))
+    assert both.ranks == {one: 1, two: 3, three: 1}
+    assert (first.ranks, second.ranks) == ({one: 1, two: 2}, {two: 1, three: 1})
     with both.attached(model):
         joined = model(input_ids=ids()).logits
     with first.applied(model), second.applied(model):
@@ -94,8 +82,20 @@ def test_plus_joins(model):
 
 @pytest.mark.parametrize(("b", "a"), [((24, 2), (1, 40)), ((24,), (1, 40)), ((24, 1), (40,)), ((1, 24, 1), (1, 40))])
 def test_factors_that_do_not_fit_each_other(b, a):
-    with pytest.raises(ValueError, match=r"Block 2: expected B \[d_out, r\] and A \[r, d_in\], got"):
-        WeightDelta({2: (torch.zeros(b), torch.zeros(a))})
+    with pytest.raises(ValueError, match=r"Expected `b` \[d_out, r\] and `a` \[r, d_in\], got"):
+        LowRankUpdate(torch.zeros(b), torch.zeros(a))
+
+
+@pytest.mark.parametrize("shape", [(24,), (1, 24, 40)])
+def test_a_dense_update_is_a_matrix(shape):
+    with pytest.raises(ValueError, match=r"Expected `change` \[d_out, d_in\], got"):
+        DenseUpdate(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("updates", [{2: DenseUpdate(torch.ones(2, 2))}, {"lm_head": torch.ones(2, 2)}])
+def test_updates_are_updates_by_name(updates):
+    with pytest.raises(TypeError, match=r"Expected `updates` to have a LowRankUpdate or .*edit_site"):
+        WeightDelta(updates)
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -117,8 +117,8 @@ def test_applied_restores_bit_for_bit(model, fails):
 def test_merge_and_restore_in_other_dtypes(family, dtype, factors):
     model = tiny_model(family, dtype)
     delta, before = delta_for(model, {1: 2}, dtype=factors), weights(model)
-    b, a = delta.factors[1]
     site = edit_site(model, 1)
+    b, a = delta.updates[site.name].factors
     exact = site.weight.double() + b.double() @ a.double()
     once_rounded = (site.weight.float() + b.float() @ a.float()).to(dtype)
     originals = delta.merge_(model)
@@ -143,19 +143,23 @@ def test_edits_one_after_the_other_are_undone_in_reverse(model):
 @pytest.mark.parametrize("shape", [(24, 30), (20, 40)])
 def test_an_edit_of_another_model(llama, way, shape):
     fits = delta_for(llama, {0: 1}, dtype=torch.float32)
-    other = fits + WeightDelta({2: (torch.ones(shape[0], 1), torch.ones(1, shape[1]))})
+    wrong = LowRankUpdate(torch.ones(shape[0], 1), torch.ones(1, shape[1]))
+    other = fits + WeightDelta({name_at(llama, 2): wrong})
     before = weights(llama)
-    said = rf"The edit of block 2 is {shape[0]} x {shape[1]}, but model.layers.2.mlp.down_proj is 24 x 40: .*another"
+    said = rf"The edit of model.layers.2.mlp.down_proj is {shape[0]} x {shape[1]}, but the module is 24 x 40: .*another"
     with pytest.raises(ValueError, match=said):
         other.merge_(llama) if way == "merge_" else getattr(other, way)(llama).__enter__()
     assert_same_bits(llama, before)  # not half an edit
     assert not any(module._forward_hooks for module in llama.modules())
 
 
-def test_a_block_that_the_model_lacks(llama):
-    delta = WeightDelta({9: (torch.ones(24, 1), torch.ones(1, 40))})
-    for way in (delta.merge_, lambda model: delta.attached(model).__enter__()):
-        with pytest.raises(LayerError, match="Layer 9 is out of range"):
+@pytest.mark.parametrize(
+    ("name", "found"), [("model.layers.9.mlp.down_proj", "no such module"), ("model.norm", "a LlamaRMSNorm")]
+)
+def test_a_module_that_the_model_lacks(name, found, llama):
+    delta = WeightDelta({name: LowRankUpdate(torch.ones(24, 1), torch.ones(1, 40))})
+    for way in (delta.merge_, delta.by_block, lambda model: delta.attached(model).__enter__()):
+        with pytest.raises(ModelError, match=rf"linear module '{name}' in LlamaForCausalLM .*found {found}"):
             way(llama)
 
 

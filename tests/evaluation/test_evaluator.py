@@ -13,6 +13,7 @@ import torch
 from lga_lightning.data.corpus import read_passages
 from lga_lightning.data.requests import EditRequest, Probe
 from lga_lightning.editing.delta import WeightDelta
+from lga_lightning.editing.updates import DenseUpdate, LowRankUpdate
 from lga_lightning.evaluation.evaluator import EvaluationConfig, evaluate, evaluate_each, prompt_columns
 from lga_lightning.evaluation.prompts import EvalPrompt, prompts_of
 from lga_lightning.evaluation.responses import Response, own_words, respond
@@ -41,9 +42,10 @@ def random_edits(model, count: int, layer: int = 1, rank: int = 1) -> list[Weigh
         return torch.randn(*size, generator=generator, dtype=torch.float64)
 
     if not rank:
-        return [WeightDelta({layer: (None, draw(site.out_features, site.in_features))}) for _ in range(count)]
+        return [WeightDelta({site.name: DenseUpdate(draw(site.out_features, site.in_features))}) for _ in range(count)]
     return [
-        WeightDelta({layer: (draw(site.out_features, rank) / rank, draw(rank, site.in_features))}) for _ in range(count)
+        WeightDelta({site.name: LowRankUpdate(draw(site.out_features, rank) / rank, draw(rank, site.in_features))})
+        for _ in range(count)
     ]
 
 

@@ -24,6 +24,7 @@ from tests.helpers.models import tiny_model
 from tests.test_cli import rows, write_rows
 
 COUNT = 13
+EDITED = "model.layers.1.mlp.down_proj"
 METHOD = {"steps": 3, "context_lengths": (3,), "contexts_each": 1, "second_moment": "identity"}
 
 
@@ -64,7 +65,7 @@ def test_batch_mode_edits_all_and_scores_afterwards(tmp_path, data, tokenizer):
     content = validate(tmp_path, made, data)
     requests = data.loaded.requests
     delta = made.editor.compute(made.llm, tokenizer, requests, 1)
-    torch.testing.assert_close(made.deltas[0].matrix(1), delta.matrix(1), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(made.deltas[0].matrix(EDITED), delta.matrix(EDITED), rtol=1e-4, atol=1e-5)
     outcomes = evaluate(made.llm, tokenizer, requests, [made.deltas[0]] * COUNT, EvaluationConfig(generate=False))
     expected = [next(one.scores["token"][1] for one in of_request if one.group == "rewrite") for of_request in outcomes]
     assert [row["rewrite"]["after"] for row in content["requests"]] == pytest.approx(expected)
@@ -72,7 +73,7 @@ def test_batch_mode_edits_all_and_scores_afterwards(tmp_path, data, tokenizer):
     assert [point["edits"] for point in content["drift"]] == [1, 10, 13]
     assert (content["mode"], content["group_size"], content["layers"]) == ("batch", 13, [1])
     first = made.editor.compute(made.llm, tokenizer, requests[:1], 1)
-    size = first.matrix(1).norm() / made.llm.model.layers[1].mlp.down_proj.weight.norm()
+    size = first.matrix(EDITED).norm() / made.llm.model.layers[1].mlp.down_proj.weight.norm()
     assert content["drift"][0]["relative_change"]["1"] == pytest.approx(size.item(), rel=1e-3)
 
 
@@ -82,7 +83,7 @@ def test_sequential_mode_edits_groups_in_order(tmp_path, data, tokenizer):
     run = EditSession(made.editor, made.llm, tokenizer, 1)
     for start in range(0, COUNT, 3):
         run.edit(data.loaded.requests[start : start + 3])
-    torch.testing.assert_close(made.deltas[0].matrix(1), run.delta.matrix(1))
+    torch.testing.assert_close(made.deltas[0].matrix(EDITED), run.delta.matrix(EDITED))
     assert [point["edits"] for point in content["drift"]] == [3, 12, 13]
     assert all({"rewrite", "rephrase", "locality", "relative_change"} < set(point) for point in content["drift"])
     assert (content["mode"], content["group_size"]) == ("sequential", 3)
@@ -146,7 +147,7 @@ def test_predict_writes_an_adapter_that_peft_loads(tmp_path, data, tokenizer, ca
     with pytest.raises(SettingError, match="is there already"):
         predict(tmp_path, module(tokenizer), data)
     predict(tmp_path, module(tokenizer, layer=2), data, overwrite=True)
-    assert sorted(WeightDelta.load(tmp_path / "adapter").factors) == [2]
+    assert list(WeightDelta.load(tmp_path / "adapter").updates) == ["model.layers.2.mlp.down_proj"]
 
 
 def test_predict_writes_a_folder_a_request(tmp_path, data, tokenizer):
@@ -155,7 +156,8 @@ def test_predict_writes_a_folder_a_request(tmp_path, data, tokenizer):
     folders = sorted((tmp_path / "out").iterdir())
     assert [int(folder.name[:4]) for folder in folders] == list(range(COUNT))
     delta = made.editor.compute(made.llm, tokenizer, data.loaded.requests[4:5], 1)
-    torch.testing.assert_close(WeightDelta.load(folders[4], made.llm).matrix(1), delta.matrix(1), rtol=1e-4, atol=1e-5)
+    loaded = WeightDelta.load(folders[4], made.llm)
+    torch.testing.assert_close(loaded.matrix(EDITED), delta.matrix(EDITED), rtol=1e-4, atol=1e-5)
     assert data.loaded.requests[4].prompt in (folders[4] / "README.md").read_text()
     assert "1 edited fact in" in (folders[4] / "README.md").read_text()
 
@@ -178,7 +180,7 @@ def test_predict_writes_dense_edits_as_matrices(tmp_path, data, tokenizer):
     assert (tmp_path / "adapter" / "delta.safetensors").is_file()
     assert "not a LoRA adapter" in (tmp_path / "adapter" / "README.md").read_text()
     again = WeightDelta.load(tmp_path / "adapter", made.llm)
-    assert torch.equal(again.matrix(1), made.deltas[0].matrix(1))
+    assert torch.equal(again.matrix(EDITED), made.deltas[0].matrix(EDITED))
 
 
 def test_moments_by_a_trainer_are_those_of_the_function(tmp_path, tokenizer, monkeypatch):

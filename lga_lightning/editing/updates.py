@@ -1,0 +1,175 @@
+"""What an edit adds to one matrix: B A of a low rank, or a dense change."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+class Update(ABC):
+    """A change of one linear module's weight W [d_out, d_in]."""
+
+    @property
+    @abstractmethod
+    def factors(self) -> tuple[Tensor, ...]:
+        """Matrices whose product is the change, the first with d_out rows, the last with d_in columns."""
+
+    @property
+    @abstractmethod
+    def rank(self) -> int:
+        """The rank that the change has room for."""
+
+    @property
+    @abstractmethod
+    def matrix(self) -> Tensor:
+        """The change, [d_out, d_in]."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(d_out, d_in)."""
+        return self.factors[0].shape[0], self.factors[-1].shape[1]
+
+    def __add__(self, other: Update) -> Update:
+        """Both changes: two of a low rank are joined along the rank, all others added up."""
+        return DenseUpdate(self.matrix + other.matrix)
+
+    def compact(self) -> Update:
+        """The same change with no rank above d_out: the product of wider factors takes less room than they do."""
+        return self
+
+    def check_fits(self, name: str, d_out: int, d_in: int) -> None:
+        """Refuse a module of another shape.
+
+        Args:
+            name: Qualified name of the module, for the message.
+            d_out: Width of its output.
+            d_in: Width of its input.
+
+        Raises:
+            ValueError: If the shapes differ.
+        """
+        if self.shape != (d_out, d_in):
+            raise ValueError(
+                f"The edit of {name} is {self.shape[0]} x {self.shape[1]}, but the module is {d_out} x {d_in}: the edit was "
+                "made for another model. Load it with that model."
+            )
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class LowRankUpdate(Update):
+    """W <- W + B A.
+
+    Attributes:
+        b: B [d_out, r].
+        a: A [r, d_in].
+
+    Raises:
+        ValueError: If B and A are no matrices, or do not fit each other.
+
+    Example:
+        >>> update = LowRankUpdate(torch.ones(4, 1), torch.ones(1, 6))
+        >>> update + update
+        LowRankUpdate(4 x 6, rank 2)
+    """
+
+    b: Tensor
+    a: Tensor
+
+    def __post_init__(self) -> None:
+        if self.b.ndim != 2 or self.a.ndim != 2 or self.b.shape[1] != self.a.shape[0]:
+            raise ValueError(
+                f"Expected `b` [d_out, r] and `a` [r, d_in], got {list(self.b.shape)} and {list(self.a.shape)}."
+            )
+
+    @property
+    def factors(self) -> tuple[Tensor, ...]:
+        """B and A."""
+        return self.b, self.a
+
+    @property
+    def rank(self) -> int:
+        """The number of columns of B."""
+        return self.a.shape[0]
+
+    @property
+    def matrix(self) -> Tensor:
+        """B A."""
+        return self.b @ self.a
+
+    def __add__(self, other: Update) -> Update:
+        """See :class:`Update`."""
+        if not isinstance(other, LowRankUpdate):
+            return super().__add__(other)
+        return LowRankUpdate(torch.cat([self.b, other.b], 1), torch.cat([self.a, other.a], 0))
+
+    def compact(self) -> Update:
+        """See :class:`Update`; B becomes the identity."""
+        if self.rank <= self.shape[0]:
+            return self
+        return LowRankUpdate(torch.eye(self.shape[0]).to(self.b), self.matrix)
+
+    def __repr__(self) -> str:
+        return f"LowRankUpdate({self.shape[0]} x {self.shape[1]}, rank {self.rank})"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class DenseUpdate(Update):
+    """W <- W + the whole change.
+
+    Attributes:
+        change: Change [d_out, d_in].
+
+    Raises:
+        ValueError: If it is no matrix.
+    """
+
+    change: Tensor
+
+    def __post_init__(self) -> None:
+        if self.change.ndim != 2:
+            raise ValueError(f"Expected `change` [d_out, d_in], got {list(self.change.shape)}.")
+
+    @property
+    def factors(self) -> tuple[Tensor, ...]:
+        """The change alone."""
+        return (self.change,)
+
+    @property
+    def rank(self) -> int:
+        """The number of rows."""
+        return self.change.shape[0]
+
+    @property
+    def matrix(self) -> Tensor:
+        """The change."""
+        return self.change
+
+    def __repr__(self) -> str:
+        return f"DenseUpdate({self.shape[0]} x {self.shape[1]})"
+
+
+def stack_updates(updates: list[Update | None]) -> tuple[Tensor, ...]:
+    """The factors of D updates of one module, the ranks filled up with zeros to the largest.
+
+    Args:
+        updates: Updates of the same shape, at least one; None for no change.
+
+    Returns:
+        B [D, d_out, r] and A [D, r, d_in]; changes [D, d_out, d_in] alone if one of the updates is dense.
+    """
+    present = {row: update for row, update in enumerate(updates) if update is not None}
+    first = next(iter(present.values()))
+    (d_out, d_in), like = first.shape, first.factors[-1]
+    if any(isinstance(update, DenseUpdate) for update in present.values()):
+        changes = like.new_zeros(len(updates), d_out, d_in)
+        for row, update in present.items():
+            changes[row] = update.matrix
+        return (changes,)
+    rank = max(update.rank for update in present.values())
+    b, a = like.new_zeros(len(updates), d_out, rank), like.new_zeros(len(updates), rank, d_in)
+    for row, update in present.items():
+        b[row, :, : update.rank], a[row, : update.rank] = update.factors
+    return b, a
