@@ -43,8 +43,8 @@ class EditReport(L.Callback):
             It takes most of the time of scoring.
         max_new_tokens: Where such an answer is cut at the latest.
         fluency: Let the model also continue every request's generation prompts by 100 tokens, and measure how repetitive that is.
-        text: Plain text (a file, or a data set of the Hub as ``hub:owner/name``), to measure how edits move the perplexity of text that has nothing
-            to do with them.
+        text: Plain text (a file, or a data set of the Hub as ``hub:owner/name``), to measure how edits move the perplexity of
+            text that has nothing to do with them.
         resamples: Bootstrap resamples for the intervals.
         metrics: Metrics of yours, beside the built-in ones.
 

@@ -110,7 +110,7 @@ def _valid(
     """Requests as they come; what cannot be used is counted in ``loaded``."""
     read = None
     for record in read_records(source):
-        if read is None:
+        if read is None:  # the first record
             chosen = format if isinstance(format, Format) else recognise(record)
             loaded.format, loaded.note = chosen.name, chosen.note.format(**options)
             read = chosen.reader(**{name: options[name] for name in chosen.options})
@@ -126,7 +126,7 @@ def _valid(
             raise record.dropped[0]
         loaded.dropped.update(error.reason for error in record.dropped)
         if request is None:
-            loaded.filtered["first of its relation, with no other answer to take"] += 1
+            loaded.filtered[chosen.no_request] += 1
         else:
             yield request
 

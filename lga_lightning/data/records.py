@@ -13,13 +13,13 @@ class Record:
     """One object of a file or a data set.
 
     Args:
-        values: Its fields.
+        values: Fields of the object.
         place: Source and row, for messages.
-        flat: Whether it comes from a table of texts (CSV): there an empty cell stands for a field that is missing, and a
+        flat: Whether the record comes from a table of texts (CSV): there an empty cell stands for a field that is missing, and a
             cell with a JSON list or object stands for that where one is expected.
 
     Attributes:
-        dropped: The parts that a reader left out of the request, and why.
+        dropped: Parts that a reader left out of the request, and why.
     """
 
     def __init__(self, values: dict[str, Any], place: str, flat: bool = False) -> None:

@@ -355,6 +355,11 @@ def test_formats_of_the_command_line_are_those_of_the_library():
     assert list(get_args(FormatName)) == ["auto", *(format.name for format in FORMATS)]
 
 
+def test_the_documentation_has_every_format():
+    text = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    assert all(f"`{format.name}`" in text for format in FORMATS)
+
+
 def real(name: str) -> Path:
     if not (REAL / name).exists():
         pytest.skip(f"{REAL / name} is not there")

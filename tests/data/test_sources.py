@@ -163,6 +163,7 @@ BAD = {
     ),
     "half.json.gz": (gzip.compress(json.dumps(ROWS * 99).encode())[:-40], "half.json.gz is not a whole gzip file"),
     "noise.json.gz": (gzip.compress(b"[]")[:10] + b"\xff" * 9, "noise.json.gz is not a whole gzip file"),
+    "plain.json.gz": (json.dumps(ROWS), "plain.json.gz is not a whole gzip file"),
     "half.parquet": (WRITTEN["facts.parquet"][:-20], "half.parquet is not a whole Parquet file"),
     "text.parquet": ("prompt", "text.parquet is not a whole Parquet file"),
     "number.parquet": (

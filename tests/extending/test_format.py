@@ -107,6 +107,7 @@ def test_a_format_without_a_class_of_its_own_and_with_a_note(class_path):
     assert data.name == "trivia.jsonl, answers: answers[0]"
     assert {request.target_new for request in data.loaded.requests} == {"Rome, answers[0]"}
     assert len(data.loaded.requests) == len(ROWS) - 1
+    assert data.loaded.filtered == {"no request can be made of it": 1}
 
 
 def test_a_class_in_place_of_an_object_is_refused(class_path):

@@ -26,6 +26,9 @@ class Format:
         note: Choice of the reader without which numbers cannot be compared. It stands behind the data's name in result files;
             ``{option}`` stands for an option's value.
 
+    Attributes:
+        no_request: Reason under which records are counted of which ``read`` gives None.
+
     Example:
         >>> def read(record):
         ...     return EditRequest(record.text("question"), record.text("about"), record.text("answer"))
@@ -33,6 +36,8 @@ class Format:
         >>> trivia.matches({"question": "Who wrote Emma?", "about": "Emma", "answer": "Austen", "year": 1815})
         True
     """
+
+    no_request = "no request can be made of it"
 
     def __init__(
         self,

@@ -41,6 +41,8 @@ def read_known(record: Record, attributes: dict[str, list[str]]) -> EditRequest 
 class Known1000(Format):
     """known_1000, whose reader remembers the answers of each relation."""
 
+    no_request = "first of its relation, with no other answer to take"
+
     def __init__(self) -> None:
         super().__init__(
             "known_1000",
