@@ -84,10 +84,20 @@ def test_few_modules_stand_at_the_root():
 
 
 @EVERY_FILE
-def test_only_architecture_tests_a_models_type(path):
-    if path.relative_to(ROOT) != Path("models/architecture.py"):
-        assert "transformers.pytorch_utils" not in imports(path)
-        assert "model_type" not in path.read_text(encoding="utf-8")
+def test_models_types_are_known_in_one_place(path):
+    if room(path) == "models" and path.stem in ("architecture", "structure"):
+        return
+    assert "transformers.pytorch_utils" not in imports(path)
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    allowed = {  # whoever registers a structure says for what
+        id(argument)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "register_structure"
+        for argument in node.args
+    }
+    asked = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and node.attr == "model_type"]
+    assert all(id(node) in allowed for node in asked)
+    assert not any(isinstance(node, ast.Constant) and node.value == "model_type" for node in ast.walk(tree))
 
 
 def test_importing_the_package_imports_nothing_heavy():

@@ -13,8 +13,9 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from lga_lightning.models.architecture import blocks, edit_site
-from lga_lightning.models.hooks import ends_after, frozen, inputs_seen
+from lga_lightning.models.hooks import frozen, inputs_seen
 from lga_lightning.models.likelihood import input_device
+from lga_lightning.models.partial_passes import ends_after
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

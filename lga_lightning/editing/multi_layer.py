@@ -18,8 +18,9 @@ from lga_lightning.editing.updates import LowRankUpdate
 from lga_lightning.exceptions import SettingError
 from lga_lightning.models.architecture import EditSite, blocks, edit_site
 from lga_lightning.models.encoding import encode_subjects
-from lga_lightning.models.hooks import captured_inputs, captured_outputs, ends_after, frozen
+from lga_lightning.models.hooks import captured_inputs, captured_outputs, frozen
 from lga_lightning.models.likelihood import input_device
+from lga_lightning.models.partial_passes import ends_after
 from lga_lightning.utils.tensors import at_least_float32
 
 if TYPE_CHECKING:

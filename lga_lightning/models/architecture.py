@@ -1,15 +1,11 @@
-"""The one place that knows model families: where the blocks are, what is in them, and which matrix is edited.
+"""What the package asks of a model: its blocks, the parts of a block, and the matrix that is edited.
 
-Everything is found by structure, so that families not named here work as well:
-
-- the blocks are the first ``ModuleList`` as long as the text model's ``num_hidden_layers``;
-- attention is the block's child whose class name says so; every other matrix of the block belongs to the MLP;
-- the out-projection is the one matrix of the MLP that maps another width to the model's hidden width.
+Where they are is said by the model's :class:`~lga_lightning.models.structure.Structure`; here its answers are checked.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -17,13 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
 from lga_lightning.exceptions import LayerError, ModelError
+from lga_lightning.models.structure import is_matrix, is_transposed, matrix_shape, structure_of
 
 Scope = Literal["mlp", "mlp_out", "attention", "block", "value"]
 SCOPES: tuple[str, ...] = get_args(Scope)
-NORMS_AFTER_MLP = ("post_feedforward_layernorm", "post_mlp_layernorm")
+WAY_OUT = "For a family that is built in another way, register a structure (docs/extending/structure.md)."
 
 
 @dataclass(frozen=True)
@@ -98,7 +94,7 @@ def blocks(model: PreTrainedModel) -> list[nn.Module]:
     """The transformer blocks of a causal language model, shallowest first.
 
     Raises:
-        ModelError: If the model has no list of blocks as long as its config says.
+        ModelError: If the model's structure finds no blocks.
     """
     return [module for _, module in _named_blocks(model)]
 
@@ -115,14 +111,16 @@ def attention(model: PreTrainedModel, layer: int) -> nn.Module:
         LayerError: If the model has no such block.
         ModelError: If the block has no attention module, or more than one.
     """
-    block = blocks(model)[check_layer(model, layer)]
-    found = _attention(block)
+    _, block = _named_block(model, layer)
+    found = _named_parts(model, "attention", block, structure_of(model).attention(block))
     if len(found) != 1:
+        names = ", ".join(name for name, _ in found) or "none"
         raise ModelError(
-            f"Expected exactly one attention module in block {layer} of {_describe(model)}, found {found or 'none'}. "
-            "PMET, which optimises its output too, cannot edit this model (use MEMIT), nor can causal tracing look into it."
+            f"Expected exactly one attention module in block {layer} of {_describe(model)}, found {len(found)} ({names}). "
+            "PMET, which optimises its output too, cannot edit this model (use MEMIT), nor can causal tracing look into it. "
+            f"{WAY_OUT}"
         )
-    return block.get_submodule(found[0])
+    return found[0][1]
 
 
 def hidden_size(model: PreTrainedModel) -> int:
@@ -141,12 +139,7 @@ def check_layer(model: PreTrainedModel, layer: int) -> int:
     Raises:
         LayerError: If the index is negative, or not below the number of blocks.
     """
-    count = len(_named_blocks(model))
-    if not 0 <= layer < count:
-        raise LayerError(
-            f"Layer {layer} is out of range: {_describe(model)} has {count} blocks, numbered 0 to {count - 1}. "
-            "Pass one of these, or 'golden'."
-        )
+    _named_block(model, layer)
     return layer
 
 
@@ -161,23 +154,30 @@ def edit_site(model: PreTrainedModel, layer: int) -> EditSite:
         LayerError: If the model has no such block.
         ModelError: If the block has no such matrix, or more than one (a mixture of experts, say).
     """
-    name, block = _named_blocks(model)[check_layer(model, layer)]
-    width = hidden_size(model)
-    norm = next((child for key, child in block.named_children() if key in NORMS_AFTER_MLP), None)
-    found = [
-        EditSite(f"{name}.{child}", module, layer, isinstance(module, Conv1D), *features, norm=norm)
-        for child, module in _mlp_matrices(block)
-        if (features := matrix_shape(module))[1] == width and features[0] != width
-    ]
+    name, block = _named_block(model, layer)
+    width, structure = hidden_size(model), structure_of(model)
+    _named_matrices(model, "mlp_matrices", block, structure.mlp_matrices(block))  # by default, the next line reads them
+    found = _named_matrices(model, "out_projections", block, structure.out_projections(block, width))
     if len(found) != 1:
-        names = ", ".join(site.name for site in found) or "none"
+        names = ", ".join(f"{name}.{child}" for child, _ in found) or "none"
         raise ModelError(
             f"Expected exactly one matrix from the MLP to the residual stream (width {width}) in block {layer} of "
             f"{_describe(model)}, found {len(found)} ({names}). Its architecture, such as a mixture of experts, is not "
             "supported for editing. Supported are decoder-only models with one dense MLP a block (llama, qwen2, qwen3, "
-            "mistral, gemma3, gpt2, gpt_neox, gptj, opt, phi3, ...)."
+            f"mistral, gemma3, gpt2, gpt_neox, gptj, opt, phi3, ...). {WAY_OUT}"
         )
-    return found[0]
+    child, module = found[0]
+    d_in, d_out = matrix_shape(module)
+    if d_out != width:
+        raise _nonsense(
+            model,
+            "out_projections",
+            f"a matrix that gives vectors of the residual stream's width, {width}",
+            (child, d_out),
+        )
+    behind = structure.norm_after_mlp(block)
+    norm = None if behind is None else _named_parts(model, "norm_after_mlp", block, [behind])[0][1]
+    return EditSite(f"{name}.{child}", module, layer, is_transposed(module), d_in, d_out, norm)
 
 
 def attribution_sites(model: PreTrainedModel, scope: Scope = "mlp") -> list[list[Site]]:
@@ -196,37 +196,25 @@ def attribution_sites(model: PreTrainedModel, scope: Scope = "mlp") -> list[list
     if scope not in SCOPES:
         raise ValueError(f"`scope` must be one of {list(SCOPES)}, got {scope!r}.")
     sites = []
+    structure = structure_of(model)
     for layer, (name, block) in enumerate(_named_blocks(model)):
-        if scope in ("mlp_out", "value"):
-            site = edit_site(model, layer)
-            found = [Site(site.name, site.module, bias=False)]
-        elif scope == "block":
+        if scope == "block":
             found = [
                 Site(f"{name}.{child}", module, bias=getattr(module, "bias", None) is not None)
                 for child, module in block.named_modules()
                 if any(True for _ in module.parameters(recurse=False))
             ]
         else:
-            matrices = _mlp_matrices(block) if scope == "mlp" else _attention_matrices(block)
+            site = edit_site(model, layer)  # an architecture that cannot be edited has no golden layer either
+            if scope == "mlp":
+                matrices = _named_matrices(model, "mlp_matrices", block, structure.mlp_matrices(block))
+            elif scope == "attention":
+                matrices = _named_matrices(model, "attention_matrices", block, structure.attention_matrices(block))
+            else:
+                matrices = [(site.name.removeprefix(f"{name}."), site.module)]
             found = [Site(f"{name}.{child}", module, bias=False) for child, module in matrices]
-        if scope != "block":
-            edit_site(model, layer)  # an architecture that cannot be edited has no golden layer either
         sites.append(found)
     return sites
-
-
-def is_matrix(module: nn.Module) -> bool:
-    """Whether a module is a linear map (``Linear`` or GPT-2's ``Conv1D``, quantised ones included)."""
-    return isinstance(module, nn.Linear | Conv1D)
-
-
-def matrix_shape(module: nn.Module) -> tuple[int, int]:
-    """(d_in, d_out) of a linear map."""
-    if isinstance(module, Conv1D):
-        return module.nx, module.nf
-    if isinstance(module, nn.Linear):
-        return module.in_features, module.out_features
-    raise TypeError(f"Expected a linear map, got a {type(module).__name__}.")
 
 
 def normalised(norm: nn.Module, inputs: Tensor) -> Tensor:
@@ -250,33 +238,53 @@ def normalised(norm: nn.Module, inputs: Tensor) -> Tensor:
 
 
 def _named_blocks(model: PreTrainedModel) -> list[tuple[str, nn.Module]]:
-    count = getattr(model.config.get_text_config(), "num_hidden_layers", None)
-    for name, module in model.named_modules():
-        if isinstance(module, nn.ModuleList) and len(module) == count:
-            return [(f"{name}.{index}", block) for index, block in enumerate(module)]
-    raise ModelError(
-        f"Found no transformer blocks in {_describe(model)}: no ModuleList has the {count} entries that its config "
-        "announces. Supported are decoder-only causal language models of transformers."
+    found = _named_parts(model, "blocks", model, structure_of(model).blocks(model))
+    if not found:
+        count = getattr(model.config.get_text_config(), "num_hidden_layers", None)
+        raise ModelError(
+            f"{type(structure_of(model)).__name__} found no transformer blocks in {_describe(model)}. By default they are "
+            f"the ModuleList that has the {count} entries that the config announces, as in the decoder-only causal "
+            f"language models of transformers. {WAY_OUT}"
+        )
+    return found
+
+
+def _named_block(model: PreTrainedModel, layer: int) -> tuple[str, nn.Module]:
+    found = _named_blocks(model)
+    if not 0 <= layer < len(found):
+        raise LayerError(
+            f"Layer {layer} is out of range: {_describe(model)} has {len(found)} blocks, numbered 0 to {len(found) - 1}. "
+            "Pass one of these, or 'golden'."
+        )
+    return found[layer]
+
+
+def _named_parts(
+    model: PreTrainedModel, method: str, of: nn.Module, names: Sequence[str]
+) -> list[tuple[str, nn.Module]]:
+    """The modules that a method of the model's structure has named, with their names in the module ``of``."""
+    try:
+        return [(name, of.get_submodule(name)) for name in names]
+    except (AttributeError, TypeError) as error:  # no such module, no name at all
+        raise _nonsense(model, method, f"names of modules within {type(of).__name__}", names) from error
+
+
+def _named_matrices(
+    model: PreTrainedModel, method: str, block: nn.Module, names: Sequence[str]
+) -> list[tuple[str, nn.Module]]:
+    found = _named_parts(model, method, block, names)
+    for name, module in found:
+        if not is_matrix(module):
+            raise _nonsense(model, method, "names of linear maps", (name, type(module).__name__))
+    return found
+
+
+def _nonsense(model: PreTrainedModel, method: str, expected: str, got: object) -> ModelError:
+    structure = type(structure_of(model)).__name__
+    return ModelError(
+        f"{structure}.{method} must return {expected}, got {got!r}, for {_describe(model)}. Correct the structure that is "
+        "registered for this model type."
     )
-
-
-def _attention(block: nn.Module) -> list[str]:
-    return [name for name, child in block.named_children() if "attention" in type(child).__name__.lower()]
-
-
-def _matrices(block: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    # an adapter in training (PEFT names its parts lora_A, lora_B) is not part of the block it sits in
-    return ((name, module) for name, module in block.named_modules() if is_matrix(module) and "lora_" not in name)
-
-
-def _attention_matrices(block: nn.Module) -> list[tuple[str, nn.Module]]:
-    inside = _attention(block)
-    return [(name, module) for name, module in _matrices(block) if name.split(".")[0] in inside]
-
-
-def _mlp_matrices(block: nn.Module) -> list[tuple[str, nn.Module]]:
-    inside = _attention(block)
-    return [(name, module) for name, module in _matrices(block) if name.split(".")[0] not in inside]
 
 
 def _describe(model: PreTrainedModel) -> str:

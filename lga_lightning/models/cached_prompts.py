@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
@@ -11,8 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from lga_lightning.models.architecture import longest_text
 from lga_lightning.models.encoding import IGNORE, without_eos
 from lga_lightning.models.hooks import logits_at
+from lga_lightning.models.kv_cache import copy_of_cache, pad_left
 from lga_lightning.models.likelihood import answer_nll, input_device
 from lga_lightning.utils.tensors import at_least_float32
 
@@ -51,16 +52,14 @@ class CachedPrompts:
     ) -> None:
         self.model, self.tokenizer, self.attach = model, tokenizer, attach
         encoded = tokenizer([text.rstrip() for text in texts])["input_ids"]
-        rows = [torch.tensor(without_eos(tokenizer, ids)) for ids in encoded]
-        device = input_device(model)
-        self._lengths = torch.tensor([len(row) for row in rows], device=device)
-        ids = pad_sequence(rows, batch_first=True, padding_side="left").to(device)
-        offsets = torch.arange(ids.shape[1], device=device) - (ids.shape[1] - self._lengths).unsqueeze(1)
-        self._mask = (offsets >= 0).long()
+        padded = pad_left([without_eos(tokenizer, ids) for ids in encoded], input_device(model))
+        self._mask = padded.attention_mask
+        self._lengths = self._mask.sum(1)
         self._cache: Any = None
-        last = torch.full_like(self._lengths, ids.shape[1] - 1).unsqueeze(1)
+        last = torch.full_like(self._lengths, self._mask.shape[1] - 1).unsqueeze(1)
         with logits_at(model, last):
-            self._logits = self._run(torch.arange(len(rows)), ids, self._mask, offsets.clamp_min(0))  # [N, 1, V]
+            rows = torch.arange(len(encoded))
+            self._logits = self._run(rows, padded.input_ids, self._mask, padded.position_ids)  # [N, 1, V]
 
     def __len__(self) -> int:
         return len(self._lengths)
@@ -102,9 +101,9 @@ class CachedPrompts:
         """
         said: list[list[int]] = [[] for _ in range(len(self))]
         pieces: dict[int, str] = {}
-        ends, most = self._end_tokens(), self._most_positions()
         lengths = self._lengths.tolist()
-        live, mask, cache = torch.arange(len(self)), self._mask, self._copy_of_cache()
+        ends, most = self._end_tokens(), longest_text(self.model, max(lengths) + limit)
+        live, mask, cache = torch.arange(len(self)), self._mask, copy_of_cache(self._cache)
         tokens = self._logits[:, -1].argmax(-1)
         while True:
             keep = []
@@ -132,7 +131,7 @@ class CachedPrompts:
         first = self._logits[rows]
         if labels.shape[1] == 1:
             return at_least_float32(first)
-        cache = self._copy_of_cache()
+        cache = copy_of_cache(self._cache)
         cache.batch_select_indices(rows)
         ids = labels[:, :-1].clamp_min(0).to(self._mask.device)
         mask = torch.cat([self._mask[rows], torch.ones_like(ids)], 1)
@@ -149,19 +148,9 @@ class CachedPrompts:
         logits: Tensor = output.logits
         return logits
 
-    def _copy_of_cache(self) -> Any:
-        """A cache of its own for passes that grow it; the tensors are shared."""
-        cache = copy.copy(self._cache)
-        cache.layers = [copy.copy(layer) for layer in self._cache.layers]
-        return cache
-
     def _end_tokens(self) -> set[int]:
         """End-of-text tokens: the tokenizer's, and those of the model's generation config."""
         config = getattr(self.model, "generation_config", None)
         ends = getattr(config, "eos_token_id", None)
         listed = ends if isinstance(ends, list) else [ends]
         return {end for end in (*listed, self.tokenizer.eos_token_id) if end is not None}
-
-    def _most_positions(self) -> float:
-        most = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        return most or float("inf")

@@ -16,7 +16,9 @@ from torch import Tensor
 
 from lga_lightning.models.architecture import blocks
 from lga_lightning.models.encoding import EncodedAnswers
-from lga_lightning.models.hooks import BlockInput, entered_at, logits_at
+from lga_lightning.models.hooks import logits_at
+from lga_lightning.models.kv_cache import copy_of_cache, pad_left
+from lga_lightning.models.partial_passes import BlockInput, entered_at
 from lga_lightning.utils.tensors import at_least_float32
 
 if TYPE_CHECKING:
@@ -40,11 +42,9 @@ class CachedSuffix:
         self.layer = layer
         self._entry = BlockInput()
         starts, device = batch.subject, batch.input_ids.device
-        width = int(starts.max())
         # the beginning is padded on the left, so that distances in the cache are those of the text
-        offsets = torch.arange(width, device=device) - (width - starts).unsqueeze(1)
-        in_prefix = (offsets >= 0).long()
-        prefix = batch.input_ids.gather(1, offsets.clamp_min(0)) * in_prefix
+        beginnings = zip(batch.input_ids, starts.tolist(), strict=True)
+        prefix = pad_left([row[:start] for row, start in beginnings], device)
         length = int((batch.positions.amax(1) - starts).max()) + 1  # what is right of the last position changes nothing
         rest = torch.arange(length, device=device) + starts.unsqueeze(1)
         rest = rest.clamp_max(batch.input_ids.shape[1] - 1)
@@ -55,17 +55,13 @@ class CachedSuffix:
             subject=torch.zeros_like(starts),
         )
         self._inputs: dict[str, Tensor] = {
-            "attention_mask": torch.cat([in_prefix, torch.ones_like(self.batch.input_ids)], 1),
+            "attention_mask": torch.cat([prefix.attention_mask, torch.ones_like(self.batch.input_ids)], 1),
             "position_ids": rest,
         }
         self._cache: Any = None
-        if width:
-            with torch.no_grad():
-                positions = offsets.clamp_min(0)
-                with logits_at(model, torch.zeros_like(starts).unsqueeze(1)):
-                    self._cache = model(
-                        input_ids=prefix, attention_mask=in_prefix, position_ids=positions, use_cache=True
-                    ).past_key_values
+        if prefix.input_ids.shape[1]:
+            with torch.no_grad(), logits_at(model, torch.zeros_like(starts).unsqueeze(1)):
+                self._cache = model(**vars(prefix), use_cache=True).past_key_values
 
     def select(self, rows: Tensor) -> CachedSuffix:
         """Some of the rows.
@@ -79,7 +75,7 @@ class CachedSuffix:
         chosen._inputs = {name: tensor[rows] for name, tensor in self._inputs.items()}
         hidden = self._entry.hidden
         chosen._entry = replace(self._entry, hidden=None if hidden is None else hidden[rows])
-        chosen._cache = self._copy_of_cache()
+        chosen._cache = copy_of_cache(self._cache)
         if chosen._cache is not None:
             chosen._cache.batch_select_indices(rows)
         return chosen
@@ -90,16 +86,8 @@ class CachedSuffix:
         with logits_at(self.model, b.positions), entered_at(blocks(self.model), self.layer, self._entry):
             logits: Tensor = self.model(
                 input_ids=b.input_ids,
-                past_key_values=self._copy_of_cache(),
+                past_key_values=copy_of_cache(self._cache),
                 use_cache=self._cache is not None,
                 **self._inputs,
             ).logits
         return at_least_float32(logits)
-
-    def _copy_of_cache(self) -> Any:
-        """A cache of its own for a pass, which would grow it; the tensors are shared."""
-        if self._cache is None:
-            return None
-        cache = copy.copy(self._cache)
-        cache.layers = [copy.copy(layer) for layer in self._cache.layers]
-        return cache

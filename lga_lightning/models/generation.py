@@ -12,6 +12,7 @@ from torch import Tensor
 from lga_lightning.models.cached_prompts import CachedPrompts
 from lga_lightning.models.encoding import without_eos
 from lga_lightning.models.hooks import frozen
+from lga_lightning.models.kv_cache import pad_left
 from lga_lightning.models.likelihood import input_device
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def answer_prefixes(text: str) -> list[str]:
     r"""The beginnings of a text that a stop may have ended: up to its first newline, cut at each full stop or not at all.
 
     Example:
-        >>> cuts(" St. Louis. It\n is")
+        >>> answer_prefixes(" St. Louis. It\n is")
         ['St', 'St. Louis', 'St. Louis. It']
     """
     line = text.split("\n")[0]
@@ -81,11 +82,9 @@ def generate(
         Token ids [N, width + new], the texts padded on the left to ``width``, and ``width``.
     """
     rows = [without_eos(tokenizer, tokenizer(text)["input_ids"]) for text in texts]
-    width = max(map(len, rows))
-    # generation appends on the right, so here the padding is on the left
-    ids = torch.tensor([[0] * (width - len(row)) + row for row in rows], device=input_device(model))
-    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=ids.device)
-    return _continued(model, tokenizer, ids, mask, **options), width
+    padded = pad_left(rows, input_device(model))
+    ids = padded.input_ids
+    return _continued(model, tokenizer, ids, padded.attention_mask, **options), ids.shape[1]
 
 
 def sample(

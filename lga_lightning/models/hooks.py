@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,9 +16,15 @@ def per_row(tensor: Tensor, rows: int) -> Tensor:
     return tensor.reshape(rows, -1, tensor.shape[-1])
 
 
+def first_tensor(output: Any) -> Tensor:
+    """A module's output where some (attention, GPT-J's blocks) give a tuple that begins with it."""
+    tensor: Tensor = output[0] if isinstance(output, tuple) else output
+    return tensor
+
+
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
-    """Within the block, a model is in eval mode and no parameter asks for a gradient; afterwards all is as it was."""
+    """Within the ``with`` block, a model is in eval mode and no parameter asks for a gradient; then all is as it was."""
     modes = [(module, module.training) for module in model.modules()]
     wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
@@ -36,7 +41,7 @@ def frozen(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def logits_at(model: PreTrainedModel, positions: Tensor) -> Iterator[None]:
-    """Within the block, the model computes logits only at the given positions: they come out as [N, A, V].
+    """Within the ``with`` block, the model computes logits only at the given positions: they come out as [N, A, V].
 
     The hidden states are gathered just before the output embedding, so that whatever the model does to its logits
     afterwards (scaling, soft capping) stays in place. With a vocabulary of 50k to 250k this saves much of a short pass.
@@ -51,16 +56,13 @@ def logits_at(model: PreTrainedModel, positions: Tensor) -> Iterator[None]:
         index = positions.to(hidden.device).unsqueeze(-1).expand(-1, -1, hidden.shape[-1])
         return (hidden.gather(1, index), *args[1:])
 
-    handle = model.get_output_embeddings().register_forward_pre_hook(gather)
-    try:
+    with model.get_output_embeddings().register_forward_pre_hook(gather):
         yield
-    finally:
-        handle.remove()
 
 
 @contextmanager
 def inputs_seen(modules: Iterable[nn.Module], receive: Callable[[int, Tensor], None]) -> Iterator[None]:
-    """Within the block, a function is shown the modules' inputs as the model runs.
+    """Within the ``with`` block, a function is shown the modules' inputs as the model runs.
 
     Args:
         modules: The modules.
@@ -72,13 +74,29 @@ def inputs_seen(modules: Iterable[nn.Module], receive: Callable[[int, Tensor], N
 
     with ExitStack() as stack:
         for number, module in enumerate(modules):
-            stack.callback(module.register_forward_pre_hook(hook(number)).remove)
+            stack.enter_context(module.register_forward_pre_hook(hook(number)))
+        yield
+
+
+@contextmanager
+def outputs_seen(modules: Iterable[nn.Module], receive: Callable[[Tensor], None]) -> Iterator[None]:
+    """Within the ``with`` block, a function is shown the modules' outputs as the model runs; of a tuple, the first part.
+
+    Args:
+        modules: The modules.
+        receive: Called with an output.
+    """
+    with ExitStack() as stack:
+        for module in modules:
+            stack.enter_context(
+                module.register_forward_hook(lambda module, args, output: receive(first_tensor(output)))
+            )
         yield
 
 
 @contextmanager
 def captured_inputs(modules: Iterable[nn.Module], positions: Tensor) -> Iterator[list[Tensor]]:
-    """Within the block, keep each module's input at one position a row; the list fills as the model runs.
+    """Within the ``with`` block, keep each module's input at one position a row; the list fills as the model runs.
 
     Args:
         modules: The modules, in the order in which the model runs them.
@@ -94,125 +112,59 @@ def captured_inputs(modules: Iterable[nn.Module], positions: Tensor) -> Iterator
 
 @contextmanager
 def captured_outputs(modules: Iterable[nn.Module], positions: Tensor) -> Iterator[list[Tensor]]:
-    """Within the block, keep each module's output at one position a row; see :func:`captured_inputs`.
+    """Within the ``with`` block, keep each module's output at one position a row; see :func:`captured_inputs`.
+
+    Args:
+        modules: The modules, in the order in which the model runs them.
+        positions: [N] token positions.
 
     Yields:
         A list that holds one [N, d_out] tensor a module after a forward pass.
     """
     captured: list[Tensor] = []
-    with _outputs_seen(modules, lambda output: captured.append(_at(output, positions))):
+    with outputs_seen(modules, lambda output: captured.append(_at(output, positions))):
         yield captured
 
 
 @contextmanager
-def _outputs_seen(modules: Iterable[nn.Module], receive: Callable[[Tensor], None]) -> Iterator[None]:
-    """Within the block, a function is shown the modules' outputs as the model runs."""
+def whole_outputs(modules: Iterable[nn.Module]) -> Iterator[list[Tensor]]:
+    """Within the ``with`` block, keep each module's output at all positions; the list fills as the model runs.
+
+    Args:
+        modules: The modules, in the order in which the model runs them.
+
+    Yields:
+        A list that holds one [N, T, d_out] tensor a module after a forward pass.
+    """
+    captured: list[Tensor] = []
+    with outputs_seen(modules, captured.append):
+        yield captured
+
+
+@contextmanager
+def captured_calls(modules: Iterable[nn.Module]) -> Iterator[list[tuple[tuple[Any, ...], dict[str, Any]]]]:
+    """Within the ``with`` block, keep the arguments that each module is called with.
+
+    Args:
+        modules: The modules, in the order in which the model runs them.
+
+    Yields:
+        A list that holds each call's positional arguments and keywords after a forward pass.
+    """
+    captured: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+
+    def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        captured.append((args, kwargs))
+
     with ExitStack() as stack:
         for module in modules:
-            handle = module.register_forward_hook(lambda module, args, output: receive(first_tensor(output)))
-            stack.callback(handle.remove)
-        yield
-
-
-def _at(tensor: Tensor, positions: Tensor) -> Tensor:
-    rows = torch.arange(len(positions), device=tensor.device)
-    return per_row(tensor, len(positions))[rows, positions.to(tensor.device)]
-
-
-def first_tensor(output: Any) -> Tensor:
-    """A module's output where some (attention, GPT-J's blocks) give a tuple that begins with it."""
-    tensor: Tensor = output[0] if isinstance(output, tuple) else output
-    return tensor
-
-
-@dataclass
-class BlockInput:
-    """What goes into a block, kept from a pass so that later passes can begin there.
-
-    Attributes:
-        hidden: [N, T, d] the block's input; None before the first pass.
-        in_tuple: Whether this model's blocks give a tuple that begins with the hidden states.
-    """
-
-    hidden: Tensor | None = None
-    in_tuple: bool = False
-
-
-@contextmanager
-def entered_at(blocks: Sequence[nn.Module], layer: int, entry: BlockInput) -> Iterator[None]:
-    """Within the block, passes over the same rows run the blocks below ``layer`` only the first time.
-
-    Args:
-        blocks: All blocks of the model.
-        layer: The first block in which the passes differ.
-        entry: Filled by the first pass, used by the later ones.
-    """
-
-    def enter(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        if entry.hidden is None:
-            entry.hidden = args[0].detach()
-        return (entry.hidden, *args[1:])
-
-    def look(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        entry.in_tuple = isinstance(output, tuple)
-
-    with ExitStack() as stack:
-        if layer:
-            if entry.hidden is not None:
-                stack.enter_context(bypass_blocks(blocks[:layer], entry.in_tuple))
-            stack.callback(blocks[layer].register_forward_pre_hook(enter).remove)
-            stack.callback(blocks[layer].register_forward_hook(look).remove)
-        yield
-
-
-@contextmanager
-def bypass_blocks(blocks: Iterable[nn.Module], in_tuple: bool = False) -> Iterator[None]:
-    """Within the block, transformer blocks hand the hidden states on, and compute nothing.
-
-    A hook cannot keep a module from computing, so its ``forward`` is covered up for as long as the block lasts.
-
-    Args:
-        blocks: Blocks of a model.
-        in_tuple: Whether the model expects a tuple from them.
-    """
-
-    def hand_on(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
-        return (hidden,) if in_tuple else hidden
-
-    with ExitStack() as stack:
-        for module in blocks:
-            before = module.__dict__.get("forward")  # there may be one already (accelerate moves inputs that way)
-            module.__dict__["forward"] = hand_on
-            if before is None:
-                stack.callback(module.__dict__.pop, "forward")
-            else:
-                stack.callback(module.__dict__.__setitem__, "forward", before)
-        yield
-
-
-class StopForward(Exception):  # noqa: N818 - no error, a signal, as StopIteration
-    """Ends a forward pass."""
-
-
-@contextmanager
-def ends_after(module: nn.Module) -> Iterator[None]:
-    """Within the block, the model's forward pass ends when a module is through, and the block with it."""
-
-    def stop(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        raise StopForward
-
-    handle = module.register_forward_hook(stop)
-    try:
-        yield
-    except StopForward:
-        pass
-    finally:
-        handle.remove()
+            stack.enter_context(module.register_forward_pre_hook(keep, with_kwargs=True))
+        yield captured
 
 
 @contextmanager
 def added_to_output(module: nn.Module, addition: Callable[[Tensor], Tensor], rows: int | None = None) -> Iterator[None]:
-    """Within the block, a module gives its output plus an addition.
+    """Within the ``with`` block, a module gives its output plus an addition.
 
     Args:
         module: A module with one input tensor, and one output tensor or a tuple that begins with it.
@@ -225,31 +177,15 @@ def added_to_output(module: nn.Module, addition: Callable[[Tensor], Tensor], row
         inputs = args[0] if args else kwargs["hidden_states"]
         tensor = first_tensor(output)
         added = addition(inputs if rows is None else per_row(inputs, rows))
-        changed = (tensor + added.view_as(tensor)).to(tensor.dtype)
-        return (changed, *output[1:]) if isinstance(output, tuple) else changed
+        return _with_first((tensor + added.view_as(tensor)).to(tensor.dtype), output)
 
-    handle = module.register_forward_hook(hook, with_kwargs=True)
-    try:
+    with module.register_forward_hook(hook, with_kwargs=True):
         yield
-    finally:
-        handle.remove()
-
-
-@contextmanager
-def whole_outputs(modules: Iterable[nn.Module]) -> Iterator[list[Tensor]]:
-    """Within the block, keep each module's output at all positions; the list fills as the model runs.
-
-    Args:
-        modules: The modules, in the order in which the model runs them.
-    """
-    captured: list[Tensor] = []
-    with _outputs_seen(modules, captured.append):
-        yield captured
 
 
 @contextmanager
 def replaced_output(module: nn.Module, replace: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Within the block, a module's output is what a function makes of it; of a tuple, the first part.
+    """Within the ``with`` block, a module's output is what a function makes of it; of a tuple, the first part.
 
     Args:
         module: Any module.
@@ -257,32 +193,10 @@ def replaced_output(module: nn.Module, replace: Callable[[Tensor], Tensor]) -> I
     """
 
     def hook(module: nn.Module, args: tuple[Tensor, ...], output: Any) -> Any:
-        replaced = replace(first_tensor(output))
-        return (replaced, *output[1:]) if isinstance(output, tuple) else replaced
+        return _with_first(replace(first_tensor(output)), output)
 
-    handle = module.register_forward_hook(hook)
-    try:
+    with module.register_forward_hook(hook):
         yield
-    finally:
-        handle.remove()
-
-
-@contextmanager
-def captured_calls(modules: Iterable[nn.Module]) -> Iterator[list[tuple[tuple[Any, ...], dict[str, Any]]]]:
-    """Within the block, keep the arguments that each module is called with, positional ones and keywords.
-
-    Args:
-        modules: The modules, in the order in which the model runs them.
-    """
-    captured: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
-
-    def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        captured.append((args, kwargs))
-
-    with ExitStack() as stack:
-        for module in modules:
-            stack.callback(module.register_forward_pre_hook(keep, with_kwargs=True).remove)
-        yield captured
 
 
 class OutputGradients:
@@ -314,7 +228,7 @@ class OutputGradients:
         with ExitStack() as stack:
             stack.callback(self._roots.clear)
             for key, module in modules:
-                stack.callback(module.register_forward_hook(self._hook(key)).remove)
+                stack.enter_context(module.register_forward_hook(self._hook(key)))
             yield
 
     def backward(self, loss: Tensor) -> None:
@@ -332,3 +246,13 @@ class OutputGradients:
             return output if is_root else None
 
         return forward
+
+
+def _at(tensor: Tensor, positions: Tensor) -> Tensor:
+    rows = torch.arange(len(positions), device=tensor.device)
+    return per_row(tensor, len(positions))[rows, positions.to(tensor.device)]
+
+
+def _with_first(tensor: Tensor, output: Any) -> Any:
+    """A module's output with another tensor in the first place."""
+    return (tensor, *output[1:]) if isinstance(output, tuple) else tensor

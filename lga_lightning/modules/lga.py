@@ -23,6 +23,7 @@ from lga_lightning.locators.score_requests import score_requests
 from lga_lightning.models.architecture import blocks
 from lga_lightning.models.chat import ChatTokenizer, plain
 from lga_lightning.models.loading import load_model
+from lga_lightning.models.structure import Structure, register_structure
 from lga_lightning.results.layers import find_layers
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class LGAModule(L.LightningModule):
         only_known: Leave out requests whose old answer the model does not give greedily, in ``fit``.
         dtype: Of the weights; ``auto`` takes the checkpoint's.
         attn_implementation: Passed to transformers.
+        structure: Where the parts of the model are, for a family that the general rules do not fit.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class LGAModule(L.LightningModule):
         only_known: bool = False,
         dtype: Literal["float32", "bfloat16", "float16", "float64", "auto"] = "float32",
         attn_implementation: str | None = None,
+        structure: Structure | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -75,6 +78,7 @@ class LGAModule(L.LightningModule):
         self.only_known = only_known
         self.dtype_name = dtype
         self.attn_implementation = attn_implementation
+        self.structure = structure
         self.llm: PreTrainedModel | None = None
         self.tokenizer: PreTrainedTokenizerBase | None = None
         self.chat_template = False
@@ -98,6 +102,8 @@ class LGAModule(L.LightningModule):
             self.llm, self.tokenizer = load_model(self.model_name, self.dtype_name, self.attn_implementation)
         tokenizer = plain(self.tokenizer)
         self.tokenizer = ChatTokenizer(tokenizer) if self.chat_template else tokenizer  # as the data has it, run by run
+        if self.structure is not None:
+            register_structure(self.llm.config.model_type, self.structure)
         blocks(self.llm)  # an unknown architecture fails here, before any work
 
     def configure_optimizers(self) -> None:

@@ -13,10 +13,9 @@ from lga_lightning.models.architecture import (
     check_layer,
     edit_site,
     hidden_size,
-    is_matrix,
-    matrix_shape,
     normalised,
 )
+from lga_lightning.models.structure import is_matrix, matrix_shape
 from tests.helpers.models import FAMILIES, tiny_model
 
 # the out-projection of block 2, its d_in, and whether its weight is stored as [d_in, d_out]
@@ -142,7 +141,7 @@ def test_scopes_of_every_family_add_up(family):
 def test_a_mixture_of_experts_is_refused():
     sizes = {**FAMILIES["llama"], "num_local_experts": 2}
     model = tiny_model("mixtral", **sizes)
-    said = r"Expected exactly one matrix .*'mixtral'.*mixture of experts.*Supported are .*llama"
+    said = r"Expected exactly one matrix .*'mixtral'.*mixture of experts.*Supported are .*llama.*register a structure"
     with pytest.raises(ModelError, match=said):
         edit_site(model, 0)
     for scope in SCOPES[:3]:
@@ -152,7 +151,9 @@ def test_a_mixture_of_experts_is_refused():
 
 def test_a_model_without_blocks_is_refused(llama):
     llama.config.num_hidden_layers = 7
-    with pytest.raises(ModelError, match=r"no transformer blocks in LlamaForCausalLM.*the 7 entries"):
+    with pytest.raises(
+        ModelError, match=r"no transformer blocks in LlamaForCausalLM.*the 7 entries.*register a structure"
+    ):
         blocks(llama)
 
 

@@ -1,0 +1,94 @@
+"""Run a part of a model: leave out the blocks below a change, or end a pass early."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+
+@dataclass
+class BlockInput:
+    """What goes into a block, kept from a pass so that later passes can begin there.
+
+    Attributes:
+        hidden: [N, T, d] the block's input; None before the first pass.
+        in_tuple: Whether this model's blocks give a tuple that begins with the hidden states.
+    """
+
+    hidden: Tensor | None = None
+    in_tuple: bool = False
+
+
+@contextmanager
+def entered_at(blocks: Sequence[nn.Module], layer: int, entry: BlockInput) -> Iterator[None]:
+    """Within the ``with`` block, passes over the same rows run the blocks below ``layer`` only the first time.
+
+    Args:
+        blocks: All blocks of the model.
+        layer: The first block in which the passes differ.
+        entry: Filled by the first pass, used by the later ones.
+    """
+
+    def enter(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        if entry.hidden is None:
+            entry.hidden = args[0].detach()
+        return (entry.hidden, *args[1:])
+
+    def look(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        entry.in_tuple = isinstance(output, tuple)
+
+    with ExitStack() as stack:
+        if layer:
+            if entry.hidden is not None:
+                stack.enter_context(bypass_blocks(blocks[:layer], entry.in_tuple))
+            stack.enter_context(blocks[layer].register_forward_pre_hook(enter))
+            stack.enter_context(blocks[layer].register_forward_hook(look))
+        yield
+
+
+@contextmanager
+def bypass_blocks(blocks: Iterable[nn.Module], in_tuple: bool = False) -> Iterator[None]:
+    """Within the ``with`` block, transformer blocks hand the hidden states on, and compute nothing.
+
+    A hook cannot keep a module from computing, so its ``forward`` is covered up for as long as the ``with`` block lasts.
+
+    Args:
+        blocks: Blocks of a model.
+        in_tuple: Whether the model expects a tuple from them.
+    """
+
+    def hand_on(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
+        return (hidden,) if in_tuple else hidden
+
+    with ExitStack() as stack:
+        for module in blocks:
+            before = module.__dict__.get("forward")  # there may be one already (accelerate moves inputs that way)
+            module.__dict__["forward"] = hand_on
+            if before is None:
+                stack.callback(module.__dict__.pop, "forward")
+            else:
+                stack.callback(module.__dict__.__setitem__, "forward", before)
+        yield
+
+
+class StopForward(Exception):  # noqa: N818 - no error, a signal, as StopIteration
+    """Ends a forward pass."""
+
+
+@contextmanager
+def ends_after(module: nn.Module) -> Iterator[None]:
+    """Within the ``with`` block, the model's forward pass ends when a module is through, and the ``with`` block with it.
+
+    Args:
+        module: The last module that is needed.
+    """
+
+    def stop(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        raise StopForward
+
+    with suppress(StopForward), module.register_forward_hook(stop):
+        yield

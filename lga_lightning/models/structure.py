@@ -1,0 +1,136 @@
+"""Where the parts of a model family are: the rules that hold for most families, and the place for those of an odd one.
+
+The rules name no family. They ask how the modules are made, so that families that nobody has tried work as well. A family
+that they do not fit gets a subclass of :class:`Structure` of its own, registered under its ``model_type``.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+NORMS_AFTER_MLP = ("post_feedforward_layernorm", "post_mlp_layernorm")
+
+
+class Structure:
+    """Names of the parts that are scored and edited; a subclass overrides the methods whose rule does not hold.
+
+    Every method returns names as ``named_modules`` has them: of :meth:`blocks` in the whole model, of all others within a
+    block (``mlp.down_proj``). Whoever asks checks that the modules are there and are what they should be.
+    """
+
+    def blocks(self, model: PreTrainedModel) -> list[str]:
+        """Names of the transformer blocks, shallowest first: the first ``ModuleList`` with ``num_hidden_layers`` entries.
+
+        Args:
+            model: A causal language model.
+        """
+        count = getattr(model.config.get_text_config(), "num_hidden_layers", None)
+        for name, module in model.named_modules():
+            if isinstance(module, nn.ModuleList) and len(module) == count:
+                return [f"{name}.{index}" for index in range(len(module))]
+        return []
+
+    def attention(self, block: nn.Module) -> list[str]:
+        """Names of the block's children that are attention: those whose class name says so.
+
+        Args:
+            block: A transformer block.
+        """
+        return [name for name, child in block.named_children() if "attention" in type(child).__name__.lower()]
+
+    def attention_matrices(self, block: nn.Module) -> list[str]:
+        """Names of the matrices within attention.
+
+        Args:
+            block: A transformer block.
+        """
+        attention = self.attention(block)
+        return [name for name in matrix_names(block) if _is_within(name, attention)]
+
+    def mlp_matrices(self, block: nn.Module) -> list[str]:
+        """Names of the matrices of the MLP: all those of the block that are not within attention.
+
+        Args:
+            block: A transformer block.
+        """
+        attention = self.attention(block)
+        return [name for name in matrix_names(block) if not _is_within(name, attention)]
+
+    def out_projections(self, block: nn.Module, width: int) -> list[str]:
+        """Names of the matrices that lead from the MLP to the residual stream: those that map another width to its width.
+
+        An edit needs exactly one.
+
+        Args:
+            block: A transformer block.
+            width: The width of the residual stream.
+        """
+        shapes = {name: matrix_shape(block.get_submodule(name)) for name in self.mlp_matrices(block)}
+        return [name for name, (d_in, d_out) in shapes.items() if d_out == width != d_in]
+
+    def norm_after_mlp(self, block: nn.Module) -> str | None:
+        """Name of the norm between the out-projection and the residual stream (Gemma 2 and 3, OLMo 2); most have none.
+
+        Args:
+            block: A transformer block.
+        """
+        return next((name for name, _ in block.named_children() if name in NORMS_AFTER_MLP), None)
+
+
+_REGISTERED: dict[str, Structure] = {}
+
+
+def register_structure(model_type: str, structure: Structure) -> None:
+    """Use a structure for all models of a type; if one is registered already, this one takes its place.
+
+    Args:
+        model_type: What the models' ``config.model_type`` says.
+        structure: Where their parts are.
+
+    Raises:
+        TypeError: If the structure is no instance of :class:`Structure`.
+    """
+    if not isinstance(structure, Structure):
+        raise TypeError(
+            f"`structure` must be an instance of Structure, got {structure!r}. Make one of a subclass: "
+            "register_structure('odd', OddStructure())."
+        )
+    _REGISTERED[model_type] = structure
+
+
+def structure_of(model: PreTrainedModel) -> Structure:
+    """The structure registered for a model's type, else the general one."""
+    return _REGISTERED.get(model.config.model_type) or Structure()
+
+
+def is_matrix(module: nn.Module) -> bool:
+    """Whether a module is a linear map (``Linear`` or GPT-2's ``Conv1D``, quantised ones included)."""
+    return isinstance(module, nn.Linear | Conv1D)
+
+
+def is_transposed(module: nn.Module) -> bool:
+    """Whether a linear map stores its weight as [d_in, d_out] and not as [d_out, d_in]."""
+    return isinstance(module, Conv1D)
+
+
+def matrix_shape(module: nn.Module) -> tuple[int, int]:
+    """(d_in, d_out) of a linear map."""
+    if isinstance(module, Conv1D):
+        return module.nx, module.nf
+    if isinstance(module, nn.Linear):
+        return module.in_features, module.out_features
+    raise TypeError(f"Expected a linear map, got a {type(module).__name__}.")
+
+
+def matrix_names(module: nn.Module) -> list[str]:
+    """Names of the linear maps within a module.
+
+    An adapter in training (PEFT names its parts lora_A, lora_B) is not part of the module it sits in.
+    """
+    return [name for name, child in module.named_modules() if is_matrix(child) and "lora_" not in name]
+
+
+def _is_within(name: str, parts: list[str]) -> bool:
+    return any(f"{name}.".startswith(f"{part}.") for part in parts)
