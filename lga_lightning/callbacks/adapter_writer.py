@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 
@@ -19,6 +19,7 @@ from lga_lightning.models.loading import hub_name
 from lga_lightning.modules.lga import LGAModule
 from lga_lightning.reports.model_card import model_card
 from lga_lightning.reports.terminal import print_edits, print_written
+from lga_lightning.results.validation import ValidationResult
 from lga_lightning.utils.io import already_there, write_folder, write_json
 
 
@@ -70,23 +71,23 @@ class AdapterWriter(EditReport):
             data = trainer.datamodule  # type: ignore[attr-defined]
             for index, delta, results in zip(batch.index, pl_module.deltas, outputs["results"], strict=True):
                 request = data.loaded.requests[index]
-                content = self.content(trainer, pl_module, [index], [[EvalResult.of(record) for record in results]])
+                result = self.result(trainer, pl_module, [index], [[EvalResult.of(record) for record in outcomes]])
                 folder = self.folder / f"{index:04d}-{_slug(request)}"
                 if self.overwrite or not folder.exists():  # the last batches may be dealt to two processes
-                    self._write(pl_module, delta, folder, [request], content)
+                    self._write(pl_module, delta, folder, [request], result)
 
     def on_predict_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Put the outcomes of all processes together, and write the edits."""
         if not isinstance(pl_module, LGAModule) or not self.records.index:
             return
-        _, _, content = self.put_together(trainer, pl_module)
+        _, _, result = self.put_together(trainer, pl_module)
         if not trainer.is_global_zero:
             return
         requests = trainer.datamodule.loaded.requests  # type: ignore[attr-defined]
         if pl_module.mode != "independent":
-            self._write(pl_module, pl_module.deltas[0], self.folder, requests, content)
-        print_edits(content)
-        print_written(content, self.folder, self.merge)
+            self._write(pl_module, pl_module.deltas[0], self.folder, requests, result)
+        print_edits(result)
+        print_written(result, self.folder, self.merge)
 
     def _write(
         self,
@@ -94,20 +95,20 @@ class AdapterWriter(EditReport):
         delta: WeightDelta,
         folder: Path,
         requests: Sequence[EditRequest],
-        content: Mapping[str, Any],
+        result: ValidationResult,
     ) -> None:
         llm, tokenizer = module.language_model
-        kind = "merged" if self.merge else "matrices" if delta.is_dense else "adapter"
-        card = model_card(content, requests, delta.ranks, kind)
+        kind: Literal["adapter", "matrices", "merged"] = "matrices" if delta.is_dense else "adapter"
+        card = model_card(result, requests, delta.ranks, "merged" if self.merge else kind)
         if not self.merge:
-            save_updates(delta.updates, folder, llm, hub_name(module.model_name), content, card, self.overwrite)
+            save_delta(delta, folder, llm, hub_name(module.model_name), result.to_dict(), card, self.overwrite)
             return
 
         def write(scratch: Path) -> None:
             with delta.applied(llm):
                 llm.save_pretrained(scratch)
             plain(tokenizer).save_pretrained(scratch)
-            write_json(scratch / NOTE, {"base_model": hub_name(module.model_name), **content})
+            write_json(scratch / NOTE, {"base_model": hub_name(module.model_name), **result.to_dict()})
             (scratch / "README.md").write_text(card, encoding="utf-8")
 
         write_folder(folder, write, self.overwrite)

@@ -13,7 +13,7 @@ from lga_lightning.editing import RROME, EditMethod, WeightDelta
 from lga_lightning.editing.delta import Originals
 from lga_lightning.exceptions import SettingError
 from lga_lightning.models.loading import load_tokenizer
-from lga_lightning.results.layers import find_layers, golden_window
+from lga_lightning.results.layers import GOLDEN, LayerSpec
 
 
 class ApplyEdits(L.Callback):
@@ -52,7 +52,8 @@ class ApplyEdits(L.Callback):
     ) -> None:
         if batch_size < 1:
             raise SettingError(f"`batch_size` must be at least 1, got {batch_size}.")
-        self.requests, self.model, self.tokenizer, self.layer = requests, model, tokenizer, layer
+        self.requests, self.model, self.tokenizer = requests, model, tokenizer
+        self.layer = LayerSpec.parse(layer)
         self.editor, self.format, self.batch_size = editor or RROME(), format, batch_size
         self.delta: WeightDelta | None = None
         self.originals: Originals | None = None
@@ -66,14 +67,12 @@ class ApplyEdits(L.Callback):
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Edit."""
-        layers = self._layers(trainer)
+        layers, _ = self._spec(trainer).layers_for(self.editor, self._llm)
         self.delta = self.editor.compute(self._llm, self._tokenizer, self._loaded.requests, layers, self.batch_size)
         self.originals = self.delta.merge_(self._llm)
 
-    def _layers(self, trainer: L.Trainer) -> list[int]:
-        if self.layer == "default":
-            return self.editor.default_layers(self._llm)
+    def _spec(self, trainer: L.Trainer) -> LayerSpec:
         found = [c.attribution for c in trainer.callbacks if isinstance(c, LayerAttribution) and c.attribution]  # type: ignore[attr-defined]
-        if self.layer == "golden" and found:
-            return golden_window(found[0].choice, self.editor.window)
-        return find_layers(self.layer, Path(trainer.default_root_dir), self._name, self.editor.window)[0]
+        if self.layer.word == GOLDEN and found:
+            return LayerSpec.of(found[0], "this run")
+        return self.layer.find(Path(trainer.default_root_dir), self._name)

@@ -9,26 +9,20 @@ from typing import Any
 import lightning as L
 
 from lga_lightning.data.corpus import read_passages
-from lga_lightning.data.requests import EditRequest
-from lga_lightning.evaluation.edit_metrics import EditMetric
 from lga_lightning.evaluation.evaluator import EvaluationConfig
 from lga_lightning.evaluation.results import EvalResult
-from lga_lightning.evaluation.summary import INTERVALS, mean_by_group, summarise
 from lga_lightning.exceptions import SettingError
 from lga_lightning.metrics import RequestRecords
 from lga_lightning.modules.lga import LGAModule
 from lga_lightning.reports.html import write_report
 from lga_lightning.reports.terminal import print_edits, print_places
-from lga_lightning.results.attribution import SCHEMA
-from lga_lightning.results.validation import REQUESTS_FILE, VALIDATION_FILE, write_outcomes
-from lga_lightning.results.versions import versions
-from lga_lightning.utils.io import write_json
-
-MODES = {
-    "independent": "every request edited alone, on the unedited model",
-    "batch": "all requests edited together, then scored",
-    "sequential": "requests edited one group after the other, with all earlier edits in place, then scored",
-}
+from lga_lightning.results.validation import (
+    REQUESTS_FILE,
+    VALIDATION_FILE,
+    DriftPoint,
+    ValidationResult,
+    write_outcomes,
+)
 
 
 class EditReport(L.Callback):
@@ -95,91 +89,54 @@ class EditReport(L.Callback):
         """Put the outcomes of all processes together, log their means and write the files."""
         if not isinstance(pl_module, LGAModule) or not self.records.index:
             return
-        index, outcomes, content = self.put_together(trainer, pl_module)
-        pl_module.log_dict(_flat(content["metrics"]), sync_dist=True)  # the same on every process
+        index, outcomes, result = self.put_together(trainer, pl_module)
+        pl_module.log_dict(result.means(), sync_dist=True)  # the same on every process
         if trainer.is_global_zero:
             path = Path(trainer.default_root_dir) / VALIDATION_FILE
             requests = trainer.datamodule.loaded.requests  # type: ignore[attr-defined]
-            ids, extra = [requests[i].id for i in index], self.evaluation.metrics
-            write_outcomes(path.with_name(REQUESTS_FILE), index, ids, outcomes, extra)
-            write_json(path, content)
+            write_outcomes(path.with_name(REQUESTS_FILE), index, [requests[i].id for i in index], outcomes)
+            result.save(path)
             write_report(path.parent)
-            print_edits(content)
-            print_places(content, path)
+            print_edits(result)
+            print_places(result, path)
 
     def put_together(
         self, trainer: L.Trainer, module: LGAModule
-    ) -> tuple[list[int], list[list[EvalResult]], dict[str, Any]]:
+    ) -> tuple[list[int], list[list[EvalResult]], ValidationResult]:
         """The outcomes of all processes, and what the result file says of them; a collective operation.
 
         Returns:
-            Indices of requests, their outcomes, and the file's content.
+            Indices of requests, their outcomes, and what the file says.
         """
         index, records = self.records.compute()
         outcomes = [[EvalResult.of(record) for record in of_request] for of_request in records]
-        return index, outcomes, self.content(trainer, module, index, outcomes)
+        return index, outcomes, self.result(trainer, module, index, outcomes)
 
-    def content(
+    def result(
         self, trainer: L.Trainer, module: LGAModule, index: Sequence[int], outcomes: Sequence[Sequence[EvalResult]]
-    ) -> dict[str, Any]:
+    ) -> ValidationResult:
         """What a result file says of some requests.
 
         Args:
             trainer: For the data.
             module: What has edited.
-            index: Of the requests.
-            outcomes: Theirs.
+            index: Positions of the requests in the data.
+            outcomes: Outcomes of each request's questions.
         """
         data = trainer.datamodule  # type: ignore[attr-defined]
-        requests = [data.loaded.requests[i] for i in index]
-        content = {
-            "schema": SCHEMA,
-            "model": module.model_name,
-            "data": data.name,
-            "layers": module.edited_layers,
-            "layer_source": module.layer_source,
-            "method": module.editor.settings(module.language_model[0]),
-            "mode": module.mode,
-            "mode_means": MODES[module.mode],
-            "num_requests": len(outcomes),
-            "num_skipped": dict(data.loaded.skipped),
-            "intervals": INTERVALS.format(resamples=self.resamples, seed=0),
-            "metrics": summarise(
-                outcomes, self.evaluation.max_new_tokens, self.resamples, metrics=self.evaluation.metrics
-            ),
-        }
-        if module.mode != "independent":
-            content["group_size"] = data.batch_size if module.mode == "sequential" else len(outcomes)
-            content["drift"] = [_drift(d.edits, d.change, d.outcomes) for d in module.drift]
-            content["drift"].append(_drift(len(outcomes), module.change, outcomes))
-        content["requests"] = [_row(*pair) for pair in zip(requests, outcomes, strict=True)]
-        content["versions"] = versions()
-        return content
-
-
-def _drift(edits: int, change: dict[int, float], outcomes: Sequence[Sequence[EvalResult]]) -> dict[str, Any]:
-    """A point of the drift curve: teacher-forced means over the facts edited so far."""
-    metrics = summarise(outcomes, resamples=1)
-    after = {name: metric["after"] for name, metric in metrics.items() if "." not in name}
-    return {"edits": edits, "relative_change": {str(layer): size for layer, size in change.items()}, **after}
-
-
-def _flat(metrics: dict[str, dict[str, Any]]) -> dict[str, float]:
-    """Means under names for loggers."""
-    flat: dict[str, float] = {}
-    for name, entry in metrics.items():
-        for prefix, sides in (("", entry), ("generated/", entry.get("generated", {}))):
-            flat |= {f"{prefix}{name}/{side}": sides[side] for side in ("before", "after") if side in sides}
-    return flat
-
-
-def _row(request: EditRequest, outcomes: Sequence[EvalResult]) -> dict[str, Any]:
-    """One request's part of the file."""
-    return {
-        "id": request.id,
-        "prompt": request.prompt,
-        "subject": request.subject,
-        "target_old": request.target_old,
-        "target_new": request.target_new,
-        **mean_by_group(outcomes),
-    }
+        return ValidationResult.build(
+            [data.loaded.requests[i] for i in index],
+            outcomes,
+            model_name=module.model_name,
+            data_name=data.name,
+            layers=module.edited_layers,
+            layer_source=module.layer_source,
+            method=module.editor.settings(module.language_model[0]),
+            mode=module.mode,
+            skipped=data.loaded.skipped,
+            evaluation=self.evaluation,
+            resamples=self.resamples,
+            group_size=data.batch_size if module.mode == "sequential" else None,
+            drift=[DriftPoint.of(point.edits, point.change, point.outcomes) for point in module.drift],
+            change=module.change,
+        )

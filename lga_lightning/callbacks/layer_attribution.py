@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +13,9 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from lga_lightning.callbacks.host import language_model_of
 from lga_lightning.data import RequestBatches, load_requests
 from lga_lightning.data.loading import FACTS, LoadedRequests
-from lga_lightning.data.requests import EditRequest
 from lga_lightning.exceptions import DataError, SettingError
 from lga_lightning.locators import LayerLocator, ValueGradient
-from lga_lightning.locators.aggregation import requests_to_settle
-from lga_lightning.locators.score_requests import SKIPPED, score_requests
+from lga_lightning.locators.score_requests import score_requests
 from lga_lightning.metrics import LayerScores
 from lga_lightning.models.loading import load_tokenizer
 from lga_lightning.modules.lga import LGAModule
@@ -27,11 +23,10 @@ from lga_lightning.reports.figures import draw_layers
 from lga_lightning.reports.heatmap import HEAT_MAP_FILE, draw_heat_map
 from lga_lightning.reports.html import write_report
 from lga_lightning.reports.terminal import print_attribution
-from lga_lightning.results.attribution import ATTRIBUTION_FILE, LocatorResult, means_by_layer
-from lga_lightning.results.versions import versions
+from lga_lightning.results.attribution import ATTRIBUTION_FILE, LocatorResult
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
     from lga_lightning.modules.datamodule import EditDataModule
 
@@ -164,18 +159,28 @@ class LayerAttribution(L.Callback):
         if isinstance(pl_module, LGAModule):
             data = trainer.datamodule  # type: ignore[attr-defined]
             llm, _ = pl_module.language_model
-            self.attribution = self._choose(
-                llm, pl_module.model_name, data.name, data.loaded.skipped, data.loaded.requests, trainer.should_stop
+            self.attribution = LocatorResult.from_scores(
+                self.locator,
+                llm,
+                *self.scores.compute(),
+                model_name=pl_module.model_name,
+                data_name=data.name,
+                requests=data.loaded.requests,
+                skipped=data.loaded.skipped,
+                seconds=self.seconds or None,
+                stop_at_confidence=self.stop_at_confidence,
+                stopped=trainer.should_stop,
             )
             _save(trainer)
         if self.attribution is not None and trainer.is_global_zero:
             self.attribution.save(root / ATTRIBUTION_FILE)
             draw_layers(self.attribution, root / PICTURE_FILE)
-            if getattr(self.locator, "heat_map", False):
+            if self.attribution.has_heat_map:
                 draw_heat_map(self.attribution, root / HEAT_MAP_FILE)
             write_report(root)
             if self.verbose:
-                print_attribution(self.attribution, root)
+                others = [CHECKPOINT_FILE] if isinstance(pl_module, LGAModule) else []
+                print_attribution(self.attribution, root, others=others)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Leave a checkpoint when the user interrupts a run.
@@ -223,8 +228,15 @@ class LayerAttribution(L.Callback):
             rows = score_requests(self.locator, llm, self._tokenizer, batch)
             scores.update(**{column: tensor.to(pl_module.device) for column, tensor in rows.items()})
         self.scores = scores
-        data = self.proxies or FACTS
-        self.attribution = self._choose(llm, name, data, self._loaded.skipped, self._loaded.requests)
+        self.attribution = LocatorResult.from_scores(
+            self.locator,
+            llm,
+            *self.scores.compute(),
+            model_name=name,
+            data_name=self.proxies or FACTS,
+            requests=self._loaded.requests,
+            skipped=self._loaded.skipped,
+        )
         metrics = {f"lga/layer_{layer}": score for layer, score in enumerate(self.attribution.choice.scores)}
         metrics["lga/golden_layer"] = self.attribution.choice.golden_layer
         for logger in trainer.loggers:
@@ -251,53 +263,6 @@ class LayerAttribution(L.Callback):
         if sure and self._sure_of == choice.golden_layer:
             trainer.should_stop = True  # every process has seen the same scores
         self._sure_of = choice.golden_layer if sure else None
-
-    def _choose(
-        self,
-        llm: PreTrainedModel,
-        model: str,
-        data: str,
-        skipped: Counter[str],
-        requests: Sequence[EditRequest],
-        stopped: bool = False,
-    ) -> LocatorResult:
-        """Put the scores of all processes together and pick a layer; a collective operation."""
-        index, values, status = self.scores.compute()
-        counted, scores = values[status == 0].cpu(), values[status == 0, 0].cpu()
-        skipped = skipped + Counter({why: int((status == code).sum()) for code, why in SKIPPED.items()})
-        if not len(counted):
-            raise DataError(f"No proxy request of {data} is left to score layers by: {dict(skipped)}.")
-        choice = self.locator.choose(scores)
-        alternatives = [layer for layer in choice.confidence_set if layer != choice.golden_layer]
-        needed = None
-        if alternatives:
-            needed = requests_to_settle(self.locator.contributions(scores), choice.golden_layer, alternatives[0])
-        means, half_widths = means_by_layer(counted, self.locator.columns)
-        early = stopped and self.stop_at_confidence is not None and len(index) < len(requests)
-        return LocatorResult(
-            model=model,
-            data=data,
-            locator=type(self.locator).__name__,
-            scope=getattr(self.locator, "scope", None),
-            aggregate=self.locator.aggregate,
-            num_requests=len(counted),
-            num_skipped=dict(skipped),
-            choice=choice,
-            signed_scores=scores.double().sum(0).tolist(),
-            means=means,
-            versions=versions(),
-            settings=self.locator.settings(llm),
-            half_widths=half_widths,
-            requests_to_settle=needed,
-            stopped_early={"after": len(index), "of": len(requests), "confidence": self.stop_at_confidence or 0.0}
-            if early
-            else None,
-            relations=self.locator.choose_by_relation(
-                scores, [requests[row].relation for row in index[status == 0].tolist()]
-            ),
-            seconds=self.seconds or None,
-            neighbours=self.locator.neighbours,
-        )
 
 
 def _save(trainer: L.Trainer) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from lga_lightning.data.batching import RequestBatch
 from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing import RROME, EditMethod, WeightDelta
-from lga_lightning.editing.base import EditTargets, ascending
+from lga_lightning.editing.base import EditTargets
 from lga_lightning.editing.session import EditSession
 from lga_lightning.evaluation.evaluator import EvaluationConfig, evaluate
 from lga_lightning.evaluation.results import EvalResult
@@ -24,7 +24,7 @@ from lga_lightning.models.architecture import blocks
 from lga_lightning.models.chat import ChatTokenizer, plain
 from lga_lightning.models.loading import load_model
 from lga_lightning.models.structure import Structure, register_structure
-from lga_lightning.results.layers import find_layers
+from lga_lightning.results.layers import LayerSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -40,7 +40,7 @@ class LGAModule(L.LightningModule):
 
     Args:
         model_name: ``smollm2-135m`` for the embedded model, else a Hub id or a local folder.
-        layer: The block to edit: a number, several (``4-8``, or a list), ``golden`` (what ``fit`` left in
+        layer: The block to edit: a number, several (``4-8``, a list, or ``all``), ``golden`` (what ``fit`` left in
             ``--trainer.default_root_dir``; a window around it for MEMIT, AlphaEdit and PMET), ``default`` (what is published for the
             model and the method, or a choice by depth), or the path of an attribution.json.
         locator: How layers are scored; ValueGradient by default.
@@ -70,7 +70,7 @@ class LGAModule(L.LightningModule):
         self.automatic_optimization = False
         self.strict_loading = False  # checkpoints hold no weights
         self.model_name = model_name
-        self.layer = layer
+        self.layer = LayerSpec.parse(layer)
         self.editor = editor or RROME()
         self.take_locator(locator or ValueGradient())
         self.given_mode = mode
@@ -82,6 +82,7 @@ class LGAModule(L.LightningModule):
         self.llm: PreTrainedModel | None = None
         self.tokenizer: PreTrainedTokenizerBase | None = None
         self.chat_template = False
+        self._layers = self.layer
         self.edited_layers: list[int] = []
         self.layer_source = ""
         self.evaluation = EvaluationConfig()
@@ -140,18 +141,12 @@ class LGAModule(L.LightningModule):
         self.chat_template = getattr(getattr(self.trainer, "datamodule", None), "chat_template", False)
         if stage in ("validate", "predict"):
             self.mode = self.given_mode or ("independent" if stage == "validate" else "batch")
-            if self.layer != "default":
-                root = Path(self.trainer.default_root_dir)
-                self.edited_layers, self.layer_source = find_layers(
-                    self.layer, root, self.model_name, self.editor.window
-                )
+            self._layers = self.layer.find(Path(self.trainer.default_root_dir), self.model_name)
 
     def on_validation_start(self) -> None:
         """Begin editing anew."""
         llm, tokenizer = self.language_model
-        if self.layer == "default":
-            self.edited_layers, self.layer_source = self.editor.default_layers(llm), "default of the method"
-        self.edited_layers = ascending(llm, self.edited_layers)
+        self.edited_layers, self.layer_source = self._layers.layers_for(self.editor, llm)
         self._run = EditSession(self.editor, llm, tokenizer, self.edited_layers)
         self.deltas, self.drift, self._sought = [], [], []
 

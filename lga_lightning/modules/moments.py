@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import lightning as L
@@ -12,10 +12,9 @@ from lga_lightning.covariance.accumulator import CovarianceAccumulator
 from lga_lightning.covariance.batches import PIECES, SAMPLED, batches, token_budget
 from lga_lightning.covariance.estimate import finish, restore_partial, save_partial
 from lga_lightning.covariance.store import CovarianceKey, load_covariance
-from lga_lightning.editing.base import ascending
 from lga_lightning.exceptions import SettingError
-from lga_lightning.models.architecture import blocks
 from lga_lightning.models.loading import load_model
+from lga_lightning.results.layers import LayerSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -28,7 +27,8 @@ class MomentsModule(L.LightningModule):
 
     Args:
         model_name: ``smollm2-135m`` for the embedded model, else a Hub id or a local folder.
-        layers: The blocks: a number, a range (``4-8``), a list, or ``all``.
+        layers: Blocks whose keys are counted: a number, a range (``4-8``), a list, ``all``, ``golden`` (what ``fit`` left in
+            ``--trainer.default_root_dir``), or the path of an attribution.json.
         text: A file of texts, a data set of the Hub (``hub:owner/name``, or ``hub:owner/name?config=...``), or ``sampled``
             for text that the model itself writes.
         tokens: Budget of tokens; by default 20 times the width of a key.
@@ -55,7 +55,8 @@ class MomentsModule(L.LightningModule):
                 "`tokens`, `sequence_length` and `save_every` must be at least 1, got "
                 f"{tokens}, {sequence_length} and {save_every}."
             )
-        self.model_name, self.layers, self.text = model_name, layers, text
+        self.model_name, self.text = model_name, text
+        self.layers = LayerSpec.parse(layers)
         self.tokens, self.sequence_length, self.save_every = tokens, sequence_length, save_every
         self.dtype_name, self.attn_implementation = dtype, attn_implementation
         self.llm: PreTrainedModel | None = None
@@ -63,6 +64,11 @@ class MomentsModule(L.LightningModule):
         self.key: CovarianceKey | None = None
         self.moments: CovarianceAccumulator | None = None
         self.done = 0
+        self._layers = self.layers
+
+    def setup(self, stage: str) -> None:
+        """Find out which layers are meant, before the model is loaded."""
+        self._layers = self.layers.find(Path(self.trainer.default_root_dir), self.model_name)
 
     def configure_model(self) -> None:
         """Load the language model, once."""
@@ -75,7 +81,7 @@ class MomentsModule(L.LightningModule):
         self.tokens = self.tokens or token_budget(llm, 0)
         self.key = CovarianceKey.of(llm, tokenizer, self.text, self.tokens, self.sequence_length)
         self.key.folder.mkdir(parents=True, exist_ok=True)
-        wanted = ascending(llm, _named(self.layers, len(blocks(llm))))
+        wanted, _ = self._layers.layers_for(None, llm)
         missing = [layer for layer in wanted if load_covariance(self.key.folder, layer, self.key) is None]
         if not missing:
             return MomentBatches(iter(()), 0, 0, 1)
@@ -139,14 +145,3 @@ class MomentBatches:
         for _ in range(len(self)):
             dealt: list[Any] = [next(self.pending, []) for _ in range(self.world_size)]
             yield dealt[self.rank]
-
-
-def _named(layers: int | str | list[int], count: int) -> list[int]:
-    if isinstance(layers, list):
-        return layers
-    if layers == "all":
-        return list(range(count))
-    match = re.fullmatch("([0-9]+)(?:-([0-9]+))?", str(layers))
-    if not match:
-        raise SettingError(f"`layers` must be a number, a range like 4-8, a list or 'all', got {layers!r}.")
-    return list(range(int(match[1]), int(match[2] or match[1]) + 1))

@@ -9,8 +9,12 @@ from pathlib import Path
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+from lga_lightning.reports.figures import plain
+from lga_lightning.reports.markdown import escape_markdown
+from lga_lightning.reports.terminal import make_console
 from lga_lightning.results.comparison import Comparison, LocatorRow
 from lga_lightning.results.regret import Candidate, Interval
 from lga_lightning.utils.io import write_text, write_whole
@@ -25,10 +29,10 @@ class Sheet:
     """A table: the first column is of words, the others of numbers.
 
     Attributes:
-        title: What it shows.
-        headings: Of the columns.
-        rows: The cells.
-        note: How to read it.
+        title: What the table shows.
+        headings: Headings of the columns.
+        rows: Rows of cells.
+        note: How to read the table.
     """
 
     title: str
@@ -38,39 +42,44 @@ class Sheet:
 
     def print(self, console: Console, limit: int | None = None) -> None:
         """On the terminal; of a long table, the first rows."""
-        table = Table(title=self.title, box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+        table = Table(title=escape(self.title), box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
         for place, heading in enumerate(self.headings):
             table.add_column(heading, justify="right" if place else "left", no_wrap=place > 0)
-        for row in self.rows[:limit]:
-            table.add_row(*(_stacked(cell) for cell in row))
+        for name, *numbers in self.rows[:limit]:
+            table.add_row(escape(name), *map(_stacked, numbers))
         console.print(table)
         if self.note:
-            console.print(self.note)
+            console.print(escape(self.note))
 
     def markdown(self) -> str:
         """As Markdown."""
         headings = [heading.replace("\n", " ") for heading in self.headings]
-        lines = [headings, ["---"] + ["--:"] * (len(self.headings) - 1), *self.rows]
+        rows = [[escape_markdown(name), *numbers] for name, *numbers in self.rows]
+        lines = [headings, ["---"] + ["--:"] * (len(self.headings) - 1), *rows]
         table = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
-        return f"## {self.title}\n\n{table}\n" + (f"\n{self.note}\n" if self.note else "")
+        note = f"\n{escape_markdown(self.note)}\n" if self.note else ""
+        return f"## {escape_markdown(self.title)}\n\n{table}\n{note}"
 
 
 def leave_comparison(result: Comparison, root: Path) -> None:
     """Write ``comparison.json``, ``comparison.md`` and ``comparison.png``, and print the tables.
 
     Args:
-        result: The comparison.
-        root: Where the files go.
+        result: Locators side by side.
+        root: Folder for the files.
     """
     sheets = [found for found in (*regret_sheets(result), curve_sheet(result), candidates_sheet(result)) if found]
     result.save(root)
-    text = f"# Locators compared on {result.model}\n\n" + "\n".join(sheet.markdown() for sheet in sheets)
+    text = f"# Locators compared on {escape_markdown(result.model)}\n\n" + "\n".join(
+        sheet.markdown() for sheet in sheets
+    )
     write_text(root / MARKDOWN_FILE, text)
     draw_comparison(result, root / PICTURE_FILE)
-    console = Console()
+    console = make_console()
     for sheet in sheets:
         sheet.print(console, SHOWN)
-    console.print(f"Files: {root}/comparison.md, comparison.json, comparison.png", highlight=False, soft_wrap=True)
+    files = f"Files: {root}/comparison.md, comparison.json, comparison.png"
+    console.print(escape(files), highlight=False, soft_wrap=True)
 
 
 def regret_sheets(result: Comparison) -> list[Sheet]:
@@ -145,7 +154,7 @@ def draw_comparison(result: Comparison, path: Path) -> None:
     """Draw the first sweep with the locators' layers, and the expected regret by number of proxies.
 
     Args:
-        result: The comparison.
+        result: Locators side by side.
         path: Where the PNG is to appear.
     """
     from matplotlib.figure import Figure
@@ -166,7 +175,7 @@ def draw_comparison(result: Comparison, path: Path) -> None:
         left.axvline(layer, color="grey", linewidth=0.8)
         last = layer > 0.6 * len(sweep.scores)
         left.annotate(
-            " · ".join(names),
+            plain(" · ".join(names)),
             (layer, high + (0.15 - 0.04 * (place % 4)) * (high - low)),
             xytext=(-4 if last else 4, 0),
             textcoords="offset points",
@@ -178,17 +187,17 @@ def draw_comparison(result: Comparison, path: Path) -> None:
     left.set_xlabel("layer that is edited")
     left.set_ylabel("points")
     left.set_title(
-        f"Edits of {sweep.num_requests} test requests at every layer of {Path(result.model).name}", fontsize=11
+        plain(f"Edits of {sweep.num_requests} test requests at every layer of {Path(result.model).name}"), fontsize=11
     )
     left.legend(loc="lower left", fontsize=8)
     for row in result.rows:
         if row.points:
             sizes = [point.requests for point in row.points]
-            right.plot(sizes, [point.regret for point in row.points], marker="o", label=row.name)
+            right.plot(sizes, [point.regret for point in row.points], marker="o", label=plain(row.name))
         else:
             right.axhline(row.regrets[0].regret, linestyle=":", color="grey")
             right.annotate(
-                row.name,
+                plain(row.name),
                 (0.99, row.regrets[0].regret),
                 xycoords=("axes fraction", "data"),
                 xytext=(0, 2),

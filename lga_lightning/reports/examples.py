@@ -11,7 +11,17 @@ LONGEST = 160  # characters of what the model said
 
 Row = Mapping[str, Any]
 
-COLUMNS = ("index", "group", "prompt", "answers", "said_before", "said_after", "token_after", "generated_after")
+COLUMNS = (
+    "index",
+    "group",
+    "prompt",
+    "answers",
+    "said_before",
+    "said_after",
+    "token_after",
+    "generated_after",
+    "begins_after",
+)
 
 
 def _right(row: Row) -> bool:
@@ -19,7 +29,7 @@ def _right(row: Row) -> bool:
 
 
 def _begins(row: Row) -> bool:
-    return row.get("begins_after") == 1
+    return row["begins_after"] == 1
 
 
 # by family: in words, whether that is as it should be, and which of its questions are meant; the first that fits counts
@@ -55,17 +65,16 @@ def read_examples(path: Path) -> list[dict[str, Any]]:
     """Some questions of every kind of success and failure, with how many there are of the kind.
 
     Args:
-        path: The Parquet file; columns that it lacks count as empty.
+        path: The Parquet file.
 
     Returns:
-        By family of questions: its ``name``, ``count``, and ``kinds``, each with ``title``, ``good``, ``count`` and ``rows``. Empty where the model
-        was not asked for its own words.
+        By family of questions: its ``name``, ``count``, and ``kinds``, each with ``title``, ``good``, ``count`` and ``rows``.
+        Empty where the model was not asked for its own words.
     """
     from pyarrow import parquet
 
-    there = parquet.read_schema(path).names
-    table = parquet.read_table(path, columns=[n for n in (*COLUMNS, "begins_after") if n in there])
-    asked = [row for row in table.to_pylist() if row["said_after"] is not None and row["generated_after"] is not None]
+    rows = parquet.read_table(path, columns=list(COLUMNS)).to_pylist()
+    asked = [row for row in rows if row["said_after"] is not None and row["generated_after"] is not None]
     edits = {row["index"]: (row["prompt"], row["answers"][0]) for row in asked if row["group"] == "rewrite"}
     families = []
     for family, kinds in KINDS.items():

@@ -4,23 +4,30 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lga_lightning.reports.wording import score_in_words
+from lga_lightning.reports.wording import (
+    LAYER_AXIS,
+    OUTSIDE_FENCES,
+    WITHIN_FENCES,
+    confidence_in_words,
+    headline,
+    score_in_words,
+)
 from lga_lightning.results.attribution import LocatorResult
 from lga_lightning.utils.io import write_whole
 
 
-def draw_layers(attribution: LocatorResult, path: Path) -> None:
+def draw_layers(result: LocatorResult, path: Path) -> None:
     """Draw the score of every layer with its standard error, the fences, and the golden layer.
 
     Args:
-        attribution: The result.
+        result: Scores of the layers, and the choice.
         path: Where the PNG is to appear.
     """
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    choice = attribution.choice
+    choice = result.choice
     layers = range(len(choice.scores))
     figure = Figure(figsize=(10, 5), layout="constrained")
     axes = figure.subplots()
@@ -61,18 +68,23 @@ def draw_layers(attribution: LocatorResult, path: Path) -> None:
         Line2D([], [], color="dimgrey", label="± one standard error over requests"),
     ]
     if fences:
-        legend.insert(0, Patch(color="tab:blue", alpha=0.08, label="within the Tukey fences"))
-        legend.insert(2, Patch(color="lightgrey", label="outside the fences: left out"))
+        legend.insert(0, Patch(color="tab:blue", alpha=0.08, label=WITHIN_FENCES))
+        legend.insert(2, Patch(color="lightgrey", label=OUTSIDE_FENCES))
     axes.set_ylim(low, high)
     axes.set_xlim(-0.7, len(choice.scores) - 0.3)
     axes.set_xticks(list(layers)[:: max(1, len(choice.scores) // 40)])
-    axes.set_xlabel("layer (block of the model, shallowest first)")
-    axes.set_ylabel(score_in_words(attribution))
-    scope = f" over {attribution.scope}" if attribution.scope else ""
-    axes.set_title(
-        f"Layer {choice.golden_layer} is the golden layer of {attribution.model}\n"
-        f"{attribution.locator}{scope} on {attribution.num_requests} requests of {attribution.data}; "
-        f"chosen in {choice.confidence:.0%} of bootstrap resamples"
+    axes.set_xlabel(LAYER_AXIS)
+    axes.set_ylabel(score_in_words(result))
+    scope = f" over {result.scope}" if result.scope else ""
+    title = (
+        f"{headline(result)}\n{result.locator}{scope} on {result.num_requests} requests of {result.data}; "
+        f"{confidence_in_words(choice)}"
     )
+    axes.set_title(plain(title))
     figure.legend(handles=legend, loc="outside lower center", ncols=4, fontsize=9, frameon=False)
     write_whole(path, lambda scratch: figure.savefig(scratch, dpi=150))
+
+
+def plain(text: str) -> str:
+    """A text of the data as a picture's label, in which a dollar sign is no mathematics."""
+    return text.replace("$", r"\$")

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+from lga_lightning.reports.wording import LAYER_AXIS
 from lga_lightning.results.attribution import LocatorResult
 
 WIDTH, HEIGHT = 680, 320
@@ -14,7 +15,6 @@ LEFT, RIGHT, TOP, BOTTOM = 62, 14, 30, 46
 
 SECOND_AXIS = 48  # more on the right, where there is one
 
-Number = float | None
 Tick = tuple[float, str, bool]  # place, text, whether it stands out
 
 
@@ -106,21 +106,21 @@ class Chart:
     bottom: int = HEIGHT - BOTTOM
 
 
-def layer_chart(attribution: LocatorResult, y_name: str, sweep: LocatorResult | None = None) -> Chart:
+def layer_chart(result: LocatorResult, y_name: str, sweep: LocatorResult | None = None) -> Chart:
     """Scores of the layers as bars with their standard errors, and a sweep's as a curve with an axis of its own.
 
     The axis ends where the scores within the fences do; what is longer is cut, with its number beside it. A sweep that is
-    itself the attribution is drawn as curves: its scores are accuracies, and a bar from zero would hide how they differ.
+    itself the result is drawn as curves: its scores are accuracies, and a bar from zero would hide how they differ.
 
     Args:
-        attribution: The result.
-        y_name: What its scores are.
+        result: Scores of the layers, and the choice.
+        y_name: What the scores are.
         sweep: A sweep of the same model.
     """
-    choice = attribution.choice
+    choice = result.choice
     count = len(choice.scores)
     errors = [_finite(error) for error in choice.standard_errors]
-    curves = is_sweep(attribution)
+    curves = result.is_sweep
     end = WIDTH - RIGHT - (SECOND_AXIS if sweep is not None and not curves else 0)
     slot = (end - LEFT) / count
     centres = [round(LEFT + slot * (layer + 0.5), 2) for layer in range(count)]
@@ -128,14 +128,14 @@ def layer_chart(attribution: LocatorResult, y_name: str, sweep: LocatorResult | 
     fences = [choice.fences.lower, choice.fences.upper] if choice.fences else []
     values = [choice.scores[k] + side * errors[k] for k in kept for side in (-1, 1)]
     if curves:
-        values += [v for mean in attribution.means.values() for v in mean if v is not None and math.isfinite(v)]
+        values += [v for mean in result.means.values() for v in mean if math.isfinite(v)]
     scale = _vertical([*values, *fences], zero=not curves)
     bars, lines = [], []
     if curves:
-        named = {"mean of these": choice.scores, **attribution.means}
+        named = {"mean of these": choice.scores, **result.means}
         lines = [Line(n, f"c{i}", _parts(centres, column, scale)) for i, (n, column) in enumerate(named.items())]
     else:
-        bars = [_bar(layer, attribution, centres[layer], 0.72 * slot, scale, errors[layer]) for layer in range(count)]
+        bars = [_bar(layer, result, centres[layer], 0.72 * slot, scale, errors[layer]) for layer in range(count)]
     right_name, right_ticks = "", []
     if sweep is not None and not curves:
         found = sweep.choice.scores
@@ -148,7 +148,7 @@ def layer_chart(attribution: LocatorResult, y_name: str, sweep: LocatorResult | 
     golden = choice.golden_layer
     named_layers = [k for k in range(0, count, step) if k == golden or abs(k - golden) >= step] + [golden]
     return Chart(
-        x_name="layer (block of the model, shallowest first)",
+        x_name=LAYER_AXIS,
         y_name=y_name,
         x_ticks=[(centres[k], str(k), k == golden) for k in sorted(set(named_layers))],
         y_ticks=scale.ticks(),
@@ -158,7 +158,7 @@ def layer_chart(attribution: LocatorResult, y_name: str, sweep: LocatorResult | 
         zero=scale(0) if scale.low <= 0 <= scale.high else None,
         dots=[centres[k] for k in choice.confidence_set],
         hover=[
-            (round(centres[k] - slot / 2, 2), round(slot, 2), _said_of(k, attribution, errors[k], sweep))
+            (round(centres[k] - slot / 2, 2), round(slot, 2), _said_of(k, result, errors[k], sweep))
             for k in range(count)
         ],
         right_name=right_name,
@@ -167,12 +167,12 @@ def layer_chart(attribution: LocatorResult, y_name: str, sweep: LocatorResult | 
     )
 
 
-def drift_chart(edits: Sequence[int], columns: Mapping[str, Sequence[Number]]) -> Chart:
+def drift_chart(edits: Sequence[int], columns: Mapping[str, Sequence[float]]) -> Chart:
     """Accuracies against the number of edits in place; the axis is logarithmic where they span more than a factor of 20.
 
     Args:
         edits: N numbers of edits, ascending.
-        columns: [N] accuracies a name.
+        columns: By name, N accuracies.
     """
     logarithmic = edits[-1] > 20 * edits[0] > 0
     along = Scale(edits[0], edits[-1], LEFT + 12, WIDTH - RIGHT - 12, logarithmic)
@@ -196,13 +196,8 @@ def drift_chart(edits: Sequence[int], columns: Mapping[str, Sequence[Number]]) -
     )
 
 
-def is_sweep(attribution: LocatorResult) -> bool:
-    """Whether an attribution's scores are what edits scored at each layer."""
-    return attribution.locator == "LayerSweep"
-
-
-def _bar(layer: int, attribution: LocatorResult, centre: float, width: float, scale: Scale, error: float) -> Bar:
-    choice = attribution.choice
+def _bar(layer: int, result: LocatorResult, centre: float, width: float, scale: Scale, error: float) -> Bar:
+    choice = result.choice
     score, zero = choice.scores[layer], scale(0)
     tip = scale(score)
     cut = not scale.low <= score <= scale.high
@@ -227,12 +222,12 @@ def _bar(layer: int, attribution: LocatorResult, centre: float, width: float, sc
     )
 
 
-def _said_of(layer: int, attribution: LocatorResult, error: float, sweep: LocatorResult | None) -> str:
-    choice = attribution.choice
+def _said_of(layer: int, result: LocatorResult, error: float, sweep: LocatorResult | None) -> str:
+    choice = result.choice
     role = " (golden)" if layer == choice.golden_layer else " (outside the fences)" if layer in choice.excluded else ""
     said = f"Layer {layer}{role}: {choice.scores[layer]:.4g}" + (f" ± {error:.2g}" if error else "")
-    if is_sweep(attribution):
-        said += "".join(f", {name} {_short(column[layer])}" for name, column in attribution.means.items())
+    if result.is_sweep:
+        said += "".join(f", {name} {_short(column[layer])}" for name, column in result.means.items())
     elif sweep is not None:
         said += f"; sweep {sweep.choice.scores[layer]:.3f}"
     return said
@@ -245,19 +240,19 @@ def _vertical(values: Sequence[float], zero: bool) -> Scale:
     return Scale(low - margin * (low < 0 or not zero), high + margin, HEIGHT - BOTTOM, TOP)
 
 
-def _parts(places: Sequence[float], column: Sequence[Number], scale: Scale) -> list[list[tuple[float, float]]]:
+def _parts(places: Sequence[float], column: Sequence[float], scale: Scale) -> list[list[tuple[float, float]]]:
     parts: list[list[tuple[float, float]]] = [[]]
     for place, value in zip(places, column, strict=True):
-        if value is None or not math.isfinite(value):
+        if not math.isfinite(value):
             parts.append([])
         else:
             parts[-1].append((place, scale(value)))
     return [part for part in parts if part]
 
 
-def _finite(value: Number) -> float:
-    return value if value is not None and math.isfinite(value) else 0.0
+def _finite(value: float) -> float:
+    return value if math.isfinite(value) else 0.0
 
 
-def _short(value: Number) -> str:
-    return "n/a" if value is None or not math.isfinite(value) else f"{value:.3f}"
+def _short(value: float) -> str:
+    return f"{value:.3f}" if math.isfinite(value) else "n/a"

@@ -2,36 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from lga_lightning.covariance.store import CovarianceKey
 from lga_lightning.locators.aggregation import RelationLayers
-from lga_lightning.reports.wording import mode_in_words, name_layers, relations_verdict, remarks, what_would_settle
-from lga_lightning.results.attribution import LocatorResult
-from lga_lightning.results.validation import SIDES
+from lga_lightning.reports.tables import (
+    RELATION_HEADINGS,
+    drift_table,
+    listed_means,
+    metric_label,
+    number,
+    relation_rows,
+)
+from lga_lightning.reports.wording import (
+    NOT_SETTLED,
+    confidence_in_words,
+    confidence_set_in_words,
+    how_to_read,
+    layers_in_words,
+    mode_in_words,
+    relations_verdict,
+    remarks,
+    what_would_settle,
+)
+from lga_lightning.results.attribution import ATTRIBUTION_FILE, LocatorResult
+from lga_lightning.results.scores import DriftPoint, Metric
+from lga_lightning.results.validation import ValidationResult
 
 
-def print_attribution(attribution: LocatorResult, root: Path, top: int = 8) -> None:
+def make_console() -> Console:
+    """A console that takes ``:words:`` of the data for what they are; square brackets in them need ``escape``."""
+    return Console(emoji=False)
+
+
+def print_attribution(result: LocatorResult, root: Path, top: int = 8, others: Sequence[str] = ()) -> None:
     """Print the best layers and how sure the choice is.
 
     Args:
-        attribution: The result.
+        result: Scores of the layers, and the choice.
         root: Folder in which the files were left.
         top: How many layers to print.
+        others: Names of more files that were left there.
     """
-    choice = attribution.choice
-    console = Console()
+    choice, console = result.choice, make_console()
     table = Table(
-        title=f"{attribution.locator} on {attribution.model}, {attribution.num_requests} requests of {attribution.data}"
+        title=escape(f"{result.locator} on {result.model}, {result.num_requests} requests of {result.data}"),
     )
-    means = attribution.means if len(attribution.means) <= 4 else {}  # those of a heat map are drawn, not listed
+    means = listed_means(result)
     for heading in ("layer", "score", "± standard error", *means):
-        table.add_column(heading.replace("_", " "), justify="right")
+        table.add_column(escape(heading.replace("_", " ")), justify="right")
     for place, layer in enumerate(choice.ranking[:top]):
         table.add_row(
             f"{layer} (golden)" if place == 0 else f"{layer} (outlier)" if layer in choice.excluded else str(layer),
@@ -41,106 +65,117 @@ def print_attribution(attribution: LocatorResult, root: Path, top: int = 8) -> N
             style="bold yellow" if place == 0 else None,
         )
     console.print(table)
-    for remark in remarks(attribution):
-        console.print(remark)
-    if attribution.relations is not None:
-        _print_relations(console, attribution.relations, choice.golden_layer)
-    others = ", ".join(map(str, choice.confidence_set))
+    for remark in remarks(result):
+        console.print(escape(remark))
+    if result.relations is not None:
+        _print_relations(console, result.relations, choice.golden_layer)
     console.print(
-        f"[bold]Golden layer: {choice.golden_layer}[/bold], chosen in {choice.confidence:.0%} of bootstrap resamples; "
-        f"90% of them choose among the layers {others}."
+        f"[bold]Golden layer: {choice.golden_layer}[/bold], {confidence_in_words(choice)}; "
+        f"{confidence_set_in_words(choice)}."
     )
     if not choice.settled:
-        console.print(f"[bold]The choice is not settled.[/bold] {what_would_settle(attribution)}")
-    console.print(
-        f"Files: {root}/report.html, attribution.json, layers.png, attribution.ckpt", highlight=False, soft_wrap=True
+        console.print(f"[bold]{NOT_SETTLED}[/bold] {escape(what_would_settle(result))}")
+    names = ["report.html", ATTRIBUTION_FILE, "layers.png", *others]
+    _print_plain(console, f"Files: {root}/{', '.join(names)}")
+
+
+def print_edits(result: ValidationResult) -> None:
+    """Print the scores before and after the edits.
+
+    Args:
+        result: What the edits did.
+    """
+    console = make_console()
+    title = (
+        f"{result.method['name']} at {layers_in_words(result.layers)} of {result.model}, {result.num_requests} requests of "
+        f"{result.data}, {mode_in_words(result)}"
     )
+    table = Table(title=escape(title))
+    for heading in ("", "before", "after", "generated before", "generated after"):
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=not heading)
+    for name, metric in result.metrics.items():
+        label, is_part = metric_label(name, result.metrics)
+        generated = metric.others.get("generated")
+        table.add_row("  " * is_part + escape(label), *_cells(metric), *(_cells(generated) if generated else ()))
+    console.print(table)
+    console.print(how_to_read(result))
+    if result.drift is not None and len(result.drift) > 1:
+        _print_drift(console, result.drift)
+
+
+def print_places(result: ValidationResult, path: Path) -> None:
+    """Print which layers were edited, and where the files are.
+
+    Args:
+        result: What the edits did.
+        path: The ``validation.json`` that was written.
+    """
+    console = make_console()
+    _print_layers(console, result)
+    _print_plain(console, f"What each number means, and every request: {path}")
+    _print_plain(console, f"A page to read: {path.with_name('report.html')}")
+    _print_plain(console, f"What the model said: {path.with_name('requests.parquet')}")
+
+
+def print_written(result: ValidationResult, folder: Path, merged: bool) -> None:
+    """Print which layers were edited, and where the edit is.
+
+    Args:
+        result: What the edits did.
+        folder: Folder that was written.
+        merged: Whether it holds the edited model rather than the edit.
+    """
+    console = make_console()
+    _print_layers(console, result)
+    alone = "The edits, a folder each" if result.mode == "independent" else "The edit"
+    _print_plain(console, f"{'The edited model' if merged else alone}: {folder}")
+
+
+def print_moments(key: CovarianceKey) -> None:
+    """Print where the second moments are, and how to use them.
+
+    Args:
+        key: What the moments depend on, with their folder.
+    """
+    console = make_console()
+    layers = sorted(int(path.stem) for path in key.folder.glob("*.safetensors") if path.stem.isdigit())
+    said = f"Second moments of {key.model}, {layers_in_words(layers)}, from {key.text}: {key.folder}"
+    console.print(escape(said), soft_wrap=True)
+    console.print("Use them with --model.editor.second_moment and that folder, or the same text and number of tokens.")
 
 
 def _print_relations(console: Console, found: RelationLayers, common: int, top: int = 12) -> None:
     """A layer for each relation, and whether that means anything."""
     table = Table(title="A layer for each relation")
-    for heading in ("relation", "requests", "layer", "confidence"):
-        table.add_column(heading, justify="left" if heading == "relation" else "right")
-    columns = (found.relations, found.num_requests, found.golden_layers, found.confidences)
-    for name, count, layer, confidence in list(zip(*columns, strict=True))[:top]:
-        table.add_row(name, str(count), str(layer), f"{confidence:.0%}", style=None if layer == common else "cyan")
+    for place, heading in enumerate(RELATION_HEADINGS):
+        table.add_column(heading, justify="right" if place else "left")
+    for row, layer in list(zip(relation_rows(found), found.golden_layers, strict=True))[:top]:
+        table.add_row(*map(escape, row), style=None if layer == common else "cyan")
     console.print(table)
     if len(found.relations) > top:
-        console.print(f"{len(found.relations) - top} more relations: attribution.json.")
+        console.print(f"{len(found.relations) - top} more relations: {ATTRIBUTION_FILE}.")
     console.print(relations_verdict(found))
 
 
-def print_edits(content: Mapping[str, Any]) -> None:
-    """Print the scores before and after the edits.
-
-    Args:
-        content: What ``validation.json`` holds.
-    """
-    console = Console()
-    table = Table(
-        title=f"{content['method']['name']} at layer {name_layers(content['layers'])} of {content['model']}, "
-        f"{content['num_requests']} requests of {content['data']}, {mode_in_words(content)}"
-    )
-    for heading in ("", "before", "after", "generated before", "generated after"):
-        table.add_column(heading, justify="right" if heading else "left", no_wrap=not heading)
-    for name, metric in content["metrics"].items():
-        family, _, kind = name.partition(".")
-        shown = f"  {kind}" if family in content["metrics"] and kind else name
-        cells = [_with_interval(sides, side) for sides in (metric, metric.get("generated", {})) for side in SIDES]
-        table.add_row(shown, *cells)
-    console.print(table)
-    console.print(
-        "Under each mean its 95% interval over requests. What is not generated is teacher-forced, which flatters."
-    )
-    if len(content.get("drift", ())) > 1:
-        _print_drift(console, content["drift"])
-
-
-def print_places(content: Mapping[str, Any], path: Path) -> None:
-    """Print which layer was edited, and where the files are."""
-    console = Console()
-    layers = name_layers(content["layers"])
-    console.print(f"Layer {layers}: {content['layer_source']}.", highlight=False, soft_wrap=True)
-    console.print(f"What each number means, and every request: {path}", highlight=False, soft_wrap=True)
-    console.print(f"A page to read: {path.with_name('report.html')}", highlight=False, soft_wrap=True)
-    console.print(f"What the model said: {path.with_name('requests.parquet')}", highlight=False, soft_wrap=True)
-
-
-def print_written(content: Mapping[str, Any], folder: Path, merged: bool) -> None:
-    """Print what was written where."""
-    console = Console()
-    layers = name_layers(content["layers"])
-    console.print(f"Layer {layers}: {content['layer_source']}.", highlight=False, soft_wrap=True)
-    what = (
-        "The edited model" if merged else "The edits, a folder each" if content["mode"] == "independent" else "The edit"
-    )
-    console.print(f"{what}: {folder}", highlight=False, soft_wrap=True)
-
-
-def print_moments(key: CovarianceKey) -> None:
-    """Print where the second moments are, and how to use them."""
-    console = Console()
-    layers = sorted(int(path.stem) for path in key.folder.glob("*.safetensors") if path.stem.isdigit())
-    console.print(
-        f"Second moments of {key.model}, layers {name_layers(layers)}, from {key.text}: {key.folder}", soft_wrap=True
-    )
-    console.print("Use them with --model.editor.second_moment and that folder, or the same text and number of tokens.")
-
-
-def _print_drift(console: Console, drift: Sequence[Mapping[str, Any]]) -> None:
+def _print_drift(console: Console, drift: Sequence[DriftPoint]) -> None:
     table = Table(title="Drift: the facts edited so far, teacher-forced")
-    names = [name for name in drift[-1] if name not in ("edits", "relative_change")]
-    for heading in ("edits", *names, "largest change of a weight"):
-        table.add_column(heading, justify="right")
-    for point in drift:
-        sizes = f"{max(point['relative_change'].values(), default=0.0):.1%}"
-        table.add_row(str(point["edits"]), *(f"{point.get(name, float('nan')):.3f}" for name in names), sizes)
+    headings, rows = drift_table(drift)
+    for heading in headings:
+        table.add_column(escape(heading), justify="right")
+    for row in rows:
+        table.add_row(*row)
     console.print(table)
 
 
-def _with_interval(sides: Mapping[str, Any], side: str) -> str:
-    if side not in sides:
-        return ""
-    low, high = sides[f"{side}_ci"]
-    return f"{sides[side]:.3f}\n[dim]{low:.2f}…{high:.2f}[/dim]"
+def _print_layers(console: Console, result: ValidationResult) -> None:
+    _print_plain(console, f"{layers_in_words(result.layers).capitalize()}: {result.layer_source}.")
+
+
+def _print_plain(console: Console, text: str) -> None:
+    """A line with a path in it: no colours, no line breaks."""
+    console.print(escape(text), highlight=False, soft_wrap=True)
+
+
+def _cells(metric: Metric) -> list[str]:
+    """Before and after, each with its interval under it."""
+    return [f"{number(mean, 3)}\n[dim]{number(low, 2)}…{number(high, 2)}[/dim]" for mean, (low, high) in metric.sides]

@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from lga_lightning.exceptions import LayerError
-from lga_lightning.locators.aggregation import RelationLayers
+from lga_lightning.data.requests import EditRequest
+from lga_lightning.exceptions import DataError, LayerError
+from lga_lightning.locators.aggregation import RelationLayers, requests_to_settle
+from lga_lightning.locators.base import LayerLocator
+from lga_lightning.locators.causal_tracing import GROUPS, KINDS
+from lga_lightning.locators.layer_sweep import LayerSweep
+from lga_lightning.locators.score_requests import SKIPPED
 from lga_lightning.locators.selection import Choice, Fences
+from lga_lightning.results.files import SCHEMA, ResultFile, numbers, take, take_fields
+from lga_lightning.results.versions import versions
 from lga_lightning.utils.io import write_json
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 ATTRIBUTION_FILE = "attribution.json"
-SCHEMA = 1
+
+_FILE = ResultFile(
+    what="an attribution",
+    verb="lga fit",
+    error=LayerError,
+    missing="There is no attribution at {path}. Run `lga fit` first (with the same --trainer.default_root_dir), or give "
+    "--model.layer a number, `golden`, or the path of an attribution.json.",
+)
 
 
 @dataclass(frozen=True)
@@ -32,10 +50,10 @@ class LocatorResult:
         num_skipped: How many did not, by reason.
         choice: Scores, fences, golden layer and confidence.
         signed_scores: [L] sums of the signed scores, whatever the aggregate.
-        means: [L] a name: means over requests of the locator's other columns (cosine, old_norm, new_norm).
+        means: By name, [L] means over requests of the locator's other columns (cosine, old_norm, new_norm).
         versions: Versions of the packages that made it.
         settings: All that the locator's evidence depends on.
-        half_widths: [L] a name: 1.96 sigma / sqrt(n) of each of the means.
+        half_widths: By the same names, [L] 1.96 sigma / sqrt(n) of each of the means.
         requests_to_settle: About how many requests would settle the choice; None where it is settled, or there is no telling.
         stopped_early: ``{"after": 64, "of": 129, "confidence": 0.95}`` for a run that ended before its last request.
         relations: A layer for each relation, where the data has relations.
@@ -62,48 +80,115 @@ class LocatorResult:
     seconds: float | None = None
     neighbours: int = 0
 
+    @classmethod
+    def from_scores(
+        cls,
+        locator: LayerLocator,
+        llm: PreTrainedModel,
+        index: Tensor,
+        values: Tensor,
+        status: Tensor,
+        *,
+        model_name: str,
+        data_name: str,
+        requests: Sequence[EditRequest],
+        skipped: Mapping[str, int] | None = None,
+        seconds: float | None = None,
+        stop_at_confidence: float | None = None,
+        stopped: bool = False,
+    ) -> LocatorResult:
+        """Choose the layer from the evidence on all requests.
+
+        Args:
+            locator: What has scored the layers.
+            llm: The model whose L layers they are.
+            index: [N] positions of the scored requests in ``requests``.
+            values: [N, C, L] the locator's columns, the score first.
+            status: [N] 0 where a request counts, else a key of ``SKIPPED``.
+            model_name: Name of the model, as the user gave it.
+            data_name: Name of the proxy set.
+            requests: The whole proxy set.
+            skipped: How many records of the data gave no request, by reason; None for none.
+            seconds: How long the scores took; None where nobody looked.
+            stop_at_confidence: The confidence at which the run was to end before its last request, if it was.
+            stopped: Whether it was told to end.
+
+        Raises:
+            DataError: If no request counts.
+        """
+        counted = values[status == 0].cpu()
+        scores = counted[:, 0]
+        reasons = Counter(skipped or {}) + Counter({why: int((status == code).sum()) for code, why in SKIPPED.items()})
+        if not len(counted):
+            raise DataError(f"No proxy request of {data_name} is left to score layers by: {dict(reasons)}.")
+        choice = locator.choose(scores)
+        rivals = [layer for layer in choice.confidence_set if layer != choice.golden_layer]
+        means, half_widths = means_by_layer(counted, locator.columns)
+        early = None
+        if stopped and stop_at_confidence is not None and len(index) < len(requests):
+            early = {"after": len(index), "of": len(requests), "confidence": stop_at_confidence}
+        relations = [requests[row].relation for row in index[status == 0].tolist()]
+        return cls(
+            model=model_name,
+            data=data_name,
+            locator=type(locator).__name__,
+            scope=getattr(locator, "scope", None),
+            aggregate=locator.aggregate,
+            num_requests=len(counted),
+            num_skipped=dict(reasons),
+            choice=choice,
+            signed_scores=scores.double().sum(0).tolist(),
+            means=means,
+            versions=versions(),
+            settings=locator.settings(llm),
+            half_widths=half_widths,
+            requests_to_settle=requests_to_settle(locator.contributions(scores), choice.golden_layer, rivals[0])
+            if rivals
+            else None,
+            stopped_early=early,
+            relations=locator.choose_by_relation(scores, relations),
+            seconds=seconds,
+            neighbours=locator.neighbours,
+        )
+
+    @property
+    def is_sweep(self) -> bool:
+        """Whether the scores are what edits scored at each layer: the evidence is that of a :class:`LayerSweep`."""
+        return set(LayerSweep.columns[1:]) <= set(self.means)
+
+    @property
+    def has_heat_map(self) -> bool:
+        """Whether the evidence is enough for the heat map of causal tracing: effects by kind of output and group of tokens."""
+        return all(f"{kind}.{group}" in self.means for kind in KINDS for group in GROUPS)
+
     def save(self, path: Path) -> None:
         """Write the file, whole."""
         content = asdict(self)
-        choice, means, versions = content.pop("choice"), content.pop("means"), content.pop("versions")
+        choice, means, made_with = content.pop("choice"), content.pop("means"), content.pop("versions")
         scores, errors = choice.pop("scores"), choice.pop("standard_errors")
         signed = content.pop("signed_scores")
         by_layer = {"scores": scores, "standard_errors": errors, "signed_scores": signed, **means}
-        write_json(path, {"schema": SCHEMA, **content, **by_layer, **choice, "versions": versions})
+        write_json(path, {"schema": SCHEMA, **content, **by_layer, **choice, "versions": made_with})
 
     @classmethod
     def load(cls, path: Path) -> LocatorResult:
-        """Read a file.
+        """Read a file: the columns of means are those that ``half_widths`` names.
 
         Raises:
-            LayerError: If there is no such file, or it is not an attribution.
+            LayerError: If there is no such file, it is not an attribution, or it lacks a field or has one that is unknown.
         """
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise LayerError(
-                f"There is no attribution at {str(path)!r}. Run `lga fit` first (with the same --trainer.default_root_dir), "
-                "or give --model.layer a number, `golden`, or the path of an attribution.json."
-            ) from error
-        except ValueError as error:
-            raise LayerError(f"{str(path)!r} is not valid JSON: {error}. Run `lga fit` again.") from error
-        if not isinstance(content, dict) or content.pop("schema", None) != SCHEMA:
-            raise LayerError(f"{str(path)!r} is not an attribution of schema {SCHEMA}. Run `lga fit` again.")
-        try:
-            choice = {f.name: content.pop(f.name) for f in fields(Choice)}
-            choice["fences"] = Fences(**choice["fences"]) if choice["fences"] else None
-            named = {
-                f.name: content.pop(f.name)
-                for f in fields(cls)
-                # what has a default came later: older files lack it
-                if f.name not in ("choice", "means")
-                and (f.name in content or f.default_factory is f.default is MISSING)
-            }
-            if named.get("relations"):
-                named["relations"] = RelationLayers(**named["relations"])
-        except (KeyError, TypeError) as error:
-            raise LayerError(f"{str(path)!r} lacks the field {error}. Run `lga fit` again.") from error
-        return cls(choice=Choice(**choice), means=content, **named)
+        with _FILE.reading(path) as content:
+            of_choice, columns = [f.name for f in fields(Choice)], tuple(content.get("half_widths", ()))
+            choice = take_fields(Choice, content, known=content)
+            choice["fences"] = choice["fences"] and Fences(**take_fields(Fences, choice["fences"]))
+            choice["standard_errors"] = numbers(choice["standard_errors"])
+            found = take_fields(cls, content, optional=("choice", "means"), known=(*of_choice, *columns))
+            found["half_widths"] = {name: numbers(column) for name, column in found["half_widths"].items()}
+            found["relations"] = found["relations"] and RelationLayers(
+                **take_fields(RelationLayers, found["relations"])
+            )
+            means = {name: numbers(take(content, name)) for name in columns}
+            return cls(**found, choice=Choice(**choice), means=means)
 
 
 def means_by_layer(values: Tensor, columns: tuple[str, ...]) -> tuple[dict[str, list[float]], dict[str, list[float]]]:

@@ -6,12 +6,20 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lga_lightning.results.attribution import SCHEMA
+from lga_lightning.exceptions import DataError
+from lga_lightning.results.files import SCHEMA, ResultFile, numbers, take_fields
 from lga_lightning.results.regret import Candidate, LayerRegret, RegretPoint
 from lga_lightning.results.versions import versions
 from lga_lightning.utils.io import write_json
 
 COMPARISON_FILE = "comparison.json"
+
+_FILE = ResultFile(
+    what="a comparison",
+    verb="lga compare",
+    error=DataError,
+    missing="There is no comparison at {path}. Run `lga compare` first (with the same --trainer.default_root_dir).",
+)
 
 
 @dataclass(frozen=True)
@@ -19,11 +27,11 @@ class SweepResult:
     """The sweep over a test set.
 
     Attributes:
-        data: Its name.
+        data: Name of the test set.
         num_requests: How many requests count.
         seconds: How long the sweep took.
         scores: [L] mean score (of rewrite, rephrase and locality) of edits at each layer, in points.
-        parts: [L] a name: means of rewrite, rephrase and locality alone, in points.
+        parts: By name, [L] means of rewrite, rephrase and locality alone, in points.
         best_layer: The best fixed layer.
         optimum: Mean score if each request were edited at the layer that is best for itself, in points.
         own_layer: The layer that the first locator picks on proxies of this very data set; None for the comparison's own.
@@ -44,15 +52,15 @@ class LocatorRow:
     """A locator's part in a comparison.
 
     Attributes:
-        name: As the user named it.
-        layer: Its layer with all proxies.
+        name: Name that the user gave it.
+        layer: Layer that it picks with all proxies.
         confidence: Share of bootstrap resamples of the proxies that choose it.
         num_requests: How many proxies counted.
-        seconds: How long it took for all proxies.
+        seconds: How long its scores of all proxies took.
         speed_up: How many times as long the sweep takes, for as many requests.
-        standings: How the layer stands on each test set, in the order of the comparison's.
+        regrets: How the layer stands on each test set, in the order of the comparison's sweeps.
         points: Expected regret and confidence by number of proxies, on the first test set.
-        settings: The locator's, with its class.
+        settings: Settings of the locator, with its class.
     """
 
     name: str
@@ -74,8 +82,8 @@ class Comparison:
         model: Name of the model.
         proxies: Name of the proxy set.
         editor: Settings of the method that the sweep edits with.
-        sweeps: The sweep, a test set each.
-        rows: The locators.
+        sweeps: The sweep over each test set.
+        rows: What became of each locator.
         candidates: Every rule that LGA's evidence allows, best first; empty unless asked for.
         versions: Versions of the packages that made it.
     """
@@ -91,3 +99,36 @@ class Comparison:
     def save(self, root: Path) -> None:
         """Write ``comparison.json`` into a folder, whole."""
         write_json(root / COMPARISON_FILE, {"schema": SCHEMA, **asdict(self)})
+
+    @classmethod
+    def load(cls, root: Path) -> Comparison:
+        """Read ``comparison.json`` from a folder.
+
+        Raises:
+            DataError: If there is no such file, it is not a comparison, or it lacks a field or has one that is unknown.
+        """
+        with _FILE.reading(root / COMPARISON_FILE) as content:
+            found = take_fields(cls, content)
+            found["sweeps"] = [_sweep(sweep) for sweep in found["sweeps"]]
+            found["rows"] = [_row(row) for row in found["rows"]]
+            found["candidates"] = [Candidate(**take_fields(Candidate, one)) for one in found["candidates"]]
+            return cls(**found)
+
+
+def _sweep(content: Any) -> SweepResult:
+    found = take_fields(SweepResult, content)
+    found["parts"] = {name: numbers(column) for name, column in found["parts"].items()}
+    return SweepResult(**found)
+
+
+def _row(content: Any) -> LocatorRow:
+    found = take_fields(LocatorRow, content)
+    found["regrets"] = [_regret(regret) for regret in found["regrets"]]
+    found["points"] = [RegretPoint(**take_fields(RegretPoint, point)) for point in found["points"]]
+    return LocatorRow(**found)
+
+
+def _regret(content: Any) -> LayerRegret:
+    found = take_fields(LayerRegret, content)
+    intervals = {name: tuple(value) for name, value in found.items() if name.endswith("_interval")}
+    return LayerRegret(**{**found, **intervals})

@@ -1,51 +1,147 @@
-"""Which layers a user's word means."""
+"""Which layers a user's word means: parsed once, resolved once."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from lga_lightning.editing.base import EditMethod, ascending
 from lga_lightning.exceptions import LayerError
 from lga_lightning.locators.selection import Choice
+from lga_lightning.models.architecture import blocks
 from lga_lightning.results.attribution import ATTRIBUTION_FILE, LocatorResult
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
-def find_layers(layer: int | str | Sequence[int], root: Path, model: str, window: int = 1) -> tuple[list[int], str]:
-    """What layers are meant by a number, several, a range, ``"golden"``, or the path of an ``attribution.json``.
+LayerWord = int | str | Sequence[int]
 
-    Args:
-        layer: The user's word: ``5``, ``[4, 5, 6]``, ``"4-8"``, ``"golden"``, or a path.
-        root: Folder in which ``fit`` left its attribution.
-        model: Name of the model that is to be edited.
-        window: How many layers the editing method wants for ``golden``; see :func:`golden_window`.
+ALL, DEFAULT, GOLDEN = "all", "default", "golden"
+WAYS = "a number, several ([4, 5]), a range (4-8), 'all', 'default', 'golden', or the path of an attribution.json"
 
-    Returns:
-        The layers' indices, ascending, and where they come from, in words.
 
-    Raises:
-        LayerError: If there is no such file, it was made for another model, or the word means nothing.
+@dataclass(frozen=True)
+class LayerSpec:
+    """What a user's word for layers means, in three steps: :meth:`parse` the word, :meth:`find` the file, :meth:`layers_for` a model.
+
+    The first needs nothing but the word and the second no model, so both can fail before one is loaded.
+
+    Attributes:
+        word: ``all``, ``default``, ``golden``, or a path; empty where blocks are given by number.
+        given: Indices of blocks, ascending, where they are given by number.
+        result: The result that holds the golden layer, once it is found.
+        source: Where that result is from, in words.
+
+    Example:
+        >>> LayerSpec.parse("4-6").given, LayerSpec.parse([7, 3]).given, LayerSpec.parse("golden").word
+        ((4, 5, 6), (3, 7), 'golden')
     """
-    if not isinstance(layer, int | str):
-        return sorted(layer), "given"
-    if isinstance(layer, int) or re.fullmatch("-?[0-9]+", layer):
-        return [int(layer)], "given"
-    if match := re.fullmatch("([0-9]+)-([0-9]+)", layer):
-        first, last = int(match[1]), int(match[2])
-        if first > last:
-            raise LayerError(f"The range of layers {layer!r} is empty. Write the shallower one first, as in 4-8.")
-        return list(range(first, last + 1)), "given"
-    path = root if layer == "golden" else Path(layer).expanduser()
-    path = path / ATTRIBUTION_FILE if path.is_dir() or layer == "golden" else path
-    attribution = LocatorResult.load(path)
-    if attribution.model != model and not _same_folder(attribution.model, model):
-        raise LayerError(
-            f"{str(path)!r} was made for the model {attribution.model!r}, not for {model!r}: a golden layer holds for one "
-            "model. Run `lga fit` for this one, or give --model.layer a number."
-        )
-    if window == 1:
-        return [attribution.choice.golden_layer], f"golden layer of {path}"
-    return golden_window(attribution.choice, window), f"golden window of {path}"
+
+    word: str = ""
+    given: tuple[int, ...] = ()
+    result: LocatorResult | None = None
+    source: str = ""
+
+    @classmethod
+    def parse(cls, word: LayerWord) -> LayerSpec:
+        """Read a word; no file is looked at.
+
+        Args:
+            word: ``5``, ``[4, 5, 6]``, ``"4-8"``, ``"all"``, ``"default"`` (of the editing method), ``"golden"`` (what ``fit`` left
+                behind), or the path of an ``attribution.json`` or of its folder.
+
+        Raises:
+            LayerError: If the word can mean nothing: a negative number, no number at all, an empty range.
+        """
+        if isinstance(word, str):
+            if not word.strip():
+                raise LayerError(f"The layer {word!r} is empty. Give {WAYS}.")
+            if match := re.fullmatch("([0-9]+)-([0-9]+)", word):
+                first, last = int(match[1]), int(match[2])
+                if first > last:
+                    raise LayerError(
+                        f"The range of layers {word!r} is empty. Write the shallower one first, as in 4-8."
+                    )
+                return cls(given=tuple(range(first, last + 1)))
+            if not re.fullmatch("-?[0-9]+", word):
+                return cls(word)
+            word = int(word)
+        numbers = [word] if isinstance(word, int) else list(word)
+        if not numbers:
+            raise LayerError(f"The list of layers is empty. Give {WAYS}.")
+        for number in numbers:
+            if isinstance(number, bool) or not isinstance(number, int) or number < 0:
+                raise LayerError(f"{number!r} is no layer: blocks are numbered 0, 1, 2, ... Give {WAYS}.")
+        return cls(given=tuple(sorted(set(numbers))))
+
+    @classmethod
+    def of(cls, result: LocatorResult, source: str) -> LayerSpec:
+        """The golden layer of a result that is at hand.
+
+        Args:
+            result: The result.
+            source: Where it is from, in words, as in ``"this run"``.
+        """
+        return cls(GOLDEN, result=result, source=source)
+
+    def find(self, root: Path, model_name: str) -> LayerSpec:
+        """With the file read that ``golden`` or a path stands for; any other word is returned as it is.
+
+        Args:
+            root: Folder in which ``fit`` left its ``attribution.json``.
+            model_name: Name of the model that is to be edited.
+
+        Raises:
+            LayerError: If there is no such file, it is not an attribution, or it was made for another model.
+        """
+        if self.given or self.result is not None or self.word in (ALL, DEFAULT):
+            return self
+        path = root if self.word == GOLDEN else Path(self.word).expanduser()
+        path = path / ATTRIBUTION_FILE if path.is_dir() or self.word == GOLDEN else path
+        result = LocatorResult.load(path)
+        if result.model != model_name and not _same_folder(result.model, model_name):
+            raise LayerError(
+                f"{str(path)!r} was made for the model {result.model!r}, not for {model_name!r}: a golden layer holds for one "
+                "model. Run `lga fit` for this one, or give --model.layer a number."
+            )
+        return replace(self, result=result, source=str(path))
+
+    def layers_for(self, editor: EditMethod | None, llm: PreTrainedModel) -> tuple[list[int], str]:
+        """The blocks of a model, and where they come from.
+
+        Args:
+            editor: The editing method, for its default layers and for how many it likes to edit around the golden one; None
+                where there is none: ``golden`` is then a single layer.
+            llm: The model.
+
+        Returns:
+            Indices of blocks, ascending, and their source in words: ``given``, ``default of the method``, ``golden layer of
+            ...`` or ``golden window of ...``.
+
+        Raises:
+            LayerError: If the model lacks one of the blocks, or ``default`` is asked for without a method.
+            RuntimeError: If the word stands for a file and :meth:`find` has not been called.
+        """
+        if self.result is not None:
+            window = editor.window if editor is not None else 1
+            layers = golden_window(self.result.choice, window)
+            source = f"golden {'layer' if window == 1 else 'window'} of {self.source}"
+        elif self.given:
+            layers, source = list(self.given), "given"
+        elif self.word == ALL:
+            layers, source = list(range(len(blocks(llm)))), "given"
+        elif self.word == DEFAULT:
+            if editor is None:
+                raise LayerError(
+                    "'default' layers are those of an editing method, and there is none here. Give them by number."
+                )
+            layers, source = editor.default_layers(llm), "default of the method"
+        else:
+            raise RuntimeError(f"The layer {self.word!r} stands for a file. Call find() before layers_for().")
+        return ascending(llm, layers), source
 
 
 def golden_window(choice: Choice, window: int) -> list[int]:

@@ -24,11 +24,11 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True)
 class LayerRegret:
-    """A fixed layer's standing among all layers, in points (hundredths), with 95% bootstrap intervals over requests.
+    """How a fixed layer stands among all layers, in points (hundredths), with 95% bootstrap intervals over requests.
 
     Attributes:
-        layer: The layer.
-        score: Its mean score on the test requests.
+        layer: Index of the layer.
+        score: Mean score of the layer on the test requests.
         regret: What the best fixed layer has more.
         gap: What the best layer of each request by itself has more, in the mean: the sample-wise optimum.
         place: How many layers have a higher mean.
@@ -49,16 +49,16 @@ class LayerRegret:
 
 
 def layer_regret(sweep: Tensor, layer: int, resamples: int = 1000, seed: int = 0) -> LayerRegret:
-    """Where a layer stands.
+    """How a layer stands among all layers of a sweep.
 
     Args:
         sweep: [N, L] scores of edits, by request and layer, from 0 to 1.
-        layer: The layer.
+        layer: Index of the layer.
         resamples: Bootstrap resamples of the requests.
-        seed: Of the resamples.
+        seed: Seed of the resamples.
 
     Example:
-        >>> found = standing(torch.tensor([[0.5, 1.0], [1.0, 0.75]]), layer=0)
+        >>> found = layer_regret(torch.tensor([[0.5, 1.0], [1.0, 0.75]]), layer=0)
         >>> found.score, found.regret, found.gap, found.place
         (75.0, 12.5, 25.0, 1)
     """
@@ -82,7 +82,7 @@ class RegretPoint:
     """What a user can expect who has so many proxy requests.
 
     Attributes:
-        requests: How many.
+        requests: Number of proxy requests.
         confidence: Mean over draws of the bootstrap confidence in the layer that is picked.
         regret: Mean over draws of the points that the layer loses against the best fixed layer: the expected regret.
     """
@@ -107,13 +107,13 @@ def regret_points(
     a few independent draws.
 
     Args:
-        locator: Whose rule picks the layer.
-        scores: [M, L] its scores on proxy requests.
+        locator: Locator whose rule picks the layer.
+        scores: [M, L] scores of the locator on proxy requests.
         sweep: [N, L] scores of edits of other requests, from 0 to 1.
         sizes: Numbers of requests; those above M are left out.
         draws: How often requests are drawn.
-        seed: Of the draws.
-        resamples: Of the bootstrap within a draw.
+        seed: Seed of the draws.
+        resamples: Bootstrap resamples within a draw.
     """
     means = 100 * sweep.double().mean(0)
     points = []
@@ -143,7 +143,7 @@ class Candidate:
         confidence: The share of bootstrap resamples that choose it.
         regret: The points that it loses against the best fixed layer.
         expected_regret: The same, expected with ``requests`` proxies.
-        requests: How many those are.
+        requests: Number of those proxies.
     """
 
     scope: str
@@ -164,7 +164,7 @@ def judge_candidates(
     """Every rule that the gradients' evidence allows: each statistic under each aggregate, with and without fences and neighbours.
 
     Args:
-        scope: The scope of the evidence.
+        scope: Scope of the evidence.
         evidence: [M, 4, L] the columns of a :class:`GradientLocator` on proxy requests.
         sweep: [N, L] scores of edits of other requests, from 0 to 1.
         requests: The expected regret is that with so many proxies, or with M where there are fewer.

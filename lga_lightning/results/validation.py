@@ -2,28 +2,184 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
+from lga_lightning.data.requests import EditRequest
 from lga_lightning.evaluation.edit_metrics import BUILT_IN, EditMetric
+from lga_lightning.evaluation.evaluator import EvaluationConfig
 from lga_lightning.evaluation.results import EvalResult
-from lga_lightning.utils.io import write_whole
+from lga_lightning.evaluation.summary import INTERVALS, mean_by_group, summarise
+from lga_lightning.exceptions import DataError
+from lga_lightning.results.files import SCHEMA, ResultFile, take_fields
+from lga_lightning.results.scores import DriftPoint, Metric, RequestScores
+from lga_lightning.results.versions import versions
+from lga_lightning.utils.io import write_json, write_whole
 
 SIDES = ("before", "after")
-
-
 VALIDATION_FILE = "validation.json"
-
-
 REQUESTS_FILE = "requests.parquet"
 
+MODES = {
+    "independent": "every request edited alone, on the unedited model",
+    "batch": "all requests edited together, then scored",
+    "sequential": "requests edited one group after the other, with all earlier edits in place, then scored",
+}
 
-def write_outcomes(
+_FILE = ResultFile(
+    what="a validation",
+    verb="lga validate",
+    error=DataError,
+    missing="There is no validation at {path}. Run `lga validate` first (with the same --trainer.default_root_dir).",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationResult:
+    """What edits did; the content of ``validation.json``, and of an adapter's ``lga.json``.
+
+    Attributes:
+        model: Name of the model, as the user gave it.
+        data: Name of the data set.
+        layers: Edited blocks, ascending.
+        layer_source: Where these layers come from, in words.
+        method: Name and settings of the editing method.
+        mode: ``independent``, ``batch`` or ``sequential``.
+        mode_means: What that means, in words.
+        num_requests: How many requests were edited.
+        num_skipped: How many records of the data gave no request, by reason.
+        intervals: What the intervals are, in words.
+        metrics: Means over requests, by metric.
+        group_size: How many requests were edited at once; None where each was edited alone.
+        drift: Points of the drift curve, by number of edits; None where each request was edited alone.
+        requests: The requests and what became of each.
+        versions: Versions of the packages that made it.
+    """
+
+    model: str
+    data: str
+    layers: list[int]
+    layer_source: str
+    method: dict[str, Any]
+    mode: str
+    mode_means: str
+    num_requests: int
+    num_skipped: dict[str, int]
+    intervals: str
+    metrics: dict[str, Metric]
+    group_size: int | None = None
+    drift: list[DriftPoint] | None = None
+    requests: list[RequestScores]
+    versions: dict[str, str]
+
+    @classmethod
+    def build(
+        cls,
+        requests: Sequence[EditRequest],
+        results: Sequence[Sequence[EvalResult]],
+        *,
+        model_name: str,
+        data_name: str,
+        layers: Sequence[int],
+        layer_source: str,
+        method: Mapping[str, Any],
+        mode: str,
+        skipped: Mapping[str, int],
+        evaluation: EvaluationConfig,
+        resamples: int,
+        group_size: int | None = None,
+        drift: Sequence[DriftPoint] = (),
+        change: Mapping[int, float] | None = None,
+    ) -> ValidationResult:
+        """From what became of every request's prompts.
+
+        Args:
+            requests: N requests.
+            results: Results of the prompts of each.
+            model_name: Name of the model, as the user gave it.
+            data_name: Name of the data set.
+            layers: Edited blocks.
+            layer_source: Where these layers come from, in words.
+            method: Name and settings of the editing method.
+            mode: One of ``MODES``.
+            skipped: How many records of the data gave no request, by reason.
+            evaluation: What was measured.
+            resamples: Bootstrap resamples for the intervals.
+            group_size: How many requests were edited at once (mode ``sequential``); None for all.
+            drift: Points of the drift curve before the last edit.
+            change: By layer, the relative size of all edits made together.
+        """
+        together = mode != "independent"
+        last = [DriftPoint.of(len(results), change or {}, results)] if together else []
+        return cls(
+            model=model_name,
+            data=data_name,
+            layers=list(layers),
+            layer_source=layer_source,
+            method=dict(method),
+            mode=mode,
+            mode_means=MODES[mode],
+            num_requests=len(results),
+            num_skipped=dict(skipped),
+            intervals=INTERVALS.format(resamples=resamples, seed=0),
+            metrics={
+                name: Metric.from_json(entry)
+                for name, entry in summarise(
+                    results, evaluation.max_new_tokens, resamples, metrics=evaluation.metrics
+                ).items()
+            },
+            group_size=(group_size or len(results)) if together else None,
+            drift=[*drift, *last] if together else None,
+            requests=[
+                RequestScores(r.id, r.prompt, r.subject, r.target_old, r.target_new, mean_by_group(of_request))
+                for r, of_request in zip(requests, results, strict=True)
+            ],
+            versions=versions(),
+        )
+
+    def means(self) -> dict[str, float]:
+        """Means under names for loggers: ``rewrite/before``, ``generated/rewrite/after``, ..."""
+        named = {name: metric for name, metric in self.metrics.items()}
+        for name, metric in self.metrics.items():
+            if "generated" in metric.others:
+                named[f"generated/{name}"] = metric.others["generated"]
+        return {f"{name}/{side}": getattr(metric, side) for name, metric in named.items() for side in SIDES}
+
+    def to_dict(self) -> dict[str, Any]:
+        """As a JSON object; what is None is left out."""
+        content: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        content["metrics"] = {name: metric.to_dict() for name, metric in self.metrics.items()}
+        content["drift"] = self.drift and [point.to_dict() for point in self.drift]
+        content["requests"] = [request.to_dict() for request in self.requests]
+        return {"schema": SCHEMA, **{name: value for name, value in content.items() if value is not None}}
+
+    def save(self, path: Path) -> None:
+        """Write the file, whole."""
+        write_json(path, self.to_dict())
+
+    @classmethod
+    def load(cls, path: Path) -> ValidationResult:
+        """Read a ``validation.json``.
+
+        Raises:
+            DataError: If there is no such file, it is not a validation, or it lacks a field or has one that is unknown.
+        """
+        with _FILE.reading(path) as content:
+            found = take_fields(cls, content, optional=["group_size", "drift"])
+            found["metrics"] = {name: Metric.from_json(entry) for name, entry in found["metrics"].items()}
+            found["requests"] = [RequestScores.from_json(request) for request in found["requests"]]
+            if "drift" in found:
+                found["drift"] = [DriftPoint.from_json(point) for point in found["drift"]]
+            return cls(**found)
+
+
+def write_results(
     path: Path,
     index: Sequence[int],
     ids: Sequence[str],
-    outcomes: Sequence[Sequence[EvalResult]],
+    results: Sequence[Sequence[EvalResult]],
     metrics: Sequence[EditMetric] = (),
 ) -> None:
     """Write a Parquet file with one row a prompt: its text, what the model said, and its scores, before and after.
@@ -32,7 +188,7 @@ def write_outcomes(
         path: Where the file is to appear, whole.
         index: N positions of the requests in their data set.
         ids: N ids of the requests.
-        outcomes: N requests' results.
+        results: N requests' results.
         metrics: Metrics beside the built-in ones.
     """
     import pyarrow as pa
@@ -40,9 +196,9 @@ def write_outcomes(
 
     names = [metric.name for metric in (*BUILT_IN, *metrics)]
     rows = []
-    for place, name, of_request in zip(index, ids, outcomes, strict=True):
-        for outcome in of_request:
-            row = {"index": place, "id": name, **asdict(outcome)}
+    for place, name, of_request in zip(index, ids, results, strict=True):
+        for result in of_request:
+            row = {"index": place, "id": name, **asdict(result)}
             scores, said = row.pop("scores"), row.pop("said") or (None, None)
             row |= {f"said_{side}": words for side, words in zip(SIDES, said, strict=True)}
             row |= {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import random
 from pathlib import Path
@@ -16,6 +15,7 @@ from lga_lightning.evaluation.summary import mean_by_group, summarise
 from lga_lightning.metrics import percentile_interval
 from lga_lightning.reports.terminal import print_edits, print_places
 from lga_lightning.results.validation import write_outcomes
+from tests.helpers.results import validation
 
 
 def result(group: str, rng: random.Random, compared: bool = False) -> EvalResult:
@@ -143,22 +143,14 @@ def test_the_parquet_file_has_a_row_for_every_prompt(tmp_path):
 
 def test_the_table_shows_generated_beside_token_accuracy(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "160")
-    metrics = json.loads(json.dumps(summarise(results(), resamples=50)))
-    content = {
-        "method": {"name": "ROME"},
-        "layers": [3],
-        "layer_source": "given",
-        "mode": "independent",
-        "model": "m",
-        "data": "d",
-        "num_requests": 12,
-    }
-    print_edits({**content, "metrics": metrics})
-    print_places(content, Path("here/validation.json"))
+    data = results()
+    result = validation(data, resamples=50)
+    print_edits(result)
+    print_places(result, Path("here/validation.json"))
     said = capsys.readouterr().out
     assert "generated after" in said
     (line,) = [line for line in said.splitlines() if "rewrite" in line]
-    rewrite = metrics["rewrite"]
+    rewrite = summarise(data, resamples=50)["rewrite"]
     for number in (rewrite["before"], rewrite["after"], rewrite["generated"]["before"], rewrite["generated"]["after"]):
         assert f"{number:.3f}" in line
     assert "here/requests.parquet" in said

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from lga_lightning.exceptions import LayerError, ModelError
+from lga_lightning.exceptions import ModelError
 from lga_lightning.models import loading
 from lga_lightning.models.loading import EMBEDDED_HUB_ID, cache_folder, load_model, load_tokenizer, resolve
-from lga_lightning.results.layers import find_layers
 from tests.helpers.models import tiny_model, tiny_tokenizer
 
 
@@ -40,27 +39,3 @@ def test_messages(tmp_path):
         load_tokenizer(str(tmp_path))
     with pytest.raises(ModelError, match="`dtype` must be"):
         load_model("gpt2", dtype="int3")
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (None, "Run `lga fit` first"),
-        ("{", "not valid JSON"),
-        ("[]", "not an attribution of schema 1"),
-        ('{"schema": 2}', "not an attribution of schema 1"),
-        ('{"schema": 1}', "lacks the field"),
-    ],
-)
-def test_bad_attribution_files(content, message, tmp_path):
-    path = tmp_path / "attribution.json"
-    if content is not None:
-        path.write_text(content)
-    for layer in ("golden", str(path)):
-        with pytest.raises(LayerError, match=message):
-            find_layers(layer, tmp_path, "model")
-
-
-def test_a_number_is_taken_as_it_is(tmp_path):
-    assert find_layers(3, tmp_path, "model") == ([3], "given")
-    assert find_layers("3", tmp_path, "model") == ([3], "given")

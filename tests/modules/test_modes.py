@@ -197,15 +197,17 @@ def test_moments_by_a_trainer_are_those_of_the_function(tmp_path, tokenizer, mon
     assert all(torch.equal(again[layer], found[layer]) for layer in (1, 2))
 
 
-@pytest.mark.parametrize("setting", [{"layers": "a-b"}, {"tokens": 0}])
-def test_moments_with_bad_settings(setting, tmp_path, tokenizer, monkeypatch):
+@pytest.mark.parametrize(
+    ("setting", "said"), [({"layers": "a-b"}, "no attribution at 'a-b'"), ({"tokens": 0}, "tokens")]
+)
+def test_moments_with_bad_settings(setting, said, tmp_path, tokenizer, monkeypatch):
 
     def estimate():
         made = MomentsModule(**setting)
         made.llm, made.tokenizer = tiny_model("llama"), tokenizer
         trainer(tmp_path).predict(made, return_predictions=False)
 
-    with pytest.raises(SettingError):
+    with pytest.raises(LGAError, match=said):
         estimate()
 
 

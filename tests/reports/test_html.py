@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -19,16 +20,17 @@ import torch
 
 from lga_lightning.callbacks import EditReport, LayerAttribution
 from lga_lightning.evaluation.results import EvalResult
-from lga_lightning.evaluation.summary import summarise
 from lga_lightning.locators.aggregation import RelationLayers
+from lga_lightning.locators.causal_tracing import GROUPS, KINDS
 from lga_lightning.modules.datamodule import EditDataModule
 from lga_lightning.reports.examples import read_examples
 from lga_lightning.reports.html import render_report, write_report
 from lga_lightning.reports.svg import drift_chart, layer_chart
 from lga_lightning.results.attribution import LocatorResult
+from lga_lightning.results.scores import DriftPoint
 from lga_lightning.results.validation import write_outcomes
+from tests.helpers.results import locator_result, sweep_result, validation
 from tests.modules.test_modes import module
-from tests.reports.test_terminal import attribution
 from tests.test_cli import rows, write_rows
 
 EVIL = "<script>alert('x')</script> & \"Co\" <b"
@@ -59,36 +61,26 @@ def fill(root: Path, words: bool = True) -> Path:
     scores = torch.randn(20, LAYERS, generator=torch.Generator().manual_seed(1))
     scores[:, 2] += 1e4  # outside the fences
     relations = RelationLayers(["capital & more", "language"], [7, 5], [1, 2], [0.5, 0.75], 0.01)
-    found = replace(attribution(scores), model="tiny <model>", relations=relations, settings={"scope": "mlp"})
+    found = locator_result(scores, model="tiny <model>", relations=relations, settings={"scope": "mlp"})
     found.save(root / "attribution.json")
-    sweep = replace(
-        attribution(torch.rand(6, LAYERS), "mean"),
-        model="tiny <model>",
-        locator="LayerSweep",
-        scope=None,
-        data="sweepset",
-    )
+    sweep = sweep_result(torch.rand(6, LAYERS), model="tiny <model>", data="sweepset")
     (root / "sweep").mkdir(exist_ok=True)
     sweep.save(root / "sweep" / "attribution.json")
-    point = {"relative_change": {"1": 0.1, "2": 0.25}, "rewrite": 0.9, "locality": None}
-    content = {
-        "schema": 1,
-        "model": "tiny <model>",
-        "data": "d",
-        "layers": [found.choice.golden_layer],
-        "layer_source": "given",
-        "method": {"name": "R-ROME", "steps": 3},
-        "mode": "sequential",
-        "group_size": 1,
-        "num_requests": 3,
-        "num_skipped": {EVIL: 2},
-        "intervals": "95%",
-        "metrics": summarise(OUTCOMES, resamples=10),
-        "drift": [{"edits": 1, **point}, {"edits": 3, **point, "rewrite": 0.5}],
-        "requests": [],
-        "versions": {"torch": "9.9"},
-    }
-    (root / "validation.json").write_text(json.dumps(content))
+    change = {1: 0.1, 2: 0.25}
+    drift = [
+        DriftPoint(1, change, {"rewrite": 0.9, "locality": math.nan}),
+        DriftPoint(3, change, {"rewrite": 0.5, "locality": math.nan}),
+    ]
+    edits = validation(
+        OUTCOMES,
+        model_name="tiny <model>",
+        layers=[found.choice.golden_layer],
+        method={"name": "R-ROME", "steps": 3},
+        mode="sequential",
+        group_size=1,
+        skipped={EVIL: 2},
+    )
+    replace(edits, drift=drift, versions={"torch": "9.9"}).save(root / "validation.json")
     if words:
         write_outcomes(root / "requests.parquet", range(3), ["a", "b", "c"], OUTCOMES)
     (root / "lga_fit.yaml").write_text("seed_everything: 0 # <&>")
@@ -129,7 +121,7 @@ def test_everything_in_the_folder_is_on_the_page(tmp_path):
     golden = json.loads((tmp_path / "attribution.json").read_text())["golden_layer"]
     for expected in (
         f"Layer {golden} is the golden layer of tiny <model>",
-        "of bootstrap resamples of the requests; 90% of them choose among the layers",
+        "of bootstrap resamples; 90% of them choose among the layers",
         "Left out by the Tukey fences (kappa = 1): layers",
         "within the Tukey fences",
         "Requests left out: 2 (empty target).",
@@ -226,17 +218,11 @@ def test_an_empty_folder(tmp_path):
     assert "Nothing to show yet" in render_report(tmp_path)
 
 
-def test_fields_that_older_files_lack(tmp_path):
-    from pyarrow import parquet
-
+def test_edits_that_were_each_made_alone_have_no_drift(tmp_path):
     fill(tmp_path)
-    table = parquet.read_table(tmp_path / "requests.parquet")
-    parquet.write_table(table.drop_columns(["begins_before", "begins_after"]), tmp_path / "requests.parquet")
-    content = json.loads((tmp_path / "validation.json").read_text())
-    del content["drift"]
-    (tmp_path / "validation.json").write_text(json.dumps(content))
+    validation(OUTCOMES).save(tmp_path / "validation.json")
     words = Page(render_report(tmp_path)).words
-    assert "The edit holds" in words
+    assert "What the edits did" in words
     assert "Drift" not in words
 
 
@@ -256,12 +242,13 @@ def test_a_sweep_of_another_model_is_left_out(tmp_path):
     assert "The sweep edited" not in render_report(tmp_path)
 
 
-def test_the_heat_map_is_there_where_it_belongs_to_the_attribution(tmp_path):
+def test_the_heat_map_is_there_where_it_belongs_to_the_locator_result(tmp_path):
     fill(tmp_path)
     (tmp_path / "heat_map.png").write_bytes(b"picture")
     assert "data:image/png" not in render_report(tmp_path)  # one of an earlier run
     found = LocatorResult.load(tmp_path / "attribution.json")
-    replace(found, means={"mlp.last_subject": found.choice.scores}).save(tmp_path / "attribution.json")
+    columns = {f"{kind}.{group}": found.choice.scores for kind in KINDS for group in GROUPS}
+    replace(found, means=columns, half_widths=columns).save(tmp_path / "attribution.json")
     assert f"data:image/png;base64,{base64.b64encode(b'picture').decode()}" in render_report(tmp_path)
 
 
@@ -284,9 +271,10 @@ def test_examples_come_from_all_over_the_data_and_are_cut(tmp_path):
     "scores",
     [torch.randn(20, 30), torch.randn(1, 4), torch.zeros(3, 5), torch.rand(9, 1), -torch.rand(5, 96) * 1e-9 - 1e-9],
 )
-@pytest.mark.parametrize("locator", ["LGA", "LayerSweep"])
-def test_charts_of_results_at_the_edge(scores, locator):
-    chart = layer_chart(replace(attribution(scores), locator=locator), "score")
+@pytest.mark.parametrize("make", [locator_result, sweep_result])
+def test_charts_of_results_at_the_edge(scores, make):
+    chart = layer_chart(make(scores), "score")
+    assert bool(chart.bars) is (make is locator_result)
     places = [place for line in chart.lines for part in line.parts for point in part for place in point]
     places += [place for bar in chart.bars for place in (bar.x, bar.y, bar.width, bar.height, *(bar.whisker or ()))]
     assert all(0 <= place <= chart.width for place in places)
@@ -295,7 +283,7 @@ def test_charts_of_results_at_the_edge(scores, locator):
 
 
 def test_drift_has_a_gap_where_there_is_no_number():
-    chart = drift_chart([1, 10, 100, 1000], {"rewrite": [1.0, None, 0.5, 0.0], "locality": [None] * 4})
+    chart = drift_chart([1, 10, 100, 1000], {"rewrite": [1.0, math.nan, 0.5, 0.0], "locality": [math.nan] * 4})
     assert [len(part) for part in chart.lines[0].parts] == [1, 2]
     assert chart.lines[1].parts == []
     steps = [after[0] - before[0] for before, after in pairwise(chart.x_ticks)]

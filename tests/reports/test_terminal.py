@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import pytest
@@ -10,27 +9,11 @@ import torch
 
 from lga_lightning.locators.aggregation import RelationLayers
 from lga_lightning.locators.causal_tracing import GROUPS, KINDS
-from lga_lightning.locators.selection import choose
 from lga_lightning.reports.figures import draw_layers
 from lga_lightning.reports.heatmap import draw_heat_map
 from lga_lightning.reports.terminal import print_attribution
 from lga_lightning.results.attribution import LocatorResult, means_by_layer
-
-
-def attribution(scores: torch.Tensor, aggregate: str = "sum") -> LocatorResult:
-    return LocatorResult(
-        model="m",
-        data="d",
-        locator="LGA",
-        scope="mlp",
-        aggregate=aggregate,
-        num_requests=len(scores),
-        num_skipped={"empty target": 2},
-        choice=choose(scores, resamples=50),
-        signed_scores=scores.sum(0).tolist(),
-        means={"cosine": scores.mean(0).tolist()},
-        versions={},
-    )
+from tests.helpers.results import locator_result
 
 
 @pytest.mark.parametrize(
@@ -44,7 +27,7 @@ def attribution(scores: torch.Tensor, aggregate: str = "sum") -> LocatorResult:
     ],
 )
 def test_picture_and_table(scores, tmp_path, capsys):
-    result = attribution(scores)
+    result = locator_result(scores)
     draw_layers(result, tmp_path / "layers.png")
     assert (tmp_path / "layers.png").read_bytes().startswith(b"\x89PNG")
     print_attribution(result, tmp_path)
@@ -53,33 +36,19 @@ def test_picture_and_table(scores, tmp_path, capsys):
     assert "2 (empty target)" in said
 
 
-def test_the_file_round_trips(tmp_path):
-    relations = RelationLayers(["capital", "language"], [7, 5], [1, 2], [0.5, 0.75], 0.01)
-    plain = attribution(torch.randn(7, 6))
-    full = replace(plain, relations=relations, stopped_early={"after": 7, "of": 9, "confidence": 0.9})
-    for result in (plain, full, replace(plain, choice=choose(torch.randn(7, 6), kappa=None))):
-        result.save(tmp_path / "attribution.json")
-        assert LocatorResult.load(tmp_path / "attribution.json") == result
-    content = json.loads((tmp_path / "attribution.json").read_text())
-    for name in ("settings", "half_widths", "requests_to_settle", "stopped_early", "relations"):
-        del content[name]
-    (tmp_path / "older.json").write_text(json.dumps(content))
-    assert LocatorResult.load(tmp_path / "older.json") == result
-
-
 def test_says_how_sure_it_is_and_what_would_settle_it(tmp_path, capsys):
     settled = torch.tensor([[0.0, 1.0, 0.5]]).repeat(40, 1)
     close = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
     relations = RelationLayers(["capital", "language"], [20, 20], [1, 2], [0.5, 0.75], 0.01)
     early = replace(
-        attribution(settled), stopped_early={"after": 40, "of": 90, "confidence": 0.95}, relations=relations
+        locator_result(settled), stopped_early={"after": 40, "of": 90, "confidence": 0.95}, relations=relations
     )
     cases = {
         "Ended early, after 40 of 90 requests": early,
         "The relations' layers differ beyond chance": early,
-        "it takes about 400 requests like these 40": replace(attribution(close), requests_to_settle=400),
-        "No practical number of requests": replace(attribution(close), requests_to_settle=400_000),
-        "One request says nothing": attribution(torch.tensor([[0.0, 1.0]])),
+        "it takes about 400 requests like these 40": replace(locator_result(close), requests_to_settle=400),
+        "No practical number of requests": replace(locator_result(close), requests_to_settle=400_000),
+        "One request says nothing": locator_result(torch.tensor([[0.0, 1.0]])),
     }
     for said, result in cases.items():
         if "settle" in said or "takes" in said or "practical" in said:
@@ -96,7 +65,7 @@ def test_heat_map(tmp_path):
     values = torch.randn(6, len(columns), 5).mul_(0.1)
     values[:, 1] = torch.nan  # no request has middle tokens
     means, half_widths = means_by_layer(torch.cat([values[:, :1], values], 1), ("scores", *columns))
-    result = replace(attribution(torch.randn(6, 5)), means=means, half_widths=half_widths, settings={"window": 10})
+    result = replace(locator_result(torch.randn(6, 5)), means=means, half_widths=half_widths, settings={"window": 10})
     result.save(tmp_path / "attribution.json")
     for drawn in (result, LocatorResult.load(tmp_path / "attribution.json")):
         draw_heat_map(drawn, tmp_path / "heat.png")
@@ -110,5 +79,5 @@ def test_heat_map(tmp_path):
 def test_says_when_the_signed_sum_misleads(tmp_path, capsys):
     scores = -torch.rand(8, 6) - 0.1
     for aggregate, said in (("sum", True), ("absolute", False)):
-        print_attribution(attribution(scores if said else -scores, aggregate), tmp_path)
+        print_attribution(locator_result(scores if said else -scores, aggregate), tmp_path)
         assert ("Every score is negative" in capsys.readouterr().out) is said

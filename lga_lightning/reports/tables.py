@@ -1,0 +1,82 @@
+"""Rows and cells of tables that the terminal and the page share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from lga_lightning.locators.aggregation import RelationLayers
+from lga_lightning.results.attribution import LocatorResult
+from lga_lightning.results.scores import DriftPoint
+
+RELATION_HEADINGS = ("relation", "requests", "layer", "confidence")
+
+
+def number(value: float, decimals: int | None = None) -> str:
+    """A number as it is shown; with four digits where the decimals are left open.
+
+    Example:
+        >>> number(0.12345), number(0.12345, 2), number(float("nan"))
+        ('0.1235', '0.12', 'n/a')
+    """
+    if math.isnan(value):
+        return "n/a"
+    return f"{value:.{decimals}f}" if decimals is not None else f"{value:.4g}"
+
+
+def listed_means(result: LocatorResult) -> dict[str, list[float]]:
+    """The columns of means that stand beside the scores; those of a heat map are drawn, not listed."""
+    return {} if result.has_heat_map else result.means
+
+
+def relation_rows(found: RelationLayers) -> list[list[str]]:
+    """A row for each relation, under ``RELATION_HEADINGS``."""
+    columns = (found.relations, found.num_requests, found.golden_layers, found.confidences)
+    return [
+        [name, str(count), str(layer), f"{confidence:.0%}"]
+        for name, count, layer, confidence in zip(*columns, strict=True)
+    ]
+
+
+def metric_label(name: str, names: Collection[str]) -> tuple[str, bool]:
+    """How a metric is called in a table, and whether it is shown as a part of its family.
+
+    Args:
+        name: Name of the metric, as in ``locality.neighborhood``.
+        names: Names of all metrics in the table.
+
+    Example:
+        >>> metric_label("locality.one_hop", ["locality", "locality.one_hop"]), metric_label("counterfact.ES", [])
+        (('one hop', True), ('counterfact.ES', False))
+    """
+    family, _, kind = name.partition(".")
+    return (kind.replace("_", " "), True) if kind and family in names else (name, False)
+
+
+def drift_table(points: Sequence[DriftPoint]) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows of the drift curve's numbers."""
+    names = list(points[-1].scores)
+    rows = [
+        [
+            str(point.edits),
+            *(number(point.scores.get(name, math.nan), 3) for name in names),
+            f"{point.largest_change:.1%}",
+        ]
+        for point in points
+    ]
+    return ["edits", *names, "largest change of a weight"], rows
+
+
+def settings_rows(settings: Mapping[str, Any], before: str = "") -> list[tuple[str, str]]:
+    """Settings as pairs, those within others under both names.
+
+    Example:
+        >>> settings_rows({"scope": "mlp", "editor": {"steps": 3}})
+        [('scope', 'mlp'), ('editor.steps', '3')]
+    """
+    rows: list[tuple[str, str]] = []
+    for name, value in settings.items():
+        nested = isinstance(value, Mapping)
+        rows += settings_rows(value, f"{before}{name}.") if nested else [(f"{before}{name}", str(value))]
+    return rows

@@ -1,0 +1,131 @@
+"""The parts of ``validation.json``: a metric, a point of the drift curve, one request."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from lga_lightning.evaluation.results import EvalResult
+from lga_lightning.evaluation.summary import summarise
+from lga_lightning.results.files import numbers, take_fields
+
+
+@dataclass(frozen=True)
+class Metric:
+    """Means over requests before and after the edits, with their intervals.
+
+    Attributes:
+        before: Mean on the unedited model; NaN where no request has such a prompt.
+        after: Mean on the edited model.
+        before_ci: Ends of the interval of ``before``.
+        after_ci: Ends of the interval of ``after``.
+        num_requests: How many requests have such a prompt.
+        protocol: What the number is, in words.
+        others: The same prompts scored in other ways, by name: ``generated`` and ``begins``.
+    """
+
+    before: float
+    after: float
+    before_ci: list[float]
+    after_ci: list[float]
+    num_requests: int
+    protocol: str
+    others: dict[str, Metric] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, content: Any) -> Metric:
+        """From a JSON object: the fields, and beside them the other ways by name."""
+        found = take_fields(cls, content, optional=["others"], known=content)
+        found["before"], found["after"] = numbers([found["before"], found["after"]])
+        found |= {name: numbers(found[name]) for name in ("before_ci", "after_ci")}
+        return cls(**found, others={name: cls.from_json(other) for name, other in content.items() if name not in found})
+
+    def to_dict(self) -> dict[str, Any]:
+        """As a JSON object."""
+        content = asdict(self)
+        del content["others"]
+        return content | {name: other.to_dict() for name, other in self.others.items()}
+
+    @property
+    def sides(self) -> list[tuple[float, list[float]]]:
+        """Mean and interval before, then after."""
+        return [(self.before, self.before_ci), (self.after, self.after_ci)]
+
+
+@dataclass(frozen=True)
+class DriftPoint:
+    """How the facts edited so far fare when so many edits are in place.
+
+    Attributes:
+        edits: How many edits are in place.
+        relative_change: By layer, the Frobenius norm of the change over that of the weight.
+        scores: By metric, the teacher-forced mean after the edits; NaN where there is none.
+    """
+
+    edits: int
+    relative_change: dict[int, float]
+    scores: dict[str, float]
+
+    @classmethod
+    def of(cls, edits: int, change: Mapping[int, float], results: Sequence[Sequence[EvalResult]]) -> DriftPoint:
+        """From what became of the prompts about the facts edited so far.
+
+        Args:
+            edits: How many edits are in place.
+            change: By layer, the relative size of the change.
+            results: Results of each request edited so far.
+        """
+        metrics = summarise(results, resamples=1)
+        after = {name: metric["after"] for name, metric in metrics.items() if "." not in name}
+        return cls(edits, dict(change), after)
+
+    @classmethod
+    def from_json(cls, content: Any) -> DriftPoint:
+        """From a JSON object: the fields, and beside them the scores by name."""
+        found = take_fields(cls, content, optional=["scores"], known=content)
+        change = {int(layer): size for layer, size in found["relative_change"].items()}
+        names = [name for name in content if name not in found]
+        return cls(found["edits"], change, dict(zip(names, numbers([content[name] for name in names]), strict=True)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """As a JSON object."""
+        change = {str(layer): size for layer, size in self.relative_change.items()}
+        return {"edits": self.edits, "relative_change": change, **self.scores}
+
+    @property
+    def largest_change(self) -> float:
+        """Relative change of the layer that has changed most; 0 where none has."""
+        return max(self.relative_change.values(), default=0.0)
+
+
+@dataclass(frozen=True)
+class RequestScores:
+    """One request and what became of it.
+
+    Attributes:
+        id: Where the request came from.
+        prompt: Its prompt.
+        subject: Its subject.
+        target_old: Its old target, if it has one.
+        target_new: Its new target.
+        scores: By group of prompts, the scores that :func:`~lga_lightning.evaluation.summary.mean_by_group` gives.
+    """
+
+    id: str
+    prompt: str
+    subject: str
+    target_old: str | None
+    target_new: str
+    scores: dict[str, dict[str, Any]]
+
+    @classmethod
+    def from_json(cls, content: Any) -> RequestScores:
+        """From a JSON object: the fields, and beside them the scores by group."""
+        found = take_fields(cls, content, optional=["scores"], known=content)
+        return cls(**found, scores={name: scores for name, scores in content.items() if name not in found})
+
+    def to_dict(self) -> dict[str, Any]:
+        """As a JSON object."""
+        content = asdict(self)
+        return content | content.pop("scores")

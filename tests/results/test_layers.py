@@ -1,0 +1,103 @@
+"""What the user's words for layers mean."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lga_lightning.editing import MEMIT, RROME
+from lga_lightning.exceptions import LayerError
+from lga_lightning.results.layers import LayerSpec, golden_window
+from tests.helpers.results import locator_result
+
+SCORES = torch.tensor([[1.0, 2.0, 9.0, 8.0], [1.0, 2.5, 9.0, 8.5]])
+
+
+@pytest.mark.parametrize(
+    ("word", "layers"),
+    [(3, [3]), ("3", [3]), ([3, 1, 3], [1, 3]), ("1-3", [1, 2, 3]), ("2-2", [2]), ("all", [0, 1, 2, 3])],
+)
+def test_words_that_need_no_file(word, layers, llama, tmp_path):
+    spec = LayerSpec.parse(word)
+    assert spec.find(tmp_path / "nowhere", "m") is spec
+    assert spec.layers_for(None, llama) == (layers, "given")
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("3-1", "The range of layers '3-1' is empty"),
+        ([], "list of layers is empty"),
+        ("", "is empty"),
+        (-1, "-1 is no layer"),
+        ("-1", "-1 is no layer"),
+        ([2, -4], "-4 is no layer"),
+        (True, "True is no layer"),
+        ([1, "2"], "'2' is no layer"),
+    ],
+)
+def test_words_that_can_mean_nothing(word, said):
+    with pytest.raises(LayerError, match=said):
+        LayerSpec.parse(word)
+
+
+def test_default_layers_are_the_methods(llama):
+    editor = RROME()
+    assert LayerSpec.parse("default").layers_for(editor, llama) == (
+        editor.default_layers(llama),
+        "default of the method",
+    )
+    with pytest.raises(LayerError, match="there is none here"):
+        LayerSpec.parse("default").layers_for(None, llama)
+
+
+def test_layers_that_the_model_lacks(llama):
+    with pytest.raises(LayerError, match="Layer 4 is out of range"):
+        LayerSpec.parse("2-9").layers_for(None, llama)
+
+
+def test_golden_is_the_layer_or_the_window_that_the_method_wants(llama, tmp_path):
+    result = locator_result(SCORES)
+    path = tmp_path / "attribution.json"
+    result.save(path)
+    golden = result.choice.golden_layer
+    wide = golden_window(result.choice, MEMIT().window)
+    assert len(wide) > 1
+    for word in ("golden", str(path), str(tmp_path)):
+        spec = LayerSpec.parse(word).find(tmp_path, "m")
+        assert spec.result == result
+        assert spec.layers_for(RROME(), llama) == ([golden], f"golden layer of {path}")
+        assert spec.layers_for(None, llama) == ([golden], f"golden layer of {path}")
+        assert spec.layers_for(MEMIT(), llama) == (wide, f"golden window of {path}")
+    spec = LayerSpec.of(result, "this run")
+    assert spec.find(tmp_path / "nowhere", "another") is spec
+    assert spec.layers_for(RROME(), llama) == ([golden], "golden layer of this run")
+
+
+def test_a_golden_layer_is_of_one_model(llama, tmp_path):
+    locator_result(SCORES).save(tmp_path / "attribution.json")
+    with pytest.raises(LayerError, match="made for the model 'm', not for 'another'"):
+        LayerSpec.parse("golden").find(tmp_path, "another")
+    locator_result(SCORES, model=str(tmp_path)).save(tmp_path / "attribution.json")
+    assert LayerSpec.parse("golden").find(tmp_path, f"{tmp_path}/.").result is not None  # the same folder
+    with pytest.raises(RuntimeError, match="Call find"):
+        LayerSpec.parse("golden").layers_for(None, llama)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "Run `lga fit` first"),
+        ("{", "not valid JSON"),
+        ("[]", "not an attribution of schema 1"),
+        ('{"schema": 2}', "not an attribution of schema 1"),
+        ('{"schema": 1}', "lacks the field"),
+    ],
+)
+def test_bad_attribution_files(content, message, tmp_path):
+    path = tmp_path / "attribution.json"
+    if content is not None:
+        path.write_text(content)
+    for layer in ("golden", str(path)):
+        with pytest.raises(LayerError, match=message):
+            LayerSpec.parse(layer).find(tmp_path, "m")
