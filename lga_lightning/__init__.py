@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING
 from lga_lightning._version import __version__
 
 if TYPE_CHECKING:
-    from lga_lightning.callbacks import AdapterWriter, ApplyEdits, EditReport, LayerAttribution
+    from lga_lightning.callbacks import AdapterWriter, ApplyEdits, EditReport, LayerAttribution, ScoreCollector
     from lga_lightning.data import load_requests
+    from lga_lightning.data.formats import Format
     from lga_lightning.data.requests import EditRequest, Probe
     from lga_lightning.editing import EMMET, FTL, FTM, MEMIT, PMET, ROME, RROME, AlphaEdit, EditMethod, WeightDelta
     from lga_lightning.editing.session import EditSession
     from lga_lightning.evaluation.edit_metrics import EditMetric
     from lga_lightning.evaluation.evaluator import EvaluationConfig, Evaluator, evaluate
+    from lga_lightning.functional import edit, find_golden_layer
     from lga_lightning.locators import (
         LGA,
         CausalTracing,
@@ -28,18 +30,20 @@ if TYPE_CHECKING:
         ValueGradient,
     )
     from lga_lightning.models.loading import load_model
+    from lga_lightning.models.structure import Structure, register_structure
     from lga_lightning.modules.datamodule import EditDataModule
     from lga_lightning.modules.lga import LGAModule
-    from lga_lightning.modules.strategies import FrozenDDPStrategy
 
 _PLACES = {
     "AdapterWriter": "callbacks",
     "ApplyEdits": "callbacks",
     "EditReport": "callbacks",
     "LayerAttribution": "callbacks",
+    "ScoreCollector": "callbacks",
     "load_requests": "data",
     "EditRequest": "data.requests",
     "Probe": "data.requests",
+    "Format": "data.formats",
     "EMMET": "editing",
     "FTL": "editing",
     "FTM": "editing",
@@ -51,10 +55,12 @@ _PLACES = {
     "EditMethod": "editing",
     "WeightDelta": "editing",
     "EditSession": "editing.session",
-    "EditMetric": "evaluation.edit_metrics",
     "EvaluationConfig": "evaluation.evaluator",
     "Evaluator": "evaluation.evaluator",
     "evaluate": "evaluation.evaluator",
+    "EditMetric": "evaluation.edit_metrics",
+    "edit": "functional",
+    "find_golden_layer": "functional",
     "LGA": "locators",
     "CausalTracing": "locators",
     "FixedLayer": "locators",
@@ -62,10 +68,11 @@ _PLACES = {
     "LayerSweep": "locators",
     "MiddleLayer": "locators",
     "ValueGradient": "locators",
+    "Structure": "models.structure",
+    "register_structure": "models.structure",
     "load_model": "models.loading",
     "EditDataModule": "modules.datamodule",
     "LGAModule": "modules.lga",
-    "FrozenDDPStrategy": "modules.strategies",
 }
 
 __all__ = [
@@ -90,19 +97,24 @@ __all__ = [
     "EvaluationConfig",
     "Evaluator",
     "FixedLayer",
-    "FrozenDDPStrategy",
+    "Format",
     "LGAModule",
     "LayerAttribution",
     "LayerLocator",
     "LayerSweep",
     "MiddleLayer",
     "Probe",
+    "ScoreCollector",
+    "Structure",
     "ValueGradient",
     "WeightDelta",
     "__version__",
+    "edit",
     "evaluate",
+    "find_golden_layer",
     "load_model",
     "load_requests",
+    "register_structure",
 ]
 
 

@@ -14,16 +14,15 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
-from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from lga_lightning.callbacks import AdapterWriter, EditReport, LayerAttribution
+from lga_lightning.callbacks import AdapterWriter, EditReport, ScoreCollector
 from lga_lightning.compare import LocatorComparison
 from lga_lightning.exceptions import DataError, SettingError
+from lga_lightning.models.loading import EMBEDDED_NAME
 from lga_lightning.modules.datamodule import EditDataModule
 from lga_lightning.modules.lga import LGAModule
 from lga_lightning.modules.moments import MomentsModule
-from lga_lightning.modules.strategies import FrozenDDPStrategy
 from lga_lightning.reports.comparison import leave_comparison
 from lga_lightning.reports.terminal import print_moments
 
@@ -46,6 +45,9 @@ TRAINER_DEFAULTS = {
 }
 
 
+# arguments of LGAModule that are objects
+IN_PYTHON = {"model", "tokenizer", "evaluation"}
+
 # so that `--model.editor.steps` needs no `--model.editor`. As defaults of the parser they would hand their settings on to
 # whatever class a user chooses instead
 BEGIN_WITH = ("--model.locator=ValueGradient", "--model.editor=RROME")
@@ -64,13 +66,15 @@ class FrozenCLI(LightningCLI):
             **kwargs,
         )
 
-    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
-        """A trainer whose processes, if there are several, do not insist on a trainable parameter."""
-        config = self._get(self.config_init, "trainer", default={})
-        strategy = config.get("strategy")
-        if strategy == "ddp" or (strategy == "auto" and _wants_ddp(config)):
-            kwargs["strategy"] = FrozenDDPStrategy()
-        return super().instantiate_trainer(**kwargs)
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Arguments of trainer, module and data, but not those that only Python can give."""
+        parser.add_lightning_class_args(self.trainer_class, "trainer")
+        parser.set_defaults({f"trainer.{name}": value for name, value in self.trainer_defaults.items()})
+        skipped = IN_PYTHON & inspect.signature(self.model_class).parameters.keys()
+        parser.add_class_arguments(self.model_class, "model", fail_untyped=False, sub_configs=True, skip=skipped)
+        if self.datamodule_class is not None:
+            parser.add_lightning_class_args(self.datamodule_class, "data")
+            parser.set_defaults({"model.model_name": EMBEDDED_NAME})
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse the command line, or what stands for it."""
@@ -159,9 +163,7 @@ class LGACLI(FrozenCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Our callbacks, and defaults that ``--print_config`` shows."""
-        # the other arguments are for modules that are not ours
-        others = set(inspect.signature(LayerAttribution).parameters) - {"checkpoint_every", "stop_at_confidence"}
-        parser.add_class_arguments(LayerAttribution, "attribution", skip=others)
+        parser.add_class_arguments(ScoreCollector, "attribution", skip={"verbose"})
         parser.callback_keys.append("attribution")
         writes = self._preparing == "predict"
         parser.add_lightning_class_args(AdapterWriter if writes else EditReport, "edits")
@@ -192,17 +194,6 @@ class LGACLI(FrozenCLI):
             raise DataError(
                 f"There is no checkpoint at {checkpoint!r}. `lga fit` leaves attribution.ckpt in --trainer.default_root_dir."
             )
-
-
-def _wants_ddp(config: dict[str, Any]) -> bool:
-    """Whether Lightning, left to itself, would choose DDP for this configuration."""
-    chosen = {name: config[name] for name in ("accelerator", "devices", "num_nodes")}
-    logging.disable(logging.INFO)
-    try:
-        strategy = L.Trainer(**chosen, logger=False, enable_checkpointing=False).strategy
-    finally:
-        logging.disable(logging.NOTSET)
-    return type(strategy) is DDPStrategy
 
 
 def run(args: ArgsType = None) -> FrozenCLI:

@@ -5,48 +5,25 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import lightning as L
-import torch
-from torch import Tensor
 
-from lga_lightning.callbacks.layer_attribution import CHECKPOINT_FILE, LayerAttribution, check_fingerprint
+from lga_lightning.callbacks.score_collector import CHECKPOINT_FILE, ScoreCollector, check_fingerprint
 from lga_lightning.exceptions import DataError, SettingError
 from lga_lightning.locators import LGA, CausalTracing, FixedLayer, LayerLocator, LayerSweep, MiddleLayer
-from lga_lightning.locators.gradients import GradientLocator
-from lga_lightning.metrics import LayerScores
 from lga_lightning.modules.datamodule import EditDataModule
 from lga_lightning.modules.lga import LGAModule
 from lga_lightning.results.comparison import Comparison, LocatorRow, SweepResult
+from lga_lightning.results.evidence import EVIDENCE_FILE, LocatorEvidence
 from lga_lightning.results.regret import judge_candidates, layer_regret, regret_points
 
 if TYPE_CHECKING:
     MakeTrainer = Callable[[Path, L.Callback], L.Trainer]
 
 SIZES = (5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
-
-
-@dataclass(frozen=True)
-class Scores:
-    """What a run of a locator over some requests left.
-
-    Attributes:
-        evidence: [N, C, L] of the N requests that count.
-        requests: How many were scored, those that do not count included.
-        seconds: How long that took.
-    """
-
-    evidence: Tensor
-    requests: int
-    seconds: float
-
-    @property
-    def values(self) -> Tensor:
-        """[N, L] the score of each request at each layer."""
-        return self.evidence[:, 0]
 
 
 class LocatorComparison:
@@ -61,7 +38,7 @@ class LocatorComparison:
         tests: Use the first so many test requests; None for all.
         others: More data sets, as ``--data.requests`` takes them: does the layer carry over to their test requests?
         candidates: Also judge every rule that the gradients' evidence allows: all statistics under all aggregates, with and without fences
-            and neighbours, for the scope of each :class:`GradientLocator` among the locators.
+            and neighbours, for the scope of each locator of gradients among the locators.
         batch_size: Test requests a batch of the sweep.
     """
 
@@ -97,48 +74,41 @@ class LocatorComparison:
             DataError: If proxies and tests share a request, or evidence in the folder was made with other settings.
         """
         module.configure_model()
-        llm, _ = module.language_model
         locators = self.locators or self._usual(module)
         pairs = [_split(data, None, self.tests, self.batch_size)]
         pairs += [_split(data, source, self.tests, self.batch_size) for source in self.others]
-        own = module.locator  # the sweep takes its place for a while
 
-        def gather(folder: Path, locator: LayerLocator, requests: EditDataModule) -> Scores:
+        def gather(folder: Path, locator: LayerLocator, requests: EditDataModule) -> LocatorEvidence:
             return _gather(folder, locator, module, requests, make_trainer)
 
         found = {
             name: gather(root / "proxies" / folder_name(name), locator, pairs[0][0])
             for name, locator in locators.items()
         }
-        sweeps, truths = [], []
+        swept, sweeps = [], []
         for number, (proxies, tests) in enumerate(pairs):
             place = root / f"tests-{number}"
-            swept = gather(place / "sweep", LayerSweep(module.editor), tests)
-            sweeps.append(swept)
-            truth = _truth(tests.name, swept)
+            swept.append(gather(place / "sweep", LayerSweep(), tests))
+            sweep = _sweep_result(tests.name, swept[-1])
             if number:
                 first = next(iter(locators.values()))
-                picked = first.choose(gather(place / "proxies", first, proxies).values, resamples=1).golden_layer
-                truth = replace(truth, own_layer=picked)
-            truths.append(truth)
-        module.locator = own
-        per_request = sum(s.seconds for s in sweeps) / sum(len(s.evidence) for s in sweeps)
-        rows = [_row(name, locators[name], found[name], sweeps, per_request, module) for name in locators]
+                picked = first.choose(gather(place / "proxies", first, proxies).scores, resamples=1).golden_layer
+                sweep = replace(sweep, own_layer=picked)
+            sweeps.append(sweep)
+        per_request = sum(s.seconds for s in swept) / sum(len(s.evidence) for s in swept)
+        rows = [_row(name, locators[name], found[name], swept, per_request, module) for name in locators]
         candidates = []
         if self.candidates:
-            by_scope = {
-                locator.scope: name for name, locator in locators.items() if isinstance(locator, GradientLocator)
-            }
+            by_scope = {locator.scope: name for name, locator in locators.items() if locator.scope is not None}
             for scope, name in by_scope.items():
-                candidates += judge_candidates(scope, found[name].evidence, sweeps[0].values)
+                candidates += judge_candidates(scope, found[name].evidence, swept[0].scores)
             candidates.sort(key=lambda candidate: candidate.expected_regret)
-        editor = module.editor.settings(llm)
-        return Comparison(module.model_name, pairs[0][0].name, editor, truths, rows, candidates)
+        editor = module.editor.settings(module.language_model[0])
+        return Comparison(module.model_name, pairs[0][0].name, editor, sweeps, rows, candidates)
 
     def _usual(self, module: LGAModule) -> dict[str, LayerLocator]:
         locators: dict[str, LayerLocator] = {type(module.locator).__name__: module.locator}
-        if not isinstance(module.locator, LGA):
-            locators["LGA"] = LGA()
+        locators.setdefault("LGA", LGA())
         locators["CausalTracing"] = CausalTracing()
         default = module.editor.default_layers(module.language_model[0])
         locators[f"{module.editor.name}'s default"] = FixedLayer(default[-1])
@@ -182,35 +152,35 @@ def _split(
 
 def _gather(
     folder: Path, locator: LayerLocator, module: LGAModule, data: EditDataModule, make_trainer: MakeTrainer
-) -> Scores:
+) -> LocatorEvidence:
     """A locator's evidence on requests: what an earlier run left, and the rest made now."""
-    module.take_locator(locator)
-    path, content = folder / CHECKPOINT_FILE, None
+    llm, tokenizer = module.language_model
+    runner = LGAModule(
+        module.model_name,
+        locator=locator,
+        editor=module.editor,
+        only_known=module.only_known,
+        model=llm,
+        tokenizer=tokenizer,
+    )
+    made_with = runner.fingerprint(data.run_data())
+    path, checkpoint = folder / EVIDENCE_FILE, folder / CHECKPOINT_FILE
     if path.is_file():
-        content = _read(path)
-        check_fingerprint(content, module, data)
-    if content is None or len(_state(content)["scores"]["index"].unique()) < len(data.loaded.requests):
-        callback = LayerAttribution(checkpoint_every=1, verbose=False)
-        trainer = make_trainer(folder, callback)
-        trainer.fit(module, datamodule=data, ckpt_path=str(path) if content else None, weights_only=True)
-        content = _read(path)
-    state, scores = _state(content), LayerScores()
-    scores.restore(state["scores"])
-    index, values, status = scores.compute()
-    return Scores(values[status == 0].cpu(), len(index), state["seconds"])
+        found = LocatorEvidence.load(path)
+        check_fingerprint(found.made_with, made_with)
+        return found
+    collector = ScoreCollector(checkpoint_every=1, verbose=False)
+    trainer = make_trainer(folder, collector)
+    resumed = str(checkpoint) if checkpoint.is_file() else None
+    trainer.fit(runner, datamodule=data, ckpt_path=resumed, weights_only=True)
+    index, values, status = collector.collected
+    found = LocatorEvidence(index, values, status, collector.seconds, made_with)
+    if trainer.is_global_zero:
+        found.save(path)
+    return found
 
 
-def _read(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = torch.load(path, weights_only=True)
-    return content
-
-
-def _state(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    state: dict[str, Any] = checkpoint["callbacks"][LayerAttribution().state_key]
-    return state
-
-
-def _truth(data: str, swept: Scores) -> SweepResult:
+def _sweep_result(data: str, swept: LocatorEvidence) -> SweepResult:
     points = 100 * swept.evidence.double()
     scores = points[:, 0].mean(0)
     names = LayerSweep.columns[1:]
@@ -222,22 +192,21 @@ def _truth(data: str, swept: Scores) -> SweepResult:
 def _row(
     name: str,
     locator: LayerLocator,
-    found: Scores,
-    sweeps: Sequence[Scores],
+    found: LocatorEvidence,
+    swept: Sequence[LocatorEvidence],
     per_request: float,
     module: LGAModule,
 ) -> LocatorRow:
-    choice = locator.choose(found.values)
-    fixed = isinstance(locator, FixedLayer)  # takes no time, and nothing depends on the proxies
+    choice = locator.choose(found.scores)
     return LocatorRow(
         name=name,
         layer=choice.golden_layer,
         confidence=choice.confidence,
-        num_requests=len(found.values),
+        num_requests=len(found.scores),
         seconds=found.seconds,
-        speed_up=per_request * len(found.values) / max(found.seconds, 1e-9),
-        regrets=[layer_regret(swept.values, choice.golden_layer) for swept in sweeps],
-        points=[] if fixed else regret_points(locator, found.values, sweeps[0].values, SIZES),
+        speed_up=per_request * len(found.scores) / max(found.seconds, 1e-9),
+        regrets=[layer_regret(one.scores, choice.golden_layer) for one in swept],
+        points=regret_points(locator, found.scores, swept[0].scores, SIZES) if locator.uses_requests else [],
         settings={
             "class": type(locator).__name__,
             "aggregate": locator.aggregate,

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from tests.helpers.cli import QUICK
+from tests.helpers.data import rows, write_rows
 from tests.helpers.models import FAMILIES, tiny_model, tiny_tokenizer
 
 
@@ -17,6 +20,29 @@ def tokenizer() -> PreTrainedTokenizerBase:
 @pytest.fixture(params=sorted(FAMILIES))
 def family(request: pytest.FixtureRequest) -> str:
     return request.param
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny llama and its tokenizer, to be loaded by a folder's name."""
+    folder = tmp_path_factory.mktemp("model")
+    tiny_model("llama").save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def at_the_shell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nothing on the command line yet, and results go where nobody else's are."""
+    monkeypatch.setattr(sys, "argv", ["lga"])
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def arguments(model_folder: Path, tmp_path: Path) -> list[str]:
+    """A command line with a tiny model and 13 requests."""
+    data = write_rows(tmp_path / "requests.jsonl", rows(13))
+    return [f"--model.model_name={model_folder}", f"--data.requests={data}", "--data.batch_size=2", *QUICK]
 
 
 @pytest.fixture

@@ -14,64 +14,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lga_lightning import __main__ as entry
 from lga_lightning.cli import run
 from lga_lightning.exceptions import SettingError
 from lga_lightning.locators import ValueGradient
 from lga_lightning.models.loading import load_model
-from tests.helpers.models import requests, tiny_model, tiny_tokenizer
+from tests.helpers.cli import FAST_EDIT, QUICK, refused, shell
+from tests.helpers.data import rows, write_rows
+from tests.helpers.models import tiny_model, tiny_tokenizer
 
-QUICK = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
-FAST_EDIT = [
-    "--model.editor.steps=3",
-    "--model.editor.contexts_each=1",
-    "--model.editor.context_lengths=[3]",
-    "--model.editor.second_moment=identity",
-]
-
-
-def rows(count: int) -> list[dict]:
-    """Requests as JSON objects, with distinct subjects."""
-    found = []
-    for number in range(count):
-        request = requests(8)[number % 8]
-        subject = f"{request.subject} {number}"
-        found.append(
-            {
-                "prompt": request.prompt.replace(request.subject, subject),
-                "subject": subject,
-                "target_new": request.target_new,
-                "target_old": request.target_old,
-                "rephrases": [f"They say that {subject} has"],
-                "locality": {"neighborhood": [{"prompt": "Oslo is in", "answers": ["Norway"]}]},
-            }
-        )
-    return found
-
-
-def write_rows(path: Path, found: list) -> Path:
-    path.write_text("\n".join(json.dumps(row) for row in found), encoding="utf-8")
-    return path
-
-
-@pytest.fixture(scope="module")
-def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    tiny_model("llama").save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture
-def arguments(model_folder: Path, tmp_path: Path) -> list[str]:
-    data = write_rows(tmp_path / "requests.jsonl", rows(13))
-    return [f"--model.model_name={model_folder}", f"--data.requests={data}", "--data.batch_size=2", *QUICK]
-
-
-@pytest.fixture(autouse=True)
-def _shell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(sys, "argv", ["lga"])
-    monkeypatch.chdir(tmp_path)  # where results go that are not told to go elsewhere
+pytestmark = pytest.mark.usefixtures("at_the_shell")
 
 
 def lga(verb: str, arguments: list[str], root: Path) -> dict:
@@ -89,7 +40,7 @@ def test_fit_leaves_what_it_promises(arguments, tmp_path, capsys):
     assert result["schema"] == 1
     assert result["num_requests"] == 13
     assert result["num_skipped"] == {}
-    assert result["scope"] == "value"
+    assert (result["locator"], result["scope"]) == ("ValueGradient", "value")
     for name in ("scores", "standard_errors", "cosine", "old_norm", "new_norm"):
         assert len(result[name]) == 4
     assert set(result["fences"]) == {"lower", "upper", "kappa"}
@@ -213,17 +164,6 @@ def test_counterfact_edit_format(arguments, tmp_path):
     assert set(metrics) == {"rewrite", "rephrase", "locality", "locality.neighborhood", *contests}
 
 
-def refused(arguments: list[str], capsys: pytest.CaptureFixture) -> str:
-    """Run the command as the shell does; it must end with one paragraph and no traceback."""
-    sys.argv = ["lga", *arguments]
-    with pytest.raises(SystemExit) as stop:
-        entry.main()
-    assert stop.value.code == 2
-    error = capsys.readouterr().err
-    assert "Traceback" not in error
-    return error[error.index("lga: ") :]
-
-
 def test_bad_input_each_has_one_clear_paragraph(arguments, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     root = tmp_path / "run"
@@ -280,11 +220,6 @@ def test_unknown_architecture(arguments, tmp_path, capsys):
     assert "model type 'mixtral'" in error
 
 
-def shell(*arguments: str, **kwargs: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "lga_lightning", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False, **kwargs)
-
-
 def test_two_processes_give_the_scores_of_one(arguments, tmp_path):
     from pyarrow import parquet
 
@@ -317,7 +252,7 @@ def test_resume_counts_no_request_twice_and_loses_none(arguments, tmp_path):
     whole = lga("fit", arguments, tmp_path / "whole")
     lga("fit", [*arguments, "--attribution.checkpoint_every=2", "--trainer.limit_train_batches=2"], tmp_path / "part")
     checkpoint = tmp_path / "part" / "attribution.ckpt"
-    assert len(torch.load(checkpoint)["callbacks"]["LayerAttribution"]["scores"]["index"]) in (3, 4)
+    assert len(torch.load(checkpoint)["callbacks"]["ScoreCollector"]["scores"]["index"]) in (3, 4)
     for batch_size in (2, 5):  # also in batches of another size
         resumed = [*arguments, f"--ckpt_path={checkpoint}", f"--data.batch_size={batch_size}"]
         result = lga("fit", resumed, tmp_path / f"resumed{batch_size}")
@@ -357,7 +292,7 @@ def test_ctrl_c_leaves_a_checkpoint_that_resumes(devices, arguments, tmp_path):
         _, said = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "--ckpt_path" in said.decode()
-    left = torch.load(root / "attribution.ckpt")["callbacks"]["LayerAttribution"]["scores"]["index"]
+    left = torch.load(root / "attribution.ckpt")["callbacks"]["ScoreCollector"]["scores"]["index"]
     assert 0 < len(left) < 4000
     assert len(left.unique()) == len(left)
     resumed = [*arguments, f"--data.requests={data}", f"--ckpt_path={root / 'attribution.ckpt'}"]

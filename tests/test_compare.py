@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import lightning as L
@@ -20,14 +19,13 @@ from lga_lightning.locators import Evidence, LayerLocator, causal_tracing
 from lga_lightning.locators.score_requests import score_requests
 from lga_lightning.models.loading import load_model
 from lga_lightning.results.regret import layer_regret
+from tests.helpers.cli import FAST_EDIT, QUICK, refused, shell
+from tests.helpers.data import rows, write_rows
 from tests.helpers.models import requests
-from tests.test_cli import FAST_EDIT, QUICK, model_folder, refused, rows, shell, write_rows  # noqa: F401
 
 
 @pytest.fixture(autouse=True)
-def _shell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(sys, "argv", ["lga"])
-    monkeypatch.chdir(tmp_path)
+def _everything_is_known(at_the_shell: None, monkeypatch: pytest.MonkeyPatch) -> None:
     # a model of random weights knows nothing, and causal tracing counts what is known alone
     monkeypatch.setattr(
         causal_tracing, "knows_old_answer", lambda model, tokenizer, asked: torch.ones(len(asked)).bool()
@@ -39,7 +37,7 @@ def facts(count: int, splits: tuple[str | None, ...] = ("proxy", "proxy", "test"
 
 
 @pytest.fixture
-def arguments(model_folder: Path, tmp_path: Path) -> list[str]:  # noqa: F811
+def arguments(model_folder: Path, tmp_path: Path) -> list[str]:
     data = write_rows(tmp_path / "requests.jsonl", facts(12))
     common = [f"--model.model_name={model_folder}", f"--data.requests={data}", "--data.batch_size=3"]
     return [
@@ -57,7 +55,7 @@ def compare(arguments: list[str]) -> dict:
     return json.loads(Path("runs/comparison.json").read_text())
 
 
-def test_compare_says_what_its_parts_say(arguments, model_folder, tmp_path, capsys):  # noqa: F811
+def test_compare_says_what_its_parts_say(arguments, model_folder, tmp_path, capsys):
     other = write_rows(tmp_path / "other.jsonl", facts(21)[12:])
     result = compare([*arguments, f"--compare.others=[{other}]", "--compare.candidates=true"])
     model, tokenizer = load_model(str(model_folder))
@@ -141,9 +139,9 @@ def test_two_processes_compare_as_one(arguments):
     assert done.returncode == 0, done.stderr[-3000:]
     two = json.loads(Path("two/comparison.json").read_text())
     for mine, theirs in zip(one["rows"], two["rows"], strict=True):
-        for name in ("name", "layer", "num_requests", "standings", "settings"):
+        for name in ("name", "layer", "num_requests", "regrets", "settings"):
             assert mine[name] == theirs[name]
-    assert one["truths"][0]["scores"] == pytest.approx(two["truths"][0]["scores"], abs=1e-4)
+    assert one["sweeps"][0]["scores"] == pytest.approx(two["sweeps"][0]["scores"], abs=1e-4)
 
 
 def test_compare_refuses_what_would_mislead(arguments, tmp_path, capsys):
@@ -163,8 +161,8 @@ def test_compare_refuses_what_would_mislead(arguments, tmp_path, capsys):
         LocatorComparison(batch_size=0)
 
 
-def test_a_sweep_edits_no_request_that_will_not_count(model_folder, monkeypatch):  # noqa: F811
-    import lga_lightning.module as module
+def test_a_sweep_edits_no_request_that_will_not_count(model_folder, monkeypatch):
+    from lga_lightning.locators import score_requests as module
 
     model, tokenizer = load_model(str(model_folder))
     known = torch.tensor([True, False, True, False, False])

@@ -28,14 +28,15 @@ ROOMS = [
     "locators",
     "results",
     "reports",
-    "modules",  # Lightning, from here on
-    "callbacks",
+    "functional",
+    "callbacks",  # Lightning, from here on
+    "modules",
     "compare",
     "cli",
     "__main__",
     "__init__",
 ]
-LIGHTNING = ROOMS[ROOMS.index("modules") :]
+LIGHTNING = ROOMS[ROOMS.index("callbacks") :]
 AT_THE_ROOT = 8  # modules, at most
 
 

@@ -13,10 +13,8 @@ from lga_lightning.callbacks.edit_report import EditReport
 from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing import WeightDelta
 from lga_lightning.editing.adapter import NOTE, save_updates
-from lga_lightning.evaluation.results import EvalResult
 from lga_lightning.models.chat import plain
 from lga_lightning.models.loading import hub_name
-from lga_lightning.modules.lga import LGAModule
 from lga_lightning.reports.model_card import model_card
 from lga_lightning.reports.terminal import print_edits, print_written
 from lga_lightning.results.validation import ValidationResult
@@ -31,9 +29,9 @@ class AdapterWriter(EditReport):
     Args:
         output: Folder to write; ``adapter`` in ``default_root_dir`` by default. In the mode ``independent`` it holds a folder a
             request, named by its number and subject.
-        merge: Write the edited model, in safetensors and with its tokenizer, instead of an adapter.
-        overwrite: Replace a folder that is there.
-        arguments: Those of :class:`EditReport`.
+        merge: Whether to write the edited model, in safetensors and with its tokenizer, instead of an adapter.
+        overwrite: Whether to replace a folder that is there.
+        arguments: Arguments of :class:`EditReport`.
     """
 
     def __init__(
@@ -63,52 +61,49 @@ class AdapterWriter(EditReport):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Take in the outcomes of a batch, and write the edits of requests that are edited alone."""
-        if not isinstance(pl_module, LGAModule):
+        """Take in what became of a batch, and write the edits of requests that are edited alone."""
+        self.take(outputs)
+        if outputs is None:
             return
-        self.on_validation_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-        if pl_module.mode == "independent":
-            data = trainer.datamodule  # type: ignore[attr-defined]
-            for index, delta, results in zip(batch.index, pl_module.deltas, outputs["results"], strict=True):
-                request = data.loaded.requests[index]
-                result = self.result(trainer, pl_module, [index], [[EvalResult.of(record) for record in outcomes]])
-                folder = self.folder / f"{index:04d}-{_slug(request)}"
-                if self.overwrite or not folder.exists():  # the last batches may be dealt to two processes
-                    self._write(pl_module, delta, folder, [request], result)
+        for place, request, delta, results in zip(
+            outputs.index, outputs.requests, outputs.deltas, outputs.results, strict=True
+        ):
+            folder = self.folder / f"{place:04d}-{_slug(request)}"
+            if self.overwrite or not folder.exists():  # the last batches may be dealt to two processes
+                self._write(pl_module, delta, folder, [request], self.describe(pl_module, [request], [results]))
 
     def on_predict_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Put the outcomes of all processes together, and write the edits."""
-        if not isinstance(pl_module, LGAModule) or not self.records.index:
-            return
-        _, _, result = self.put_together(trainer, pl_module)
+        """Put the results of all processes together, and write the edits that were made together."""
+        _, requests, results = self.put_together(pl_module)
+        self.result = self.describe(pl_module, requests, results)
         if not trainer.is_global_zero:
             return
-        requests = trainer.datamodule.loaded.requests  # type: ignore[attr-defined]
-        if pl_module.mode != "independent":
-            self._write(pl_module, pl_module.deltas[0], self.folder, requests, result)
-        print_edits(result)
-        print_written(result, self.folder, self.merge)
+        if pl_module.schedule.delta is not None:
+            self._write(pl_module, pl_module.schedule.delta, self.folder, requests, self.result)
+        print_edits(self.result)
+        print_written(self.result, self.folder, self.merge)
 
     def _write(
         self,
-        module: LGAModule,
+        module: L.LightningModule,
         delta: WeightDelta,
         folder: Path,
         requests: Sequence[EditRequest],
         result: ValidationResult,
     ) -> None:
         llm, tokenizer = module.language_model
-        kind: Literal["adapter", "matrices", "merged"] = "matrices" if delta.is_dense else "adapter"
+        base = hub_name(module.model_name)
+        kind: Literal["adapter", "matrices"] = "matrices" if delta.is_dense else "adapter"
         card = model_card(result, requests, delta.ranks, "merged" if self.merge else kind)
         if not self.merge:
-            save_delta(delta, folder, llm, hub_name(module.model_name), result.to_dict(), card, self.overwrite)
+            save_updates(delta.updates, folder, llm, base, result.to_dict(), card, self.overwrite)
             return
 
         def write(scratch: Path) -> None:
             with delta.applied(llm):
                 llm.save_pretrained(scratch)
             plain(tokenizer).save_pretrained(scratch)
-            write_json(scratch / NOTE, {"base_model": hub_name(module.model_name), **result.to_dict()})
+            write_json(scratch / NOTE, {"base_model": base, **result.to_dict()})
             (scratch / "README.md").write_text(card, encoding="utf-8")
 
         write_folder(folder, write, self.overwrite)

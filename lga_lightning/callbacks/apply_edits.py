@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import lightning as L
 
 from lga_lightning.callbacks.host import language_model_of
 from lga_lightning.callbacks.layer_attribution import LayerAttribution
 from lga_lightning.data import load_requests
+from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing import RROME, EditMethod, WeightDelta
 from lga_lightning.editing.delta import Originals
 from lga_lightning.exceptions import SettingError
-from lga_lightning.models.loading import load_tokenizer
 from lga_lightning.results.layers import GOLDEN, LayerSpec
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 class ApplyEdits(L.Callback):
@@ -22,18 +27,22 @@ class ApplyEdits(L.Callback):
     Checkpoints that the run has saved by then hold the unedited weights.
 
     Args:
-        requests: A file or Hub data set of requests; all are edited together.
+        requests: The facts to edit: a list, or a file or Hub data set; all are edited together.
         model: Where your module keeps the language model, as in ``"net.llm"``.
-        tokenizer: Name of its tokenizer; None takes the model's ``config.name_or_path``.
+        tokenizer: Its tokenizer, or the name to load it by; None takes the model's ``config.name_or_path``.
         layer: The block to edit: a number, several, ``default``, the path of an attribution.json, or ``golden``: what a
             :class:`LayerAttribution` in the same run has found, else what is in ``default_root_dir``.
         editor: How facts are edited; R-ROME by default.
-        format: The requests' format; ``auto`` recognises it.
+        format: Format of a file of requests; ``auto`` recognises it.
         batch_size: Requests that are worked on at once.
 
     Attributes:
         delta: The edit, once it is made: save it with :meth:`WeightDelta.save_pretrained`.
         originals: What undoes it: ``callback.originals.restore_()``.
+
+    Raises:
+        SettingError: If ``batch_size`` is below 1.
+        LayerError: If ``layer`` can mean nothing.
 
     Example:
         >>> from lga_lightning.callbacks import ApplyEdits
@@ -42,9 +51,9 @@ class ApplyEdits(L.Callback):
 
     def __init__(
         self,
-        requests: str,
+        requests: str | Path | Sequence[EditRequest],
         model: str = "llm",
-        tokenizer: str | None = None,
+        tokenizer: str | PreTrainedTokenizerBase | None = None,
         layer: int | str | list[int] = "golden",
         editor: EditMethod | None = None,
         format: str = "auto",
@@ -52,8 +61,7 @@ class ApplyEdits(L.Callback):
     ) -> None:
         if batch_size < 1:
             raise SettingError(f"`batch_size` must be at least 1, got {batch_size}.")
-        self.requests, self.model, self.tokenizer = requests, model, tokenizer
-        self.layer = LayerSpec.parse(layer)
+        self.requests, self.model, self.tokenizer, self.layer = requests, model, tokenizer, LayerSpec.parse(layer)
         self.editor, self.format, self.batch_size = editor or RROME(), format, batch_size
         self.delta: WeightDelta | None = None
         self.originals: Originals | None = None
@@ -62,17 +70,16 @@ class ApplyEdits(L.Callback):
         """Read the requests and find the model: what is wrong with them should not come out after the training."""
         if stage == "fit":
             self._loaded = load_requests(self.requests, self.format, strict=True)
-            self._llm, self._name = language_model_of(pl_module, self.model, self.tokenizer)
-            self._tokenizer = load_tokenizer(self._name)
+            self._llm, self._tokenizer, self._name = language_model_of(pl_module, self.model, self.tokenizer)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Edit."""
-        layers, _ = self._spec(trainer).layers_for(self.editor, self._llm)
+        layers, _ = self._find(trainer).layers_for(self.editor, self._llm)
         self.delta = self.editor.compute(self._llm, self._tokenizer, self._loaded.requests, layers, self.batch_size)
         self.originals = self.delta.merge_(self._llm)
 
-    def _spec(self, trainer: L.Trainer) -> LayerSpec:
-        found = [c.attribution for c in trainer.callbacks if isinstance(c, LayerAttribution) and c.attribution]  # type: ignore[attr-defined]
+    def _find(self, trainer: L.Trainer) -> LayerSpec:
+        found = [c.result for c in trainer.callbacks if isinstance(c, LayerAttribution) and c.result is not None]
         if self.layer.word == GOLDEN and found:
             return LayerSpec.of(found[0], "this run")
         return self.layer.find(Path(trainer.default_root_dir), self._name)

@@ -1,49 +1,53 @@
-"""Collects the outcomes of edits over batches and devices, and writes them."""
+"""Collects what became of edits over batches and devices, and writes it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 
+from lga_lightning.callbacks.host import check_own_module
 from lga_lightning.data.corpus import read_passages
+from lga_lightning.data.requests import EditRequest
+from lga_lightning.evaluation.edit_metrics import EditMetric
 from lga_lightning.evaluation.evaluator import EvaluationConfig
 from lga_lightning.evaluation.results import EvalResult
 from lga_lightning.exceptions import SettingError
 from lga_lightning.metrics import RequestRecords
-from lga_lightning.modules.lga import LGAModule
 from lga_lightning.reports.html import write_report
 from lga_lightning.reports.terminal import print_edits, print_places
-from lga_lightning.results.validation import (
-    REQUESTS_FILE,
-    VALIDATION_FILE,
-    DriftPoint,
-    ValidationResult,
-    write_outcomes,
-)
+from lga_lightning.results.validation import REQUESTS_FILE, VALIDATION_FILE, ValidationResult, write_results
 
 
 class EditReport(L.Callback):
-    """Says what is measured about edits, and writes it in ``default_root_dir``.
+    """Says what is measured about the edits of :class:`~lga_lightning.LGAModule`, and writes it in ``default_root_dir``.
 
     ``validation.json`` holds scores before and after, in the mean with intervals and by request; ``requests.parquet`` every
-    question with what the model said; ``report.html`` shows both, with the attribution where the folder has one. The means are also logged, as ``rewrite/before``, ``rewrite/after``,
-    ``generated/rewrite/after``, ..., so that ``trainer.validate`` returns them.
+    prompt with what the model said; ``report.html`` shows both, with the attribution where the folder has one. The means are
+    also logged, as ``rewrite/before``, ``rewrite/after``, ``generated/rewrite/after``, ..., so that ``trainer.validate``
+    returns them. A module without a report gets one by itself.
 
     Args:
-        generate: Let the model answer every question in its own words, beside the teacher-forced scores, which alone flatter.
-            It takes most of the time of scoring.
-        max_new_tokens: Where such an answer is cut at the latest.
-        fluency: Let the model also continue every request's generation prompts by 100 tokens, and measure how repetitive that is.
-        text: Plain text (a file, or a data set of the Hub as ``hub:owner/name``), to measure how edits move the perplexity of
-            text that has nothing to do with them.
+        generate: Whether the model answers every prompt in its own words, beside the teacher-forced scores, which alone
+            flatter. It takes most of the time of scoring.
+        max_new_tokens: Tokens at which such an answer is cut at the latest.
+        fluency: Whether the model also continues every request's generation prompts by 100 tokens, to measure how
+            repetitive that is.
+        text: Plain text (a file, or a data set of the Hub), to measure how edits move the perplexity of text that has nothing
+            to do with them.
+        metrics: Metrics of your own, beside the built-in ones (``docs/extending/metric.md``).
         resamples: Bootstrap resamples for the intervals.
-        metrics: Metrics of yours, beside the built-in ones.
+
+    Attributes:
+        result: The result, once it is there; on every process.
 
     Raises:
-        SettingError: If a number is below 1, or a metric has no name of its own or no protocol.
+        SettingError: If a number is below 1.
     """
 
     def __init__(
@@ -52,21 +56,28 @@ class EditReport(L.Callback):
         max_new_tokens: int = 50,
         fluency: bool = False,
         text: str | None = None,
-        resamples: int = 1000,
         metrics: list[EditMetric] | None = None,
+        resamples: int = 1000,
     ) -> None:
         if resamples < 1:
             raise SettingError(f"`resamples` must be at least 1, got {resamples}.")
-        self.evaluation = EvaluationConfig(generate, max_new_tokens, fluency, metrics=tuple(metrics or ()))
+        self.config = EvaluationConfig(generate, max_new_tokens, fluency, metrics=tuple(metrics or ()))
         self.text = text
         self.resamples = resamples
         self.records = RequestRecords()
+        self.result: ValidationResult | None = None
+
+    @cached_property
+    def evaluation(self) -> EvaluationConfig:
+        """What is measured; the text is read when this is first asked for."""
+        passages = read_passages(self.text) if self.text is not None else ()
+        return EvaluationConfig(**{**vars(self.config), "passages": passages})
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Read the text, and tell the module what is measured."""
-        if isinstance(pl_module, LGAModule) and stage != "fit":
-            passages = read_passages(self.text) if self.text is not None else ()
-            pl_module.evaluation = EvaluationConfig(**{**vars(self.evaluation), "passages": passages})
+        """Refuse a module that edits nothing, and a text that is not there, before the model is loaded."""
+        if stage != "fit":
+            check_own_module(self, pl_module)
+            _ = self.evaluation
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Begin anew."""
@@ -81,62 +92,60 @@ class EditReport(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Take in the outcomes of a batch."""
-        if isinstance(pl_module, LGAModule):
-            self.records.update(outputs["index"], outputs["results"])
+        """Take in what became of a batch."""
+        self.take(outputs)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Put the outcomes of all processes together, log their means and write the files."""
-        if not isinstance(pl_module, LGAModule) or not self.records.index:
-            return
-        index, outcomes, result = self.put_together(trainer, pl_module)
-        pl_module.log_dict(result.means(), sync_dist=True)  # the same on every process
+        """Put the results of all processes together, log their means and write the files."""
+        index, requests, results = self.put_together(pl_module)
+        self.result = self.describe(pl_module, requests, results)
+        pl_module.log_dict(self.result.means())  # the same on every process
         if trainer.is_global_zero:
             path = Path(trainer.default_root_dir) / VALIDATION_FILE
-            requests = trainer.datamodule.loaded.requests  # type: ignore[attr-defined]
-            write_outcomes(path.with_name(REQUESTS_FILE), index, [requests[i].id for i in index], outcomes)
-            result.save(path)
+            write_results(path.with_name(REQUESTS_FILE), index, [request.id for request in requests], results)
+            self.result.save(path)
             write_report(path.parent)
-            print_edits(result)
-            print_places(result, path)
+            print_edits(self.result)
+            print_places(self.result, path)
 
-    def put_together(
-        self, trainer: L.Trainer, module: LGAModule
-    ) -> tuple[list[int], list[list[EvalResult]], ValidationResult]:
-        """The outcomes of all processes, and what the result file says of them; a collective operation.
+    def take(self, scored: Any) -> None:
+        """Take in scored edits, if there are any."""
+        if scored is not None:
+            records = [[asdict(result) for result in of_request] for of_request in scored.results]
+            self.records.update(torch.tensor(scored.index, dtype=torch.long), records)
 
-        Returns:
-            Indices of requests, their outcomes, and what the file says.
-        """
+    def put_together(self, module: L.LightningModule) -> tuple[list[int], list[EditRequest], list[list[EvalResult]]]:
+        """Positions of the requests, the requests and their results, over all processes; a collective operation."""
+        self.take(module.finish_edits())
         index, records = self.records.compute()
-        outcomes = [[EvalResult.of(record) for record in of_request] for of_request in records]
-        return index, outcomes, self.result(trainer, module, index, outcomes)
+        requests = module.data.requests
+        results = [[EvalResult.of(record) for record in of_request] for of_request in records]
+        return index, [requests[place] for place in index], results
 
-    def result(
-        self, trainer: L.Trainer, module: LGAModule, index: Sequence[int], outcomes: Sequence[Sequence[EvalResult]]
+    def describe(
+        self, module: L.LightningModule, requests: Sequence[EditRequest], results: Sequence[Sequence[EvalResult]]
     ) -> ValidationResult:
         """What a result file says of some requests.
 
         Args:
-            trainer: For the data.
             module: What has edited.
-            index: Positions of the requests in the data.
-            outcomes: Outcomes of each request's questions.
+            requests: The requests.
+            results: What became of each.
         """
-        data = trainer.datamodule  # type: ignore[attr-defined]
+        data, mode = module.data, module.run_mode
         return ValidationResult.build(
-            [data.loaded.requests[i] for i in index],
-            outcomes,
+            requests,
+            results,
             model_name=module.model_name,
             data_name=data.name,
             layers=module.edited_layers,
             layer_source=module.layer_source,
-            method=module.editor.settings(module.language_model[0]),
-            mode=module.mode,
-            skipped=data.loaded.skipped,
-            evaluation=self.evaluation,
+            method=module.editor.settings(module.llm),
+            mode=mode,
+            skipped=data.skipped,
+            evaluation=module.evaluation,
             resamples=self.resamples,
-            group_size=data.batch_size if module.mode == "sequential" else None,
-            drift=[DriftPoint.of(point.edits, point.change, point.outcomes) for point in module.drift],
-            change=module.change,
+            group_size=data.batch_size if mode == "sequential" else None,
+            drift=module.schedule.drift,
+            change=module.schedule.relative_norms(),
         )

@@ -26,6 +26,16 @@ class RequestBatch:
         return self
 
 
+def collate_requests(batch: Sequence[EditRequest], **kwargs: object) -> list[EditRequest]:
+    """The ``collate_fn`` of a ``DataLoader`` over a list of requests: the batch is a list.
+
+    Args:
+        batch: The requests.
+        kwargs: What ``DataLoader`` adds for collate functions of nested types.
+    """
+    return list(batch)
+
+
 class RequestBatches:
     """The batches of one process.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
@@ -15,7 +15,8 @@ from lga_lightning.data.selection import split_of, take
 from lga_lightning.data.sources import read_records, source_name
 from lga_lightning.exceptions import DataError, InvalidRequest
 
-FACTS = "bundled facts"
+FACTS, AT_HAND = "bundled facts", "a list of requests"
+BUNDLED = Path(str(files("lga_lightning") / "data" / "facts.jsonl"))
 
 
 @dataclass
@@ -31,6 +32,7 @@ class LoadedRequests:
         dropped: How many probes were left out of requests that were kept, by reason.
         format: Name of the format that was read.
         note: Choice of its reader without which numbers cannot be compared; "" where there is none.
+        name: What the source is called in results.
     """
 
     requests: list[EditRequest]
@@ -40,6 +42,7 @@ class LoadedRequests:
     dropped: Counter[str] = field(default_factory=Counter)
     format: str = ""
     note: str = ""
+    name: str = ""
 
     def skip(self, error: InvalidRequest, message: str) -> None:
         """Count a record that cannot be used."""
@@ -48,7 +51,7 @@ class LoadedRequests:
 
 
 def load_requests(
-    source: str | Path | None = None,
+    source: str | Path | Sequence[EditRequest] | None = None,
     format: str | Format = "auto",
     limit: int | None = None,
     strict: bool = False,
@@ -61,8 +64,8 @@ def load_requests(
     """Read edit requests from a file or a Hub data set, one record at a time: what is not kept is not held.
 
     Args:
-        source: A JSON, JSON Lines, CSV or Parquet file, ``hub:owner/name`` (see ``docs/data.md``), or None for the bundled
-            facts.
+        source: A JSON, JSON Lines, CSV or Parquet file, ``hub:owner/name`` (see ``docs/data.md``), requests that are at hand, or
+            None for the bundled facts.
         format: Its format: the name of one of ``FORMATS``, or a :class:`~lga_lightning.data.Format` of your own; ``"auto"``
             recognises it by the first record.
         limit: Keep the first so many valid requests.
@@ -89,10 +92,13 @@ def load_requests(
         raise DataError(f"`zsre_target` must be 'alt' or 'answers[0]', got {zsre_target!r}.")
     if format != "auto" and not isinstance(format, Format):
         format = find_format(format)  # a name that is wrong fails before the file is read
-    if source is None:
-        source = Path(str(files("lga_lightning") / "data" / "facts.jsonl"))
     loaded = LoadedRequests([])
-    valid = _valid(source, format, {"zsre_target": zsre_target}, strict, loaded)
+    if source is None or isinstance(source, str | Path):
+        loaded.name = FACTS if source is None else source_name(source)
+        path = BUNDLED if source is None else source
+        valid = _valid(path, format, {"zsre_target": zsre_target}, strict, loaded)
+    else:
+        loaded.name, valid = AT_HAND, iter(source)
     split_up = (
         request if request.split or proxy_share is None else _with_split(request, proxy_share) for request in valid
     )
@@ -100,7 +106,7 @@ def load_requests(
     kept = (request for request in split_up if _wanted(request, split, relations, loaded.filtered, seen))
     loaded.requests = take(kept, limit, seed)
     if not loaded.requests:
-        raise DataError(f"{source_name(source)} holds no usable request{_why(loaded, split, relations, seen)}.")
+        raise DataError(f"{loaded.name} holds no usable request{_why(loaded, split, relations, seen)}.")
     return loaded
 
 

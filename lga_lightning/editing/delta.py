@@ -16,6 +16,7 @@ from lga_lightning.editing.updates import DenseUpdate, Update, stack_updates
 from lga_lightning.exceptions import ModelError
 from lga_lightning.models.architecture import EditSite, named_site
 from lga_lightning.models.hooks import added_to_output
+from lga_lightning.models.loading import hub_name, name_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -98,7 +99,7 @@ class WeightDelta:
             base: Name of the model for those who load the folder; by default the name it was loaded by.
             overwrite: Whether to replace a folder that is there.
         """
-        save_updates(self.updates, Path(folder), model, base or model.config._name_or_path, overwrite=overwrite)
+        save_updates(self.updates, Path(folder), model, base or hub_name(name_of(model)), overwrite=overwrite)
 
     @classmethod
     def load(cls, folder: str | Path, model: PreTrainedModel | None = None) -> WeightDelta:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lga_lightning.data.requests import EditRequest
+from lga_lightning.editing import EditMethod
 from lga_lightning.exceptions import SettingError
 from lga_lightning.locators.aggregation import (
     AGGREGATES,
@@ -22,6 +23,7 @@ from lga_lightning.locators.aggregation import (
 )
 from lga_lightning.locators.selection import Choice, choose
 from lga_lightning.metrics.accuracy import token_accuracy
+from lga_lightning.models.architecture import Scope
 from lga_lightning.models.encoding import encode_answers
 from lga_lightning.models.hooks import frozen
 from lga_lightning.models.likelihood import answer_logits, input_device
@@ -56,6 +58,12 @@ class LayerLocator(ABC):
     columns: tuple[str, ...] = ("scores",)
     """What is kept for each request and layer; the first is what layers are chosen by."""
 
+    scope: Scope | None = None
+    """What gradients are taken of; None for a locator that takes none."""
+
+    uses_requests: bool = True
+    """Whether a score depends on the request. If not, the model is not run, and no old answer is asked of it."""
+
     costly: bool = False
     """Whether a score takes so long that requests which will not count had better be left out before."""
 
@@ -72,6 +80,15 @@ class LayerLocator(ABC):
         self.kappa = kappa
         self.aggregate: Aggregate = aggregate
         self.neighbours = neighbours
+
+    @property
+    def draws_heat_map(self) -> bool:
+        """Whether the columns behind the first are those of causal tracing's heat map."""
+        return False
+
+    def for_editor(self, editor: EditMethod) -> LayerLocator:
+        """The locator for runs that edit with a method; itself, where scores do not depend on how facts are edited."""
+        return self
 
     def prepare(  # noqa: B027 - most have nothing to do
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, requests: Sequence[EditRequest]

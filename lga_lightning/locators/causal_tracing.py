@@ -61,6 +61,11 @@ class CausalTracing(LayerLocator):
         self.columns = ("scores", *heat)
         self._spread: WeakKeyDictionary[PreTrainedModel, float] = WeakKeyDictionary()
 
+    @property
+    def draws_heat_map(self) -> bool:
+        """Whether there is a heat map."""
+        return self.heat_map
+
     def prepare(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, requests: Sequence[EditRequest]
     ) -> None:

@@ -26,6 +26,8 @@ class FixedLayer(LayerLocator):
         layer: Index of the block, from 0.
     """
 
+    uses_requests = False
+
     def __init__(self, layer: int) -> None:
         super().__init__(kappa=None, aggregate="mean")
         if layer < 0:

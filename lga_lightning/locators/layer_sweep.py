@@ -26,7 +26,7 @@ class LayerSweep(LayerLocator):
     is the one of the highest mean; there are no fences.
 
     Args:
-        editor: How facts are edited. None: with :class:`LGAModule`, as it edits; else R-ROME.
+        editor: How facts are edited. None edits as the run does, and by itself with R-ROME.
     """
 
     columns = ("scores", "rewrite", "rephrase", "locality")
@@ -35,6 +35,10 @@ class LayerSweep(LayerLocator):
     def __init__(self, editor: EditMethod | None = None) -> None:
         super().__init__(kappa=None, aggregate="mean")
         self.editor = editor
+
+    def for_editor(self, editor: EditMethod) -> LayerLocator:
+        """A sweep that edits as the run does, if it does not say how."""
+        return self if self.editor is not None else LayerSweep(editor)
 
     def prepare(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, requests: Sequence[EditRequest]

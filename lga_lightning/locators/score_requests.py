@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from lga_lightning.data.batching import RequestBatch
+from lga_lightning.data.batching import RequestBatch, RequestBatches
 from lga_lightning.data.requests import EditRequest
 from lga_lightning.exceptions import NonFiniteScoreError
 from lga_lightning.locators import LayerLocator
 from lga_lightning.locators.base import knows_old_answer
+from lga_lightning.metrics import LayerScores
 from lga_lightning.models.architecture import blocks
 from lga_lightning.models.generation import greedy_answers
+from lga_lightning.models.likelihood import input_device
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -66,10 +68,12 @@ def score_requests(
     Raises:
         NonFiniteScoreError: If a score is not finite.
     """
-    requests = with_old_targets(llm, tokenizer, batch.requests)
-    usable = [(row, request) for row, request in enumerate(requests) if request is not None]
-    status = torch.full((len(requests),), 2)
-    values = torch.zeros(len(requests), len(locator.columns), len(blocks(llm)))
+    found: Sequence[EditRequest | None] = batch.requests
+    if locator.uses_requests:
+        found = with_old_targets(llm, tokenizer, batch.requests)
+    usable = [(row, request) for row, request in enumerate(found) if request is not None]
+    status = torch.full((len(found),), 2)
+    values = torch.zeros(len(found), len(locator.columns), len(blocks(llm)))
     if usable and only_known and locator.costly:
         known = knows_old_answer(llm, tokenizer, [request for _, request in usable]).tolist()
         status[[row for row, _ in usable]] = 1
@@ -82,6 +86,42 @@ def score_requests(
         status[rows] = (~evidence.known).long().cpu() if only_known or locator.only_known else 0
     check_finite(values[:, 0], batch.requests, llm.dtype)
     return {"index": torch.tensor(batch.index), "values": values, "status": status}
+
+
+def score_all(
+    locator: LayerLocator,
+    llm: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    requests: Sequence[EditRequest],
+    batch_size: int = 8,
+    only_known: bool = False,
+    rank: int = 0,
+    world_size: int = 1,
+    device: torch.device | None = None,
+) -> LayerScores:
+    """A locator's evidence on all requests, outside of any training loop.
+
+    Args:
+        locator: How layers are scored.
+        llm: A causal language model; it is left as it was.
+        tokenizer: Its tokenizer.
+        requests: All requests, also those of the other processes.
+        batch_size: Requests a batch.
+        only_known: Whether to leave out requests whose old answer the model does not give.
+        rank: Number of this process.
+        world_size: Number of processes, each of which scores its share.
+        device: Where the scores are kept; the model's device by default.
+
+    Returns:
+        The scores of this process; their ``compute`` puts those of all processes together.
+    """
+    locator.prepare(llm, tokenizer, requests)
+    device = device or input_device(llm)
+    scores = LayerScores().to(device)
+    for batch in RequestBatches(requests, batch_size, rank, world_size):
+        rows = score_requests(locator, llm, tokenizer, batch, only_known)
+        scores.update(**{name: tensor.to(device) for name, tensor in rows.items()})
+    return scores
 
 
 def check_finite(scores: Tensor, requests: Sequence[EditRequest], dtype: torch.dtype) -> None:

@@ -320,4 +320,4 @@ def named_site(model: PreTrainedModel, name: str) -> EditSite:
             f"The weight of {name!r} in {_describe(model)} is that of the input embeddings too, which an edit would change with "
             "it. Edit another module, or untie the two (`tie_word_embeddings`)."
         )
-    return EditSite(name, module, layer, isinstance(module, Conv1D), *matrix_shape(module))
+    return EditSite(name, module, layer, is_transposed(module), *matrix_shape(module))

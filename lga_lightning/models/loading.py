@@ -91,6 +91,12 @@ def resolve(name: str) -> str:
     return str(target)
 
 
+def name_of(model: PreTrainedModel) -> str:
+    """What to call a model in results: the name it was loaded by; of one built from a config, its class."""
+    name = model.config.name_or_path
+    return EMBEDDED_NAME if name and Path(name).parent == cache_folder() else name or type(model).__name__
+
+
 def hub_name(name: str) -> str:
     """What others can load a model by: the Hub id of the embedded model, any other name as it is."""
     return EMBEDDED_HUB_ID if name == EMBEDDED_NAME else name

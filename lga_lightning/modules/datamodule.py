@@ -4,20 +4,72 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Collection
-from typing import Literal
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import lightning as L
 
 from lga_lightning.data.batching import RequestBatches
 from lga_lightning.data.formats import Format, FormatName, ZsreTarget
-from lga_lightning.data.loading import FACTS, LoadedRequests, load_requests
-from lga_lightning.data.sources import source_name
+from lga_lightning.data.loading import AT_HAND, LoadedRequests, load_requests
+from lga_lightning.data.requests import EditRequest
 from lga_lightning.exceptions import DataError
 
 log = logging.getLogger(__name__)
 
 SPLITS = {"fit": "proxy", "validate": "test", "predict": "test"}
+
+
+@dataclass(frozen=True)
+class RunData:
+    """What a run works on, however it came into it.
+
+    Attributes:
+        requests: The requests, in the order of their data set.
+        name: What to call them in results.
+        skipped: Number of records that were left out because they cannot be used, by reason.
+        batch_size: Requests a batch; None where nobody knows.
+        in_chat: Whether they are asked in the model's chat template.
+    """
+
+    requests: Sequence[EditRequest]
+    name: str
+    skipped: Counter[str]
+    batch_size: int | None
+    in_chat: bool = False
+
+    @classmethod
+    def of(cls, trainer: Any) -> RunData:
+        """The requests of a trainer's present run: those of its :class:`EditDataModule`, or of its ``DataLoader``.
+
+        Raises:
+            DataError: If the ``DataLoader`` is not one over a list of requests.
+        """
+        data = getattr(trainer, "datamodule", None)
+        if isinstance(data, EditDataModule):
+            return data.run_data()
+        loaders = {
+            "fit": trainer.train_dataloader,
+            "validate": trainer.val_dataloaders,
+            "predict": trainer.predict_dataloaders,
+        }
+        loader = loaders.get(trainer.state.fn)
+        loader = loader[0] if isinstance(loader, list) and len(loader) == 1 else loader
+        found = getattr(loader, "dataset", None)
+        if not isinstance(found, Sequence) or not all(isinstance(request, EditRequest) for request in found):
+            raise DataError(
+                f"LGAModule works on requests, and the dataloader gives {type(found).__name__}. Give one `DataLoader` over a list "
+                "of EditRequests (`load_requests(...).requests`), or an EditDataModule."
+            )
+        return cls(found, AT_HAND, Counter(), getattr(loader, "batch_size", None))
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the requests in their order, and of how they are asked."""
+        asked = f"{list(self.requests)!r}{' in chat' * self.in_chat}"
+        return hashlib.sha256(asked.encode()).hexdigest()[:16]
 
 
 class EditDataModule(L.LightningDataModule):
@@ -78,16 +130,14 @@ class EditDataModule(L.LightningDataModule):
     @property
     def name(self) -> str:
         """What the requests are, for results: the source, and the choices that make numbers comparable or not."""
-        name = FACTS if self.source is None else source_name(self.source)
+        name = self.loaded.name
         if self.loaded.note:
             name += f", {self.loaded.note}"
         return name + ", in the chat template" * self.chat_template
 
-    @property
-    def fingerprint(self) -> str:
-        """A hash of the requests in their order, and of how they are asked."""
-        asked = f"{self.loaded.requests!r}{' in chat' * self.chat_template}"
-        return hashlib.sha256(asked.encode()).hexdigest()[:16]
+    def run_data(self) -> RunData:
+        """The requests that were read, with all that results say of them."""
+        return RunData(self.loaded.requests, self.name, self.loaded.skipped, self.batch_size, self.chat_template)
 
     def setup(self, stage: str) -> None:
         """Read the requests of the stage's split."""
@@ -113,6 +163,10 @@ class EditDataModule(L.LightningDataModule):
         for reason, count in self.loaded.dropped.items():
             log.warning("Left out %d probes of the requests of %s: %s.", count, self.name, reason)
 
+    def transfer_batch_to_device(self, batch: Any, device: Any, dataloader_idx: int) -> Any:
+        """Requests are texts, which have no device."""
+        return batch
+
     def train_dataloader(self) -> RequestBatches:
         """The proxies of this process, less those that a resumed run has done."""
         return self._batches(self.done)
@@ -129,7 +183,7 @@ class EditDataModule(L.LightningDataModule):
 
     def _edits(self) -> RequestBatches:
         """Dealt out to processes where every request is edited alone; else all of them, in order, for every process."""
-        if self.trainer is None or getattr(self.trainer.lightning_module, "mode", "independent") == "independent":
+        if self.trainer is None or getattr(self.trainer.lightning_module, "run_mode", "independent") == "independent":
             return self._batches()
         return RequestBatches(self.loaded.requests, self.batch_size, in_order=True)
 

@@ -2,45 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import lightning as L
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.data._utils.collate import default_collate_fn_map
 
-from lga_lightning.data.batching import RequestBatch
+from lga_lightning.callbacks import AdapterWriter, EditReport, ScoreCollector
+from lga_lightning.data.batching import RequestBatch, collate_requests
 from lga_lightning.data.requests import EditRequest
-from lga_lightning.editing import RROME, EditMethod, WeightDelta
-from lga_lightning.editing.base import EditTargets
-from lga_lightning.editing.session import EditSession
-from lga_lightning.evaluation.evaluator import EvaluationConfig, evaluate
-from lga_lightning.evaluation.results import EvalResult
-from lga_lightning.locators import LayerLocator, LayerSweep, ValueGradient
+from lga_lightning.editing import RROME, EditMethod
+from lga_lightning.evaluation.evaluator import EvaluationConfig
+from lga_lightning.exceptions import SettingError
+from lga_lightning.locators import LayerLocator, ValueGradient
 from lga_lightning.locators.score_requests import score_requests
 from lga_lightning.models.architecture import blocks
 from lga_lightning.models.chat import ChatTokenizer, plain
-from lga_lightning.models.loading import load_model
+from lga_lightning.models.loading import EMBEDDED_NAME, load_model, load_tokenizer, name_of
 from lga_lightning.models.structure import Structure, register_structure
+from lga_lightning.modules.datamodule import EditDataModule, RunData
+from lga_lightning.modules.schedules import SCHEDULES, EditSchedule, Mode, ScoredEdits
+from lga_lightning.results.attribution import LocatorResult
 from lga_lightning.results.layers import LayerSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-Mode = Literal["independent", "batch", "sequential"]
+Dtype = Literal["float32", "bfloat16", "float16", "float64", "auto"]
 
 
 class LGAModule(L.LightningModule):
     """Wraps a frozen language model: ``fit`` scores its layers, ``validate`` and ``predict`` edit some of them.
 
-    Nothing is trained. The language model is loaded in ``configure_model``; to use one that you have, set ``llm`` and
-    ``tokenizer`` before the trainer runs.
+    Nothing is trained, and one epoch is all that ``fit`` takes, whatever the trainer says. Batches are lists of
+    :class:`~lga_lightning.EditRequest`: from :class:`~lga_lightning.EditDataModule`, or from any ``DataLoader`` over a list of
+    requests. The callbacks that collect results and write files (:class:`~lga_lightning.callbacks.ScoreCollector`,
+    :class:`~lga_lightning.callbacks.EditReport`, :class:`~lga_lightning.callbacks.AdapterWriter`) join a trainer that has none.
 
     Args:
-        model_name: ``smollm2-135m`` for the embedded model, else a Hub id or a local folder.
-        layer: The block to edit: a number, several (``4-8``, a list, or ``all``), ``golden`` (what ``fit`` left in
+        model_name: ``smollm2-135m`` for the embedded model, a Hub id or a local folder, which is loaded when a run begins. With
+            ``model``, what to call that in results and adapters; None takes its own name.
+        layer: The block to edit: a number, several (``4-8``, or a list), ``golden`` (what ``fit`` left in
             ``--trainer.default_root_dir``; a window around it for MEMIT, AlphaEdit and PMET), ``default`` (what is published for the
             model and the method, or a choice by depth), or the path of an attribution.json.
         locator: How layers are scored; ValueGradient by default.
@@ -48,81 +53,116 @@ class LGAModule(L.LightningModule):
         mode: ``independent`` edits each request alone, on the unedited model; ``batch`` all together; ``sequential`` in the
             order of the data, a batch of ``--data.batch_size`` at a time, with what was edited before in place. The last two
             are scored when all is edited. By default ``independent`` in ``validate`` and ``batch`` in ``predict``.
-        only_known: Leave out requests whose old answer the model does not give greedily, in ``fit``.
-        dtype: Of the weights; ``auto`` takes the checkpoint's.
-        attn_implementation: Passed to transformers.
-        structure: Where the parts of the model are, for a family that the general rules do not fit.
+        only_known: Whether ``fit`` leaves out requests whose old answer the model does not give greedily.
+        dtype: Dtype of the weights that are loaded; ``auto`` takes the checkpoint's.
+        attn_implementation: Attention that transformers is to use for a model that is loaded.
+        structure: Where blocks and matrices are in a model of an odd family (``docs/extending/structure.md``).
+        model: A language model that you have, instead of one to load.
+        tokenizer: Its fast tokenizer; None loads the one of the model's name.
+        evaluation: What is measured of edits; None takes what the run's :class:`~lga_lightning.callbacks.EditReport` says.
+
+    Attributes:
+        llm: The language model, once it is loaded.
+        tokenizer: Its tokenizer.
+        edited_layers: The blocks that are edited, once ``validate`` or ``predict`` has begun.
+        layer_source: Where they come from, in words.
+        schedule: The edits of the present run.
+
+    Example:
+        >>> from lightning import Trainer
+        >>> from torch.utils.data import DataLoader
+        >>> from lga_lightning import LGAModule
+        >>> def golden_layer(model, tokenizer, requests):  # a model and a list of EditRequests that you have
+        ...     module = LGAModule(model=model, tokenizer=tokenizer)
+        ...     trainer = Trainer()
+        ...     trainer.fit(module, DataLoader(requests, batch_size=8))
+        ...     return module.result.choice.golden_layer
     """
 
     def __init__(
         self,
-        model_name: str = "smollm2-135m",
+        model_name: str | None = None,
         layer: int | str | list[int] = "golden",
         locator: LayerLocator | None = None,
         editor: EditMethod | None = None,
         mode: Mode | None = None,
         only_known: bool = False,
-        dtype: Literal["float32", "bfloat16", "float16", "float64", "auto"] = "float32",
+        dtype: Dtype = "float32",
         attn_implementation: str | None = None,
         structure: Structure | None = None,
+        model: PreTrainedModel | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        evaluation: EvaluationConfig | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.strict_loading = False  # checkpoints hold no weights
-        self.model_name = model_name
-        self.layer = LayerSpec.parse(layer)
         self.editor = editor or RROME()
-        self.take_locator(locator or ValueGradient())
-        self.given_mode = mode
-        self.mode: Mode = mode or "independent"
+        self.locator = (locator or ValueGradient()).for_editor(self.editor)
+        self.layer = LayerSpec.parse(layer)
+        self.mode = mode
         self.only_known = only_known
         self.dtype_name = dtype
         self.attn_implementation = attn_implementation
         self.structure = structure
-        self.llm: PreTrainedModel | None = None
-        self.tokenizer: PreTrainedTokenizerBase | None = None
-        self.chat_template = False
-        self._layers = self.layer
+        self.model_name = model_name or (EMBEDDED_NAME if model is None else name_of(model))
+        self.llm = model
+        self.tokenizer = tokenizer
         self.edited_layers: list[int] = []
         self.layer_source = ""
-        self.evaluation = EvaluationConfig()
-        self.deltas: list[WeightDelta] = []
-        self.drift: list[Drift] = []
-        self._run: EditSession | None = None
-        self._sought: list[EditTargets] = []
+        self.schedule: EditSchedule | None = None
+        self._evaluation = evaluation
+        self._positions: dict[str, int] = {}
+        # DDP wants one parameter that has a gradient, and must not copy the frozen model about
+        self.anchor = nn.Parameter(torch.zeros(()))
+        self._ddp_params_and_buffers_to_ignore: list[str] = []
+        default_collate_fn_map[EditRequest] = collate_requests  # a plain DataLoader makes lists of requests
 
-    def take_locator(self, locator: LayerLocator) -> None:
-        """Score layers by another locator from now on; a sweep edits as the module does, if it does not say how."""
-        self.locator = locator
-        if isinstance(locator, LayerSweep):
-            locator.editor = locator.editor or self.editor
+    def configure_callbacks(self) -> list[L.Callback]:
+        """Those of the verb that the trainer does not have."""
+        verb = self.trainer.state.fn
+        wanted = {"fit": ScoreCollector, "validate": EditReport, "predict": AdapterWriter}.get(verb)
+        if wanted is None or any(isinstance(callback, wanted) for callback in self.trainer.callbacks):
+            return []
+        return [wanted()]
 
     def configure_model(self) -> None:
-        """Load the language model, once."""
+        """Load the language model and its tokenizer, once, as far as they were not given."""
         if self.llm is None:
-            self.llm, self.tokenizer = load_model(self.model_name, self.dtype_name, self.attn_implementation)
-        tokenizer = plain(self.tokenizer)
-        self.tokenizer = ChatTokenizer(tokenizer) if self.chat_template else tokenizer  # as the data has it, run by run
+            self.llm, tokenizer = load_model(self.model_name, self.dtype_name, self.attn_implementation)
+            self.tokenizer = self.tokenizer or tokenizer
+        if self.tokenizer is None:
+            self.tokenizer = load_tokenizer(self.llm.config.name_or_path)
         if self.structure is not None:
             register_structure(self.llm.config.model_type, self.structure)
         blocks(self.llm)  # an unknown architecture fails here, before any work
+        data = self._data_module
+        if data is not None:  # as the data has it, run by run
+            tokenizer = plain(self.tokenizer)
+            self.tokenizer = ChatTokenizer(tokenizer) if data.chat_template else tokenizer
+        named = [*self.llm.named_parameters(), *self.llm.named_buffers()]
+        self._ddp_params_and_buffers_to_ignore = [f"llm.{name}" for name, _ in named]
 
     def configure_optimizers(self) -> None:
         """Nothing is optimised."""
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
-        """Empty: the language model is frozen and has files of its own."""
-        return {}
+    def setup(self, stage: str) -> None:
+        """Find the layer to edit before the model is loaded, where it stands in a file."""
+        self._positions = {}
+        if stage in ("validate", "predict"):
+            self._found = self.layer.find(Path(self.trainer.default_root_dir), self.model_name)
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leave out how far the loops are: a resumed run leaves out the requests that are done, in any batches."""
-        checkpoint.pop("loops", None)
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Requests are texts, which have no device."""
+        return batch
+
+    # fit -------------------------------------------------------------------------------------------------------------
 
     def on_train_start(self) -> None:
         """Let the locator see all requests before the first is scored."""
-        self.locator.prepare(*self.language_model, self.trainer.datamodule.loaded.requests)  # type: ignore[attr-defined]
+        self.locator.prepare(*self.language_model, self.data.requests)
 
-    def training_step(self, batch: RequestBatch, batch_idx: int) -> dict[str, Tensor]:
+    def training_step(self, batch: RequestBatch | list[EditRequest], batch_idx: int) -> dict[str, Tensor]:
         """Score every layer for every request of the batch.
 
         Returns:
@@ -132,95 +172,100 @@ class LGAModule(L.LightningModule):
         Raises:
             NonFiniteScoreError: If a score is not finite.
         """
-        llm, tokenizer = self.language_model
-        rows = score_requests(self.locator, llm, tokenizer, batch, self.only_known)
+        rows = score_requests(self.locator, *self.language_model, self._batch(batch), self.only_known)
         return {name: tensor.to(self.device) for name, tensor in rows.items()}
 
-    def setup(self, stage: str) -> None:
-        """Find out how to ask and which layer to edit, before the model is loaded."""
-        self.chat_template = getattr(getattr(self.trainer, "datamodule", None), "chat_template", False)
-        if stage in ("validate", "predict"):
-            self.mode = self.given_mode or ("independent" if stage == "validate" else "batch")
-            self._layers = self.layer.find(Path(self.trainer.default_root_dir), self.model_name)
+    def on_train_epoch_end(self) -> None:
+        """Every request is scored: a second epoch would find the same."""
+        self.trainer.should_stop = True
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+        """Empty: the language model is frozen and has files of its own."""
+        return {}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave out how far the loops are: a resumed run leaves out the requests that are done, in any batches."""
+        checkpoint.pop("loops", None)
+
+    def resume(self, done: Collection[int]) -> None:
+        """Leave out requests that are scored already, where the data can; elsewhere they are scored again, and count once.
+
+        Args:
+            done: Their positions in the data set.
+        """
+        if self._data_module is not None:
+            self._data_module.done = frozenset(done)
+
+    def fingerprint(self, data: RunData | None = None) -> dict[str, str]:
+        """Everything that scores depend on, by name.
+
+        Args:
+            data: The requests; those of the present run by default.
+        """
+        llm, _ = self.language_model
+        return {
+            "model": self.model_name,
+            "dtype": str(llm.dtype),
+            "only_known": str(self.only_known),
+            "locator": type(self.locator).__name__,
+            **{name: str(setting) for name, setting in self.locator.settings(llm).items()},
+            "requests": (data or self.data).fingerprint,
+        }
+
+    # validate and predict --------------------------------------------------------------------------------------------
+
+    @property
+    def run_mode(self) -> Mode:
+        """When edits are made in the present run."""
+        return self.mode or ("batch" if self.trainer.state.fn == "predict" else "independent")
+
+    @property
+    def evaluation(self) -> EvaluationConfig:
+        """What is measured in the present run."""
+        reports = (callback for callback in self.trainer.callbacks if isinstance(callback, EditReport))
+        return self._evaluation or next((report.evaluation for report in reports), EvaluationConfig())
 
     def on_validation_start(self) -> None:
         """Begin editing anew."""
         llm, tokenizer = self.language_model
-        self.edited_layers, self.layer_source = self._layers.layers_for(self.editor, llm)
-        self._run = EditSession(self.editor, llm, tokenizer, self.edited_layers)
-        self.deltas, self.drift, self._sought = [], [], []
+        self.edited_layers, self.layer_source = self._found.layers_for(self.editor, llm)
+        schedule = SCHEDULES[self.run_mode]
+        if schedule.joint and self.trainer.world_size > 1 and self._data_module is None:
+            raise SettingError(
+                f"In the mode {self.run_mode!r} every process makes all edits, so each needs all requests, in order. A DataLoader "
+                "gives each its share: use EditDataModule, the mode 'independent', or one process."
+            )
+        self.schedule = schedule(self.editor, llm, tokenizer, self.edited_layers, self.evaluation)
 
     def on_predict_start(self) -> None:
         """Begin editing anew."""
         self.on_validation_start()
 
-    def validation_step(self, batch: RequestBatch, batch_idx: int) -> dict[str, Any]:
-        """Edit a batch of requests and score it; no weight stays touched.
-
-        In the modes ``batch`` and ``sequential`` every process makes all edits, and the last step scores this process's share
-        of all requests; what comes in between gives nothing.
+    def validation_step(self, batch: RequestBatch | list[EditRequest], batch_idx: int) -> ScoredEdits | None:
+        """Edit a batch of requests, and score it where that can be done by now; no weight stays touched.
 
         Returns:
-            ``index`` [B] and ``results``, a list for each of the B requests: what became of its prompts, with the fields of
-            :class:`~lga_lightning.evaluation.results.EvalResult`. The edits are in ``deltas``.
+            The edits and what became of them; None in the modes ``batch`` and ``sequential``, whose edits
+            :meth:`finish_edits` scores.
         """
-        if self.mode != "independent":
-            return self._edit_together(batch, batch_idx)
-        llm, tokenizer = self.language_model
-        self.deltas = self.editor.compute_each(llm, tokenizer, batch.requests, self.edited_layers)
-        return self._score(batch.index, batch.requests, self.deltas)
+        requests = self._batch(batch)
+        return self._schedule.step(requests.index, requests.requests)
 
-    def predict_step(self, batch: RequestBatch, batch_idx: int) -> dict[str, Any]:
+    def predict_step(self, batch: RequestBatch | list[EditRequest], batch_idx: int) -> ScoredEdits | None:
         """As :meth:`validation_step`."""
         return self.validation_step(batch, batch_idx)
 
-    def _edit_together(self, batch: RequestBatch, batch_idx: int) -> dict[str, Any]:
-        if self._run is None:
-            raise RuntimeError("on_validation_start has not run. Let a Trainer call the steps.")
-        llm, tokenizer = self.language_model
-        loaders = (
-            self.trainer.num_val_batches if self.trainer.state.fn == "validate" else self.trainer.num_predict_batches
-        )
-        last = batch_idx == int(loaders[0]) - 1
-        if self.mode == "batch":
-            self._sought.append(self.editor.optimize_targets(llm, tokenizer, batch.requests, self.edited_layers))
-            if last:
-                everything = type(self._sought[0]).join(self._sought)
-                for count in milestones(len(everything.requests)):
-                    run = EditSession(self.editor, llm, tokenizer, self.edited_layers)
-                    run.edit_targets(everything.first(count))
-                    self._note_drift(run)
-                self._run.edit_targets(everything)
-        else:
-            before = len(self._run.requests)
-            self._run.edit(batch.requests, len(batch.requests))
-            after = len(self._run.requests)
-            if not last and any(before < point <= after for point in milestones(10 * after)):
-                self._note_drift(self._run)
-        if not last:
-            return {"index": torch.zeros(0, dtype=torch.long, device=self.device), "results": []}
-        self.deltas = [self._run.delta]
-        mine = list(range(self.trainer.global_rank, len(self._run.requests), self.trainer.world_size))
-        requests = [self._run.requests[i] for i in mine]
-        return self._score(mine, requests, [self._run.delta] * len(mine))
+    def finish_edits(self) -> ScoredEdits | None:
+        """Score this process's share of what the steps left unscored."""
+        return self._schedule.finish(self.trainer.global_rank, self.trainer.world_size)
 
-    def _score(
-        self, index: Sequence[int], requests: Sequence[EditRequest], deltas: Sequence[WeightDelta]
-    ) -> dict[str, Any]:
-        results = evaluate(*self.language_model, requests, deltas, self.evaluation)
-        records = [[asdict(result) for result in of_request] for of_request in results]
-        return {"index": torch.tensor(index, dtype=torch.long, device=self.device), "results": records}
-
-    def _note_drift(self, run: EditSession) -> None:
-        """How the requests edited so far fare, by teacher-forced scores."""
-        quick = replace(self.evaluation, generate=False, fluency=False)
-        outcomes = evaluate(*self.language_model, run.requests, [run.delta] * len(run.requests), quick)
-        self.drift.append(Drift(len(run.requests), run.relative_norms(), outcomes))
+    # what a run works on ---------------------------------------------------------------------------------------------
 
     @property
-    def change(self) -> dict[int, float]:
-        """By layer, the size of all edits made together, relative to the weight."""
-        return self._run.relative_norms() if self._run else {}
+    def result(self) -> LocatorResult | None:
+        """The golden layer that the present trainer's ``fit`` has found, with all that led to it."""
+        collectors = [callback for callback in self.trainer.callbacks if isinstance(callback, ScoreCollector)]
+        return collectors[0].result if collectors else None
 
     @property
     def language_model(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -229,27 +274,27 @@ class LGAModule(L.LightningModule):
             raise RuntimeError("The language model is not loaded yet. Call configure_model(), or let a Trainer do it.")
         return self.llm, self.tokenizer
 
+    @property
+    def data(self) -> RunData:
+        """The requests of the present run."""
+        return RunData.of(self.trainer)
 
-@dataclass(frozen=True)
-class Drift:
-    """A point of the drift curve.
+    @property
+    def _data_module(self) -> EditDataModule | None:
+        data = getattr(self._trainer, "datamodule", None)  # None outside of a run, where `trainer` raises
+        return data if isinstance(data, EditDataModule) else None
 
-    Attributes:
-        edits: How many edits are in place.
-        change: By layer, the Frobenius norm of the change over that of the weight.
-        outcomes: What became of the questions about the facts edited so far.
-    """
+    @property
+    def _schedule(self) -> EditSchedule:
+        if self.schedule is None:
+            raise RuntimeError("No run has begun. Let a Trainer call the steps.")
+        return self.schedule
 
-    edits: int
-    change: dict[int, float]
-    outcomes: list[list[EvalResult]]
-
-
-def milestones(count: int) -> list[int]:
-    """The numbers of edits below ``count`` at which drift is looked at: 1, 10, 100, ...
-
-    Example:
-        >>> milestones(1000)
-        [1, 10, 100]
-    """
-    return [10**power for power in range(len(str(count))) if 10**power < count]
+    def _batch(self, batch: RequestBatch | list[EditRequest]) -> RequestBatch:
+        """A batch with the positions of its requests in the data set, under which results are kept."""
+        if isinstance(batch, RequestBatch):
+            return batch
+        if not self._positions:
+            for place, request in enumerate(self.data.requests):
+                self._positions.setdefault(repr(request), place)
+        return RequestBatch([self._positions[repr(request)] for request in batch], list(batch))

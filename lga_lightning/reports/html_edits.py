@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from lga_lightning.evaluation.summary import FAMILIES
+from lga_lightning.evaluation.prompts import FAMILIES
 from lga_lightning.reports.svg import drift_chart
 from lga_lightning.reports.tables import drift_table, metric_label, number, settings_rows
 from lga_lightning.reports.wording import how_to_read, layers_in_words, mode_in_words, skipped_in_words

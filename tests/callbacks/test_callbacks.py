@@ -7,16 +7,17 @@ import json
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 from torch.utils.data import DataLoader
 
-from lga_lightning.callbacks import ApplyEdits, LayerAttribution
+from lga_lightning.callbacks import ApplyEdits, LayerAttribution, ScoreCollector
 from lga_lightning.editing import RROME
 from lga_lightning.exceptions import DataError, SettingError
 from lga_lightning.locators import LGA, FixedLayer
+from tests.helpers.data import rows, write_rows
 from tests.helpers.models import requests, tiny_model, tiny_tokenizer
-from tests.test_cli import rows, write_rows
 
 
 class Net(nn.Module):
@@ -60,9 +61,8 @@ def train(tmp_path, callbacks, **kwargs):
         logger=CSVLogger(tmp_path, name="", version=""),
         enable_progress_bar=False,
         enable_model_summary=False,
-        enable_checkpointing=False,
         log_every_n_steps=1,
-        **kwargs,
+        **{"enable_checkpointing": False, **kwargs},
     )
     trainer.fit(host)
     return host
@@ -106,8 +106,10 @@ def test_scores_are_logged_and_training_is_what_it_is_without(callback, tmp_path
 
 
 def test_says_what_is_missing(callback, tmp_path):
-    with pytest.raises(DataError, match="nothing to score in a Host"):
-        train(tmp_path, [LayerAttribution()])
+    with pytest.raises(SettingError, match=r"ScoreCollector collects what LGAModule finds out, and Host is none"):
+        train(tmp_path, [ScoreCollector()])
+    with pytest.raises(DataError, match="was not loaded by a name"):
+        train(tmp_path, [LayerAttribution(requests(1), model="net.llm")])
     callback.model = "net.model"
     with pytest.raises(DataError, match=r"language model was looked for at `model='net\.model'`"):
         train(tmp_path, [callback])
@@ -132,13 +134,39 @@ def test_proxies_without_an_old_answer(callback, tmp_path):
     found = [{name: value for name, value in row.items() if name != "target_old"} for row in rows(3)]
     callback.proxies = str(write_rows(tmp_path / "open.jsonl", found))
     train(tmp_path, [callback])
-    assert callback.attribution.num_requests + sum(callback.attribution.num_skipped.values()) == 3
+    assert callback.result.num_requests + sum(callback.result.num_skipped.values()) == 3
 
 
-@pytest.mark.parametrize("setting", [{"checkpoint_every": 0}, {"batch_size": 0}, {"every_n_epochs": 0}])
+@pytest.mark.parametrize("setting", [{"batch_size": 0}, {"every_n_epochs": 0}])
 def test_bad_settings(setting):
-    with pytest.raises(ValueError, match="must be at least 1"):
+    with pytest.raises(SettingError, match="must be at least 1"):
         LayerAttribution(**setting)
+
+
+def test_bad_settings_of_a_collector():
+    with pytest.raises(SettingError, match="`checkpoint_every` must be at least 1"):
+        ScoreCollector(checkpoint_every=0)
+    with pytest.raises(SettingError, match="`stop_at_confidence` must be above 0"):
+        ScoreCollector(stop_at_confidence=1.5)
+
+
+def test_proxies_and_tokenizer_may_be_objects(tmp_path, tokenizer):
+    watch = LayerAttribution(requests(4), model="net.llm", tokenizer=tokenizer, locator=LGA("mlp_out"))
+    host = train(tmp_path, [watch])
+    values = LGA("mlp_out").score(host.net.llm, tokenizer, requests(4)).values
+    torch.testing.assert_close(torch.tensor(watch.result.choice.scores), values[:, 0].sum(0), rtol=1e-4, atol=1e-5)
+    assert watch.result.model == "LlamaForCausalLM"
+
+
+def test_metrics_can_be_monitored(callback, tmp_path):
+    """In every epoch, also in those in which nothing is scored anew."""
+    callback.every_n_epochs = 2
+    stop = EarlyStopping(monitor="lga/confidence", patience=5, mode="max")
+    best = ModelCheckpoint(dirpath=tmp_path / "best", monitor="lga/layer_2", mode="max", save_top_k=-1)
+    train(tmp_path, [callback, stop, best], enable_checkpointing=True)
+    assert len(best.best_k_models) == 2
+    assert best.best_model_score is not None
+    assert stop.best_score == callback.result.confidence
 
 
 @pytest.mark.parametrize("layer", ["golden", 2, "1-2"])
@@ -152,7 +180,7 @@ def test_edits_at_the_end_of_a_training_run(layer, callback, tmp_path, tokenizer
     )
     callback.locator = FixedLayer(1)
     host = train(tmp_path, [callback, edits])
-    expected = {"golden": [callback.attribution.choice.golden_layer], 2: [2], "1-2": [1, 2]}[layer]
+    expected = {"golden": [callback.result.choice.golden_layer], 2: [2], "1-2": [1, 2]}[layer]
     assert sorted(edits.delta.by_block(host.net.llm)) == expected
     edited = {name: tensor.clone() for name, tensor in host.net.llm.state_dict().items()}
     edits.originals.restore_()

@@ -14,7 +14,7 @@ from lga_lightning.evaluation.results import EvalResult
 from lga_lightning.evaluation.summary import mean_by_group, summarise
 from lga_lightning.metrics import percentile_interval
 from lga_lightning.reports.terminal import print_edits, print_places
-from lga_lightning.results.validation import write_outcomes
+from lga_lightning.results.validation import write_results
 from tests.helpers.results import validation
 
 
@@ -129,7 +129,7 @@ def test_scores_of_one_request():
 def test_the_parquet_file_has_a_row_for_every_prompt(tmp_path):
     data = results(3)
     path = tmp_path / "requests.parquet"
-    write_outcomes(path, [4, 7, 9], ["a", "b", "c"], data)
+    write_results(path, [4, 7, 9], ["a", "b", "c"], data)
     rows = parquet.read_table(path).to_pylist()
     assert len(rows) == sum(map(len, data))
     first = rows[0]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import re
+import sys
 from pathlib import Path
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -26,8 +28,11 @@ def extension(folder: Path, page: str, name: str) -> str:
     Returns:
         The module's dotted name, for a ``class_path``.
     """
+    for loaded in [one for one in sys.modules if one.partition(".")[0] == "extras"]:
+        del sys.modules[loaded]  # another test's
     package = folder / "extras"
     package.mkdir(exist_ok=True)
     (package / "__init__.py").touch()
     (package / f"{name}.py").write_text(python_of(page), encoding="utf-8")
+    importlib.invalidate_caches()
     return f"extras.{name}"

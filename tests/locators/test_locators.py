@@ -13,8 +13,11 @@ from lga_lightning.editing import RROME
 from lga_lightning.locators import LGA, FixedLayer, LayerSweep, MiddleLayer
 from lga_lightning.locators.base import knows_old_answer
 from lga_lightning.models.generation import greedy_answers
+from tests.helpers.cli import QUICK, shell
+from tests.helpers.data import rows, write_rows
 from tests.helpers.models import requests, tiny_model
-from tests.test_cli import QUICK, _shell, model_folder, rows, shell, write_rows  # noqa: F401 - fixtures
+
+pytestmark = pytest.mark.usefixtures("at_the_shell")
 
 FAST = {"steps": 4, "contexts_each": 1, "context_lengths": (3,)}
 
@@ -108,7 +111,7 @@ FAST_EDIT = ["--model.editor.steps=3", "--model.editor.contexts_each=1", "--mode
 
 
 @pytest.mark.parametrize("name", LOCATORS)
-def test_fit_with_each(name, model_folder, tmp_path):  # noqa: F811
+def test_fit_with_each(name, model_folder, tmp_path):
     data = write_rows(tmp_path / "requests.jsonl", [{**row, "relation": "ab"[i % 2]} for i, row in enumerate(rows(13))])
     root = tmp_path / "run"
     common = [f"--model.model_name={model_folder}", f"--data.requests={data}", *QUICK, *FAST_EDIT]
@@ -127,7 +130,7 @@ def test_fit_with_each(name, model_folder, tmp_path):  # noqa: F811
         assert result["golden_layer"] == {"MiddleLayer": 2, "FixedLayer": 1}[name]
 
 
-def test_causal_tracing_leaves_a_heat_map(model_folder, tmp_path, monkeypatch):  # noqa: F811
+def test_causal_tracing_leaves_a_heat_map(model_folder, tmp_path, monkeypatch):
     from lga_lightning.locators import causal_tracing
 
     monkeypatch.setattr(
@@ -144,7 +147,7 @@ def test_causal_tracing_leaves_a_heat_map(model_folder, tmp_path, monkeypatch): 
     assert (tmp_path / "run" / "heat_map.png").exists()
 
 
-def test_stops_when_settled_with_one_process_and_with_two(model_folder, tmp_path, capsys):  # noqa: F811
+def test_stops_when_settled_with_one_process_and_with_two(model_folder, tmp_path, capsys):
     data = write_rows(tmp_path / "requests.jsonl", rows(120))
     command = ["fit", f"--model.model_name={model_folder}", f"--data.requests={data}", "--data.batch_size=4", *QUICK]
     command += ["--model.locator=MiddleLayer", "--attribution.stop_at_confidence=0.95"]

@@ -7,6 +7,7 @@ import json
 import pickle
 from pathlib import Path
 
+import lightning as L
 import pytest
 from transformers import PreTrainedTokenizerBase
 
@@ -18,7 +19,9 @@ from lga_lightning.models.chat import ChatTokenizer, plain
 from lga_lightning.models.encoding import encode_answers, subject_last_token, target_ids
 from lga_lightning.models.generation import greedy_answers
 from lga_lightning.models.loading import EMBEDDED_NAME, EMBEDDED_PACKAGE, load_model, load_tokenizer
+from lga_lightning.modules.datamodule import EditDataModule
 from lga_lightning.modules.lga import LGAModule
+from tests.helpers.data import rows, write_rows
 from tests.helpers.models import requests, tiny_model, tiny_tokenizer
 from tests.helpers.tokenizers import KINDS, toy_tokenizer
 
@@ -170,13 +173,14 @@ def test_texts_of_the_models_own_are_no_chat():
     assert greedy_answers(model, chat, ["Rome is in"], 5) != greedy_answers(model, tokenizer, ["Rome is in"], 5)
 
 
-def test_a_modules_tokenizer_is_as_the_data_has_it():
-    module = LGAModule()
-    module.llm, module.tokenizer = tiny_model("llama"), tiny_tokenizer()
-    module.tokenizer.chat_template = LINES
+def test_a_modules_tokenizer_is_as_the_data_has_it(tmp_path):
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = LINES
+    module = LGAModule(model=tiny_model("llama"), tokenizer=tokenizer)
+    facts = write_rows(tmp_path / "facts.jsonl", rows(2))
     for chat in (False, True, True, False):
-        module.chat_template = chat
-        module.configure_model()
+        trainer = L.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=tmp_path)
+        trainer.fit(module, datamodule=EditDataModule(str(facts), chat_template=chat))
         assert isinstance(module.tokenizer, ChatTokenizer) == chat
         assert plain(module.tokenizer).bos_token == "<s>"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 
-import lightning as L
 import pytest
 import torch
 from peft import PeftModel
@@ -13,38 +12,19 @@ from transformers import AutoModelForCausalLM
 from lga_lightning.callbacks import AdapterWriter, EditReport
 from lga_lightning.covariance.estimate import find_covariances
 from lga_lightning.covariance.store import load_covariance
-from lga_lightning.editing import FTM, RROME, WeightDelta
+from lga_lightning.editing import FTM, WeightDelta
 from lga_lightning.editing.session import EditSession
 from lga_lightning.evaluation.evaluator import EvaluationConfig, evaluate
 from lga_lightning.exceptions import DataError, LGAError, SettingError
 from lga_lightning.modules.datamodule import EditDataModule
-from lga_lightning.modules.lga import LGAModule, milestones
 from lga_lightning.modules.moments import MomentsModule
+from lga_lightning.modules.schedules import milestones
+from tests.helpers.data import rows, write_rows
 from tests.helpers.models import tiny_model
-from tests.test_cli import rows, write_rows
+from tests.helpers.runs import module, trainer
 
 COUNT = 13
 EDITED = "model.layers.1.mlp.down_proj"
-METHOD = {"steps": 3, "context_lengths": (3,), "contexts_each": 1, "second_moment": "identity"}
-
-
-def trainer(tmp_path, *callbacks) -> L.Trainer:
-    return L.Trainer(
-        accelerator="cpu",
-        callbacks=list(callbacks),
-        default_root_dir=tmp_path,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        inference_mode=False,
-    )
-
-
-def module(tokenizer, editor=None, layer=1, **settings) -> LGAModule:
-    made = LGAModule(layer=layer, editor=editor or RROME(**METHOD), **settings)
-    made.llm, made.tokenizer = tiny_model("llama"), tokenizer
-    return made
 
 
 @pytest.fixture
@@ -65,8 +45,8 @@ def test_batch_mode_edits_all_and_scores_afterwards(tmp_path, data, tokenizer):
     content = validate(tmp_path, made, data)
     requests = data.loaded.requests
     delta = made.editor.compute(made.llm, tokenizer, requests, 1)
-    torch.testing.assert_close(made.deltas[0].matrix(EDITED), delta.matrix(EDITED), rtol=1e-4, atol=1e-5)
-    outcomes = evaluate(made.llm, tokenizer, requests, [made.deltas[0]] * COUNT, EvaluationConfig(generate=False))
+    torch.testing.assert_close(made.schedule.delta.matrix(EDITED), delta.matrix(EDITED), rtol=1e-4, atol=1e-5)
+    outcomes = evaluate(made.llm, tokenizer, requests, [made.schedule.delta] * COUNT, EvaluationConfig(generate=False))
     expected = [next(one.scores["token"][1] for one in of_request if one.group == "rewrite") for of_request in outcomes]
     assert [row["rewrite"]["after"] for row in content["requests"]] == pytest.approx(expected)
     assert [row["prompt"] for row in content["requests"]] == [request.prompt for request in requests]
@@ -83,7 +63,7 @@ def test_sequential_mode_edits_groups_in_order(tmp_path, data, tokenizer):
     run = EditSession(made.editor, made.llm, tokenizer, 1)
     for start in range(0, COUNT, 3):
         run.edit(data.loaded.requests[start : start + 3])
-    torch.testing.assert_close(made.deltas[0].matrix(EDITED), run.delta.matrix(EDITED))
+    torch.testing.assert_close(made.schedule.delta.matrix(EDITED), run.delta.matrix(EDITED))
     assert [point["edits"] for point in content["drift"]] == [3, 12, 13]
     assert all({"rewrite", "rephrase", "locality", "relative_change"} < set(point) for point in content["drift"])
     assert (content["mode"], content["group_size"]) == ("sequential", 3)
@@ -129,9 +109,9 @@ def logits(model) -> torch.Tensor:
 def test_predict_writes_an_adapter_that_peft_loads(tmp_path, data, tokenizer, capsys):
     made = module(tokenizer)
     predict(tmp_path, made, data)
-    assert made.mode == "batch"
+    assert made.run_mode == "batch"
     adapted = PeftModel.from_pretrained(tiny_model("llama"), tmp_path / "adapter")
-    with made.deltas[0].applied(made.llm):
+    with made.schedule.delta.applied(made.llm):
         torch.testing.assert_close(logits(adapted), logits(made.llm), rtol=1e-4, atol=1e-4)
     note = json.loads((tmp_path / "adapter" / "lga.json").read_text())
     assert note["method"]["name"] == "R-ROME"
@@ -167,7 +147,7 @@ def test_predict_merges(tmp_path, data, tokenizer):
     before = logits(made.llm)
     predict(tmp_path, made, data, merge=True)
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
-    with made.deltas[0].applied(made.llm):
+    with made.schedule.delta.applied(made.llm):
         torch.testing.assert_close(logits(merged), logits(made.llm))
     assert torch.equal(logits(made.llm), before)
     assert (tmp_path / "merged" / "tokenizer.json").is_file()
@@ -180,7 +160,7 @@ def test_predict_writes_dense_edits_as_matrices(tmp_path, data, tokenizer):
     assert (tmp_path / "adapter" / "delta.safetensors").is_file()
     assert "not a LoRA adapter" in (tmp_path / "adapter" / "README.md").read_text()
     again = WeightDelta.load(tmp_path / "adapter", made.llm)
-    assert torch.equal(again.matrix(EDITED), made.deltas[0].matrix(EDITED))
+    assert torch.equal(again.matrix(EDITED), made.schedule.delta.matrix(EDITED))
 
 
 def test_moments_by_a_trainer_are_those_of_the_function(tmp_path, tokenizer, monkeypatch):

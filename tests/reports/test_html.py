@@ -14,11 +14,10 @@ from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 
-import lightning as L
 import pytest
 import torch
 
-from lga_lightning.callbacks import EditReport, LayerAttribution
+from lga_lightning.callbacks import EditReport, ScoreCollector
 from lga_lightning.evaluation.results import EvalResult
 from lga_lightning.locators.aggregation import RelationLayers
 from lga_lightning.locators.causal_tracing import GROUPS, KINDS
@@ -28,10 +27,10 @@ from lga_lightning.reports.html import render_report, write_report
 from lga_lightning.reports.svg import drift_chart, layer_chart
 from lga_lightning.results.attribution import LocatorResult
 from lga_lightning.results.scores import DriftPoint
-from lga_lightning.results.validation import write_outcomes
+from lga_lightning.results.validation import write_results
+from tests.helpers.data import rows, write_rows
 from tests.helpers.results import locator_result, sweep_result, validation
-from tests.modules.test_modes import module
-from tests.test_cli import rows, write_rows
+from tests.helpers.runs import module, trainer
 
 EVIL = "<script>alert('x')</script> & \"Co\" <b"
 LAYERS = 12
@@ -82,7 +81,7 @@ def fill(root: Path, words: bool = True) -> Path:
     )
     replace(edits, drift=drift, versions={"torch": "9.9"}).save(root / "validation.json")
     if words:
-        write_outcomes(root / "requests.parquet", range(3), ["a", "b", "c"], OUTCOMES)
+        write_results(root / "requests.parquet", range(3), ["a", "b", "c"], OUTCOMES)
     (root / "lga_fit.yaml").write_text("seed_everything: 0 # <&>")
     return root
 
@@ -260,7 +259,7 @@ def test_links_that_lead_nowhere(tmp_path):
 
 def test_examples_come_from_all_over_the_data_and_are_cut(tmp_path):
     found = [[outcome("rewrite", 0.0, f"{number}" * 200, 0.0)] for number in range(9)]
-    write_outcomes(tmp_path / "requests.parquet", range(9), ["x"] * 9, found)
+    write_results(tmp_path / "requests.parquet", range(9), ["x"] * 9, found)
     (family,) = read_examples(tmp_path / "requests.parquet")
     (kind,) = family["kinds"]
     assert (kind["good"], kind["count"]) == (False, 9)
@@ -291,26 +290,12 @@ def test_drift_has_a_gap_where_there_is_no_number():
     assert chart.lines[0].parts[1][-1][1] == chart.bottom
 
 
-def trainer(root: Path, callback: L.Callback) -> L.Trainer:
-    return L.Trainer(
-        max_epochs=1,
-        accelerator="cpu",
-        callbacks=[callback],
-        default_root_dir=root,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        inference_mode=False,
-    )
-
-
 def test_fit_makes_it_and_validate_makes_it_anew(tmp_path, tokenizer):
     found = rows(5)
     found[0]["target_new"] = EVIL
     data = EditDataModule(str(write_rows(tmp_path / "requests.jsonl", found)), batch_size=5)
     made = module(tokenizer, layer="golden")
-    trainer(tmp_path, LayerAttribution()).fit(made, datamodule=data)
+    trainer(tmp_path, ScoreCollector()).fit(made, datamodule=data)
     first = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
     assert "Where to edit" in first.words
     assert "What the edits did" not in first.words

@@ -1,0 +1,218 @@
+"""When edits are made, and on top of what: each alone, all together, or one group after the other."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal, get_args
+
+from lga_lightning.data.requests import EditRequest
+from lga_lightning.editing import EditMethod, WeightDelta
+from lga_lightning.editing.base import EditTargets
+from lga_lightning.editing.session import EditSession
+from lga_lightning.evaluation.evaluator import EvaluationConfig, evaluate
+from lga_lightning.evaluation.results import EvalResult
+from lga_lightning.results.scores import DriftPoint
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Mode = Literal["independent", "batch", "sequential"]
+MODES: tuple[str, ...] = get_args(Mode)
+
+
+@dataclass(frozen=True)
+class ScoredEdits:
+    """Edits of some requests, and what became of them.
+
+    Attributes:
+        index: Positions of the N requests in their data set.
+        requests: The N requests.
+        deltas: Their N edits; the same object for requests that are edited together.
+        results: N lists, a result for each prompt of the request.
+    """
+
+    index: list[int]
+    requests: list[EditRequest]
+    deltas: list[WeightDelta]
+    results: list[list[EvalResult]]
+
+    def to(self, device: object, **kwargs: object) -> ScoredEdits:
+        """Itself: a trainer that keeps predictions would else look into every part for tensors to move."""
+        return self
+
+
+class EditSchedule(ABC):
+    """Takes requests batch by batch and edits them; no weight stays touched between the calls.
+
+    Args:
+        editor: How facts are edited.
+        llm: A causal language model.
+        tokenizer: Its fast tokenizer.
+        layers: The blocks to edit.
+        evaluation: What is measured.
+
+    Attributes:
+        delta: All edits together; None where every request is edited alone.
+        drift: How the facts fared that were edited by then, at 1, 10, 100, ... edits; the last point is not among them.
+    """
+
+    joint: bool = True
+    """Whether edits are made on top of each other, so that every process needs all requests, in order."""
+
+    def __init__(
+        self,
+        editor: EditMethod,
+        llm: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        layers: Sequence[int],
+        evaluation: EvaluationConfig,
+    ) -> None:
+        self.editor, self.llm, self.tokenizer, self.layers = editor, llm, tokenizer, list(layers)
+        self.evaluation = evaluation
+        self.delta: WeightDelta | None = None
+        self.drift: list[DriftPoint] = []
+
+    @abstractmethod
+    def step(self, index: Sequence[int], requests: Sequence[EditRequest]) -> ScoredEdits | None:
+        """Take in a batch of requests.
+
+        Args:
+            index: Their positions in the data set.
+            requests: The requests.
+
+        Returns:
+            What can be scored by now: nothing, where later requests may still change it.
+        """
+
+    def finish(self, rank: int = 0, world_size: int = 1) -> ScoredEdits | None:
+        """Score what could not be scored before; nothing by default.
+
+        Args:
+            rank: Number of this process, which scores its share of the requests.
+            world_size: Number of processes.
+        """
+        return None
+
+    def relative_norms(self) -> dict[int, float]:
+        """By block, the size of all edits made together, relative to the weights; empty where there are none."""
+        return {}
+
+    def score(
+        self, index: Sequence[int], requests: Sequence[EditRequest], deltas: Sequence[WeightDelta]
+    ) -> ScoredEdits:
+        """Edits with what became of them."""
+        results = evaluate(self.llm, self.tokenizer, requests, deltas, self.evaluation)
+        return ScoredEdits(list(index), list(requests), list(deltas), results)
+
+
+class Independent(EditSchedule):
+    """Every request edited alone, on the unedited model."""
+
+    joint = False
+
+    def step(self, index: Sequence[int], requests: Sequence[EditRequest]) -> ScoredEdits:
+        """Edit and score the batch."""
+        deltas = self.editor.compute_each(self.llm, self.tokenizer, requests, self.layers)
+        return self.score(index, requests, deltas)
+
+
+class _Joint(EditSchedule):
+    """Edits in a session; what becomes of them is known at the end."""
+
+    def __init__(
+        self,
+        editor: EditMethod,
+        llm: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        layers: Sequence[int],
+        evaluation: EvaluationConfig,
+    ) -> None:
+        super().__init__(editor, llm, tokenizer, layers, evaluation)
+        self.session = self.new_session()
+        self._index: list[int] = []
+
+    def new_session(self) -> EditSession:
+        """A session on the unedited model."""
+        return EditSession(self.editor, self.llm, self.tokenizer, self.layers)
+
+    def finish(self, rank: int = 0, world_size: int = 1) -> ScoredEdits | None:
+        """Score this process's share of all requests."""
+        if not self.session.requests:
+            return None
+        self.delta = self.session.delta
+        mine = range(rank, len(self.session.requests), world_size)
+        requests = [self.session.requests[place] for place in mine]
+        return self.score([self._index[place] for place in mine], requests, [self.delta] * len(requests))
+
+    def relative_norms(self) -> dict[int, float]:
+        """By block, the Frobenius norm of the change over that of the weights."""
+        return self.session.relative_norms()
+
+    def note_drift(self, session: EditSession) -> None:
+        """How the requests edited so far fare, by teacher-forced scores."""
+        quick = replace(self.evaluation, generate=False, fluency=False)
+        deltas = [session.delta] * len(session.requests)
+        results = evaluate(self.llm, self.tokenizer, session.requests, deltas, quick)
+        self.drift.append(DriftPoint.of(len(session.requests), session.relative_norms(), results))
+
+
+class Batch(_Joint):
+    """All requests edited together, then scored."""
+
+    def __init__(
+        self,
+        editor: EditMethod,
+        llm: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        layers: Sequence[int],
+        evaluation: EvaluationConfig,
+    ) -> None:
+        super().__init__(editor, llm, tokenizer, layers, evaluation)
+        self._targets: list[EditTargets] = []
+
+    def step(self, index: Sequence[int], requests: Sequence[EditRequest]) -> None:
+        """Find the batch's targets, which do not depend on the other requests."""
+        self._index += index
+        self._targets.append(self.editor.optimize_targets(self.llm, self.tokenizer, requests, self.layers))
+
+    def finish(self, rank: int = 0, world_size: int = 1) -> ScoredEdits | None:
+        """Edit all requests, the first 1, 10, 100, ... of them by themselves too, and score."""
+        if self._targets:
+            everything = type(self._targets[0]).join(self._targets)
+            for count in milestones(len(everything.requests)):
+                first = self.new_session()
+                first.edit_targets(everything.first(count))
+                self.note_drift(first)
+            self.session.edit_targets(everything)
+        return super().finish(rank, world_size)
+
+
+class Sequential(_Joint):
+    """Requests edited one group after the other, with all earlier edits in place, then scored."""
+
+    _passed_a_milestone = False
+
+    def step(self, index: Sequence[int], requests: Sequence[EditRequest]) -> None:
+        """Edit the batch on top of what was edited before."""
+        if self._passed_a_milestone:  # looked at now, since the last group's point is that of all requests
+            self.note_drift(self.session)
+        before = len(self.session.requests)
+        self._index += index
+        self.session.edit(requests, len(requests))
+        after = len(self.session.requests)
+        self._passed_a_milestone = any(before < point <= after for point in milestones(10 * after))
+
+
+SCHEDULES: dict[str, type[EditSchedule]] = {"independent": Independent, "batch": Batch, "sequential": Sequential}
+
+
+def milestones(count: int) -> list[int]:
+    """The numbers of edits below ``count`` at which drift is looked at: 1, 10, 100, ...
+
+    Example:
+        >>> milestones(1000)
+        [1, 10, 100]
+    """
+    return [10**power for power in range(len(str(count))) if 10**power < count]

@@ -1,0 +1,34 @@
+"""Runs of ``LGAModule`` on a tiny model, by a Trainer that is quiet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import lightning as L
+from transformers import PreTrainedTokenizerBase
+
+from lga_lightning import RROME, EditMethod, LGAModule
+from tests.helpers.cli import FAST_METHOD
+from tests.helpers.models import tiny_model
+
+
+def trainer(folder: Path, *callbacks: L.Callback) -> L.Trainer:
+    """A trainer that leaves its results in a folder."""
+    return L.Trainer(
+        accelerator="cpu",
+        callbacks=list(callbacks),
+        default_root_dir=folder,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        inference_mode=False,
+    )
+
+
+def module(
+    tokenizer: PreTrainedTokenizerBase, editor: EditMethod | None = None, layer: object = 1, **settings: object
+) -> LGAModule:
+    """A module with a tiny llama of its own."""
+    editor = editor or RROME(**FAST_METHOD)
+    return LGAModule(layer=layer, editor=editor, model=tiny_model("llama"), tokenizer=tokenizer, **settings)
