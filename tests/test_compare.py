@@ -141,9 +141,9 @@ def test_two_processes_compare_as_one(arguments):
     assert done.returncode == 0, done.stderr[-3000:]
     two = json.loads(Path("two/comparison.json").read_text())
     for mine, theirs in zip(one["rows"], two["rows"], strict=True):
-        for name in ("name", "layer", "num_requests", "standings", "settings"):
+        for name in ("name", "layer", "num_requests", "regrets", "settings"):
             assert mine[name] == theirs[name]
-    assert one["truths"][0]["scores"] == pytest.approx(two["truths"][0]["scores"], abs=1e-4)
+    assert one["sweeps"][0]["scores"] == pytest.approx(two["sweeps"][0]["scores"], abs=1e-4)
 
 
 def test_compare_refuses_what_would_mislead(arguments, tmp_path, capsys):

@@ -17,12 +17,7 @@ from lga_lightning.modules.lga import LGAModule
 from lga_lightning.reports.html import write_report
 from lga_lightning.reports.terminal import print_edits, print_places
 from lga_lightning.results.scores import DriftPoint
-from lga_lightning.results.validation import (
-    REQUESTS_FILE,
-    VALIDATION_FILE,
-    ValidationResult,
-    write_outcomes,
-)
+from lga_lightning.results.validation import REQUESTS_FILE, VALIDATION_FILE, ValidationResult, write_outcomes
 
 
 class EditReport(L.Callback):
