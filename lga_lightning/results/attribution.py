@@ -162,6 +162,16 @@ class LocatorResult:
         )
 
     @property
+    def golden_layer(self) -> int:
+        """Index of the golden layer."""
+        return self.choice.golden_layer
+
+    @property
+    def confidence(self) -> float:
+        """Share of bootstrap resamples of the requests that choose the golden layer."""
+        return self.choice.confidence
+
+    @property
     def is_sweep(self) -> bool:
         """Whether the scores are what edits scored at each layer: the evidence is that of a :class:`LayerSweep`."""
         return set(LayerSweep.columns[1:]) <= set(self.means)

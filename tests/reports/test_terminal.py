@@ -7,13 +7,14 @@ from dataclasses import replace
 import pytest
 import torch
 
+from lga_lightning.evaluation.results import EvalResult
 from lga_lightning.locators.aggregation import RelationLayers
 from lga_lightning.locators.causal_tracing import GROUPS, KINDS
 from lga_lightning.reports.figures import draw_layers
 from lga_lightning.reports.heatmap import draw_heat_map
-from lga_lightning.reports.terminal import print_attribution
+from lga_lightning.reports.terminal import print_attribution, print_edits, print_places, print_written
 from lga_lightning.results.attribution import LocatorResult, means_by_layer
-from tests.helpers.results import locator_result
+from tests.helpers.results import locator_result, validation
 
 
 @pytest.mark.parametrize(
@@ -81,3 +82,50 @@ def test_says_when_the_signed_sum_misleads(tmp_path, capsys):
     for aggregate, said in (("sum", True), ("absolute", False)):
         print_attribution(locator_result(scores if said else -scores, aggregate), tmp_path)
         assert ("Every score is negative" in capsys.readouterr().out) is said
+
+
+MARKUP = "[/red] [bold]x[/bold] :smile: \\[y]"
+
+
+def test_data_is_no_markup(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "250")
+    relations = RelationLayers([MARKUP, "language"], [20, 20], [1, 2], [0.5, 0.75], 0.01)
+    result = locator_result(
+        torch.randn(40, 3),
+        model=f"m {MARKUP}",
+        data=f"d {MARKUP}",
+        num_skipped={MARKUP: 2},
+        relations=relations,
+    )
+    root = tmp_path / "[/red]"
+    print_attribution(result, root)
+    said = " ".join(capsys.readouterr().out.split())
+    for expected in (f"LGA on m {MARKUP}, 40 requests of d {MARKUP}", f"2 ({MARKUP})", f"{root}/report.html"):
+        assert expected in said
+    assert said.count(MARKUP) == 4
+    scores = {"token": (0.0, 1.0)}
+    outcomes = [[EvalResult("rewrite", "Q", ("A",), scores), EvalResult(f"locality.{MARKUP}", "Q", ("A",), scores)]]
+    edits = validation(
+        outcomes,
+        model_name=f"m {MARKUP}",
+        data_name=f"d {MARKUP}",
+        layer_source=f"golden layer of {root}",
+        mode="batch",
+    )
+    print_edits(replace(edits, drift=[*edits.drift] * 2))
+    print_places(edits, root / "validation.json")
+    print_written(edits, root, merged=False)
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.count(MARKUP) == 3  # model, data, and the kind of locality
+    assert said.count(f"Layer 3: golden layer of {root}.") == 2
+    assert said.count(str(root)) == 6
+
+
+def test_pictures_of_names_with_dollar_signs(tmp_path):
+    columns = {f"{kind}.{group}": [0.1] * 5 for kind in KINDS for group in GROUPS}
+    result = locator_result(
+        torch.randn(6, 5), model="$x_{$", data="$", means=columns, half_widths=columns, settings={"window": 3}
+    )
+    draw_layers(result, tmp_path / "layers.png")
+    draw_heat_map(result, tmp_path / "heat.png")
+    assert (tmp_path / "heat.png").is_file()

@@ -93,6 +93,7 @@ def test_a_result_is_made_of_the_requests_that_count(llama):
     result = build(locator, values, [0, 1, 0, 2, 0, 0], llama, seconds=2.5)
     counted = values[[0, 2, 4, 5]]
     assert result.choice == locator.choose(counted[:, 0])
+    assert (result.golden_layer, result.confidence) == (result.choice.golden_layer, result.choice.confidence)
     assert result.num_requests == 4
     assert result.num_skipped == {
         "empty target": 2,
