@@ -24,12 +24,12 @@ WAY_OUT = "For a family that is built in another way, register a structure (docs
 
 @dataclass(frozen=True)
 class Site:
-    """A module of a block whose parameters enter the attribution.
+    """A module of a block whose parameters are scored.
 
     Attributes:
         name: Qualified name in the model.
         module: The module itself.
-        bias: Whether its bias enters as well as its weight.
+        bias: Whether its bias is scored as well as its weight.
     """
 
     name: str
@@ -129,7 +129,12 @@ def hidden_size(model: PreTrainedModel) -> int:
 
 
 def longest_text(model: PreTrainedModel, wanted: int) -> int:
-    """So many tokens, or as many as the model has positions for, if those are fewer."""
+    """The number of tokens wanted, or of the model's positions if it has fewer.
+
+    Args:
+        model: A causal language model.
+        wanted: Number of tokens.
+    """
     return min(wanted, getattr(model.config.get_text_config(), "max_position_embeddings", None) or wanted)
 
 

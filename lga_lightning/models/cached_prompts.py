@@ -40,7 +40,7 @@ class CachedPrompts:
         model: A causal language model in eval mode; its cache must be transformers' dynamic one.
         tokenizer: Its tokenizer; the default special tokens go before the prompt.
         texts: N prompts; white space at their end is dropped, since an answer brings its own.
-        attach: Edits, by row.
+        attach: Gives the context in which rows run edited.
     """
 
     def __init__(
@@ -92,8 +92,8 @@ class CachedPrompts:
         """Let the model continue every prompt greedily; a row that is finished leaves the batch.
 
         Args:
-            limit: New tokens at most.
-            finished: Called with a row and the text of its newest token; whether the row ends there.
+            limit: Most new tokens of a row.
+            finished: Called with a row and the text of its newest token; says whether the row ends there.
 
         Returns:
             N texts, up to and with the token that finished them. An end-of-text token, or the end of the model's

@@ -40,7 +40,7 @@ class CachedSuffix:
     def __init__(self, model: PreTrainedModel, batch: EncodedAnswers, layer: int = 0) -> None:
         self.model = model
         self.layer = layer
-        self._entry = BlockInput()
+        self._block_input = BlockInput()
         starts, device = batch.subject, batch.input_ids.device
         # the beginning is padded on the left, so that distances in the cache are those of the text
         beginnings = zip(batch.input_ids, starts.tolist(), strict=True)
@@ -73,8 +73,8 @@ class CachedSuffix:
         b = self.batch
         chosen.batch = EncodedAnswers(b.input_ids[rows], b.positions[rows], b.labels[rows], b.subject[rows])
         chosen._inputs = {name: tensor[rows] for name, tensor in self._inputs.items()}
-        hidden = self._entry.hidden
-        chosen._entry = replace(self._entry, hidden=None if hidden is None else hidden[rows])
+        hidden = self._block_input.hidden
+        chosen._block_input = replace(self._block_input, hidden=None if hidden is None else hidden[rows])
         chosen._cache = copy_of_cache(self._cache)
         if chosen._cache is not None:
             chosen._cache.batch_select_indices(rows)
@@ -83,7 +83,7 @@ class CachedSuffix:
     def logits(self) -> Tensor:
         """Logits [N, A, V] at the positions, in float32 or better."""
         b = self.batch
-        with logits_at(self.model, b.positions), entered_at(blocks(self.model), self.layer, self._entry):
+        with logits_at(self.model, b.positions), entered_at(blocks(self.model), self.layer, self._block_input):
             logits: Tensor = self.model(
                 input_ids=b.input_ids,
                 past_key_values=copy_of_cache(self._cache),

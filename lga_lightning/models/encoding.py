@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -91,10 +86,10 @@ def encode_answers(
     last = [-1] * len(rows)
     if subject_ends is not None:
         last = [token_at(o, end - 1) for o, end in zip(encoded["offset_mapping"], subject_ends, strict=True)]
-    starts = zip(prompt_ids, answer_ids, strict=True)
+    pairs = zip(prompt_ids, answer_ids, strict=True)
     return EncodedAnswers(
         input_ids=_pad(rows, 0),
-        positions=_pad([list(range(len(p) - 1, len(p) - 1 + len(a))) for p, a in starts], 0),
+        positions=_pad([list(range(len(p) - 1, len(p) - 1 + len(a))) for p, a in pairs], 0),
         labels=_pad(answer_ids, IGNORE),
         subject=torch.tensor(last),
     )
@@ -126,14 +121,15 @@ def encode_subjects(
 
 
 def without_eos(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:
-    """A prompt must be open-ended: some tokenizers put their end-of-text token behind every text."""
+    """A prompt's token ids without the end-of-text token that some tokenizers put behind every text.
+
+    Args:
+        tokenizer: The tokenizer.
+        ids: Token ids of a prompt, with the tokenizer's default special tokens.
+    """
     if isinstance(tokenizer, ChatTokenizer):
         return ids  # a template ends where the answer begins
     return ids[:-1] if len(ids) > 1 and ids[-1] in (tokenizer.eos_token_id, tokenizer.sep_token_id) else ids
-
-
-def _pad(rows: list[list[int]], value: int) -> Tensor:
-    return pad_sequence([torch.tensor(row, dtype=torch.long) for row in rows], batch_first=True, padding_value=value)
 
 
 def subject_last_token(tokenizer: PreTrainedTokenizerBase, text: str, subject: str) -> int:
@@ -158,9 +154,18 @@ def subject_last_token(tokenizer: PreTrainedTokenizerBase, text: str, subject: s
 
 
 def token_at(offsets: list[tuple[int, int]], character: int) -> int:
-    """Index of the last token that covers a character (a character of several bytes may have several tokens)."""
+    """Index of the last token that covers a character (a character of several bytes may have several tokens).
+
+    Args:
+        offsets: For each token, where it begins in the text and where it ends, as a fast tokenizer gives them.
+        character: Index of the character in the text.
+    """
     covering = [index for index, (start, end) in enumerate(offsets) if start <= character < end]
     if covering:
         return covering[-1]
     # a normaliser dropped the character: the last token that begins before it
     return max(index for index, (start, end) in enumerate(offsets) if start <= character and start < end)
+
+
+def _pad(rows: list[list[int]], value: int) -> Tensor:
+    return pad_sequence([torch.tensor(row, dtype=torch.long) for row in rows], batch_first=True, padding_value=value)

@@ -1,4 +1,4 @@
-"""What a model says by itself."""
+"""What a model says by itself: greedy answers, and texts drawn by its own probabilities."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def greedy_answers(
         model: A causal language model.
         tokenizer: Its tokenizer.
         prompts: Texts to continue.
-        max_new_tokens: Where an answer is cut at the latest.
+        max_new_tokens: Most tokens of an answer.
 
     Returns:
         One answer a prompt, without white space around it; "" where the model says nothing before a stop.
@@ -43,7 +43,10 @@ def full_stops(counts: Sequence[int]) -> Callable[[int, str], bool]:
     """When a row of :meth:`CachedPrompts.continuations` is finished: at a newline, or at a given full stop.
 
     Args:
-        counts: How many full stops end a row.
+        counts: For each row, the number of full stops that end it.
+
+    Returns:
+        Takes a row and the text of its newest token, and says whether the row ends there.
     """
     left = list(counts)
 
@@ -55,7 +58,9 @@ def full_stops(counts: Sequence[int]) -> Callable[[int, str], bool]:
 
 
 def answer_prefixes(text: str) -> list[str]:
-    r"""The beginnings of a text that a stop may have ended: up to its first newline, cut at each full stop or not at all.
+    r"""The beginnings of a text that may be its answer: its first line, up to each full stop, and whole.
+
+    A full stop may end the answer or belong to it, so all are tried.
 
     Example:
         >>> answer_prefixes(" St. Louis. It\n is")
@@ -76,7 +81,7 @@ def generate(
         model: A causal language model.
         tokenizer: Its tokenizer.
         texts: N texts.
-        options: How to pick tokens, as transformers' ``generate`` takes them.
+        options: Options of transformers' ``generate`` that say how tokens are picked.
 
     Returns:
         Token ids [N, width + new], the texts padded on the left to ``width``, and ``width``.
@@ -95,9 +100,9 @@ def sample(
     Args:
         model: A causal language model; it is not changed, nor is the random state.
         tokenizer: Its tokenizer, for the token that texts begin with.
-        rows: How many texts.
-        length: Tokens a text.
-        seed: Of the draws, on the model's device.
+        rows: Number of texts.
+        length: Number of tokens of each.
+        seed: Seed of the draws, which are made on the model's device.
 
     Returns:
         Token ids of the texts, all of the same length.
@@ -112,7 +117,11 @@ def sample(
 
 
 def sampling_options(length: int) -> dict[str, Any]:
-    """Options of :func:`generate`: exactly so many new tokens, drawn by the model's own probabilities."""
+    """Options of :func:`generate` for new tokens drawn by the model's own probabilities.
+
+    Args:
+        length: Number of new tokens, neither more nor fewer.
+    """
     return {
         "min_new_tokens": length,
         "max_new_tokens": length,
@@ -124,7 +133,7 @@ def sampling_options(length: int) -> dict[str, Any]:
 
 @contextmanager
 def seeded(device: torch.device, seed: int) -> Iterator[None]:
-    """Within the block, draws on a device begin at a seed; afterwards the random state is what it was."""
+    """Within the ``with`` block, draws on a device begin at a seed; afterwards the random state is what it was."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield

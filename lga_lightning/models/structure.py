@@ -116,7 +116,11 @@ def is_transposed(module: nn.Module) -> bool:
 
 
 def matrix_shape(module: nn.Module) -> tuple[int, int]:
-    """(d_in, d_out) of a linear map."""
+    """(d_in, d_out) of a linear map.
+
+    Raises:
+        TypeError: If the module is none.
+    """
     if isinstance(module, Conv1D):
         return module.nx, module.nf
     if isinstance(module, nn.Linear):
@@ -125,7 +129,7 @@ def matrix_shape(module: nn.Module) -> tuple[int, int]:
 
 
 def matrix_names(module: nn.Module) -> list[str]:
-    """Names of the linear maps within a module.
+    """Names of the linear maps within a module, in the order of ``named_modules``.
 
     An adapter in training (PEFT names its parts lora_A, lora_B) is not part of the module it sits in.
     """

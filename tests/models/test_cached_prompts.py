@@ -115,7 +115,7 @@ def test_full_stops():
         ("", [""]),
     ],
 )
-def test_cuts(text, expected):
+def test_answer_prefixes(text, expected):
     assert answer_prefixes(text) == expected
 
 

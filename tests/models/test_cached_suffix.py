@@ -46,9 +46,9 @@ BATCHES = {
 def test_equals_the_whole_rows(family, name):
     model, batch = tiny_model(family, torch.float64), batch_of(BATCHES[name])
     expected = answered(answer_logits(model, batch), batch)
-    continuation = CachedSuffix(model, batch)
+    suffix = CachedSuffix(model, batch)
     with torch.no_grad():
-        first, second = continuation.logits(), continuation.logits()
+        first, second = suffix.logits(), suffix.logits()
     torch.testing.assert_close(answered(first, batch), expected, **EXACT)
     assert torch.equal(first, second)  # the cache has not grown
 
@@ -57,15 +57,15 @@ def test_equals_the_whole_rows(family, name):
 @pytest.mark.parametrize("name", ["here and there", "also at the start", "far behind"])
 def test_some_of_the_rows(family, name):
     model, batch = tiny_model(family, torch.float64), batch_of(BATCHES[name])
-    continuation = CachedSuffix(model, batch)
-    everything = continuation.logits()
+    suffix = CachedSuffix(model, batch)
+    everything = suffix.logits()
     for rows in ([1], [2, 0], [0, 1, 2]):
-        chosen = continuation.select(torch.tensor(rows))
+        chosen = suffix.select(torch.tensor(rows))
         torch.testing.assert_close(chosen.logits(), everything[rows], **EXACT)
         assert torch.equal(chosen.batch.labels, batch.labels[rows])
         again = chosen.select(torch.tensor([0]))
         torch.testing.assert_close(again.logits(), everything[rows[:1]], **EXACT)
-    assert torch.equal(continuation.logits(), everything)  # selecting left it as it was
+    assert torch.equal(suffix.logits(), everything)  # selecting left it as it was
 
 
 @pytest.mark.usefixtures("exact")
@@ -73,10 +73,8 @@ def test_requests(family, tokenizer):
     model, data = tiny_model(family, torch.float64), requests()
     prompts, answers, ends = zip(*((r.prompt, r.target_new, r.subject_end) for r in data), strict=True)
     batch = encode_answers(tokenizer, prompts, answers, ends)
-    continuation = CachedSuffix(model, batch)
-    torch.testing.assert_close(
-        answered(continuation.logits(), batch), answered(answer_logits(model, batch), batch), **EXACT
-    )
+    suffix = CachedSuffix(model, batch)
+    torch.testing.assert_close(answered(suffix.logits(), batch), answered(answer_logits(model, batch), batch), **EXACT)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -116,9 +114,9 @@ def test_gradients_reach_an_addition_at_the_subject(family):
             loss = answered(run(), batch).logsumexp(-1).sum()
         return torch.autograd.grad(loss, delta)[0]
 
-    continuation = CachedSuffix(model, batch)
+    suffix = CachedSuffix(model, batch)
     expected = gradient(lambda: answer_logits(model, batch), batch.subject)
-    torch.testing.assert_close(gradient(continuation.logits, continuation.batch.subject), expected, **EXACT)
+    torch.testing.assert_close(gradient(suffix.logits, suffix.batch.subject), expected, **EXACT)
 
 
 @pytest.mark.usefixtures("exact")
@@ -146,8 +144,8 @@ def test_blocks_below_a_change_run_once(family, layer):
         return [answered(logits, batch) for logits in found]
 
     with torch.no_grad():
-        continuation = CachedSuffix(model, batch, layer)
-        mine = passes(continuation.logits, 0, continuation.batch.input_ids.shape[1])
+        suffix = CachedSuffix(model, batch, layer)
+        mine = passes(suffix.logits, 0, suffix.batch.input_ids.shape[1])
         whole = passes(lambda: answer_logits(model, batch), batch.subject, batch.input_ids.shape[1])
     for a, b in zip(mine, whole, strict=True):
         torch.testing.assert_close(a, b, **EXACT)
@@ -161,6 +159,6 @@ def test_blocks_below_a_change_run_once(family, layer):
     )
     handle = inner.register_forward_pre_hook(lambda module, args: computed.append(module))
     with torch.no_grad():
-        continuation.logits()
+        suffix.logits()
     handle.remove()
     assert bool(computed) == (layer == 0)
