@@ -27,8 +27,8 @@ class CovarianceAccumulator(Metric):
     Products are taken in float32 over blocks of 1,024 tokens, whose sums are added up in float64.
 
     Args:
-        model: A causal language model, for the widths.
-        layers: The blocks.
+        model: A causal language model, for the widths of the keys.
+        layers: Indices of the blocks.
     """
 
     full_state_update = False
@@ -47,7 +47,7 @@ class CovarianceAccumulator(Metric):
 
         Args:
             model: The model.
-            pieces: Token ids of up to ``PIECES`` texts; none is fine.
+            pieces: Token ids of some texts; none is fine.
         """
         if not pieces:
             return

@@ -14,13 +14,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 SAMPLED = "sampled"
-
-
 PIECES = 32  # a batch
 
 
 def token_budget(model: PreTrainedModel, layer: int) -> int:
-    """From how many tokens second moments are taken where nobody says: 20 times the width of a key.
+    """Number of tokens that second moments are taken from where nobody says: 20 times the width of a key.
 
     Few enough to be quick, and many enough for an inverse: a sample covariance of n tokens in d dimensions errs by about
     sqrt(d / n).
@@ -41,10 +39,10 @@ def batches(
     Args:
         model: The model, which ``sampled`` takes the text from.
         tokenizer: Its tokenizer.
-        source: As :func:`~lga_lightning.data.corpus.read_texts` takes it, or ``sampled``.
-        tokens: How many tokens in all; fewer if the text has fewer.
-        sequence_length: Tokens a piece, at most.
-        skip: Leave out so many batches (a resumed run).
+        source: Source of the text, as :func:`~lga_lightning.data.corpus.read_texts` takes it, or ``sampled``.
+        tokens: Number of tokens in all; fewer if the text has fewer.
+        sequence_length: Number of tokens of a piece, at most.
+        skip: Number of batches that are left out (in a resumed run).
     """
     sequence_length = longest_text(model, sequence_length)
     if source == SAMPLED:

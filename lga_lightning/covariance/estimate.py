@@ -38,10 +38,10 @@ def find_covariances(
     Args:
         model: A causal language model; it is not changed.
         tokenizer: Its tokenizer.
-        layers: The blocks; those that are missing are estimated in one pass.
+        layers: Indices of the blocks; those that are missing are estimated in one pass.
         source: A text, as :func:`~lga_lightning.data.corpus.read_texts` takes it, or ``sampled``.
-        tokens: Budget of tokens; by default 20 times the width of a key.
-        sequence_length: Tokens a piece of text, at most.
+        tokens: Number of tokens; by default 20 times the width of a key.
+        sequence_length: Number of tokens of a piece of text, at most.
 
     Raises:
         DataError: If there is no text, or the cache holds something else.
@@ -53,7 +53,7 @@ def find_covariances(
     key.folder.mkdir(parents=True, exist_ok=True)
     with FileLock(key.folder / "lock"):
         found = {layer: load_covariance(key.folder, layer, key) for layer in layers}
-        missing = [layer for layer, moment in found.items() if moment is None]
+        missing = [layer for layer, covariance in found.items() if covariance is None]
         if missing:
             moments = CovarianceAccumulator(model, missing).to(model.device)
             done = restore_partial(moments, key)
@@ -65,11 +65,15 @@ def find_covariances(
                 save_partial_now_and_then(moments, key, number)
             finish(moments, key)
             found |= {layer: load_covariance(key.folder, layer, key) for layer in missing}
-    return {layer: moment for layer, moment in found.items() if moment is not None}
+    return {layer: covariance for layer, covariance in found.items() if covariance is not None}
 
 
 def finish(moments: CovarianceAccumulator, key: CovarianceKey) -> None:
     """Put finished moments into the cache.
+
+    Args:
+        moments: Sums over all tokens.
+        key: Everything that they are made of.
 
     Raises:
         DataError: If no token was counted.
@@ -101,9 +105,9 @@ def save_partial(moments: CovarianceAccumulator, key: CovarianceKey, done: int) 
     """Write down how far the estimate is.
 
     Args:
-        moments: Of all processes.
-        key: What they are made from.
-        done: Batches that have been counted.
+        moments: Sums over all processes.
+        key: Everything that they are made of.
+        done: Number of batches that have been counted.
     """
     from safetensors.torch import save_file
 
@@ -128,7 +132,7 @@ def _partial(key: CovarianceKey) -> Path:
 def _shown(
     pending: Iterable[list[list[int]]], done: int, key: CovarianceKey, layers: Sequence[int]
 ) -> Iterator[list[list[int]]]:
-    """With a bar that counts tokens."""
+    """The same batches, with a bar that counts their tokens."""
     from tqdm import tqdm
 
     title = f"Second moments of {key.model}, {len(layers)} layer(s), from {key.text}"

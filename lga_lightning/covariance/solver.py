@@ -25,13 +25,13 @@ OF_THE_MODEL = ("weights", "tokenizer", "dtype")
 
 @dataclass
 class CovarianceSolver:
-    """C = E[k k^T] of the layers of a model.
+    """C = E[k k^T] of the layers of a model, and linear systems with it.
 
     Args:
         source: ``identity`` for C = I; ``sampled`` for text that the model itself writes; a text file or data set, as
             :func:`~lga_lightning.data.corpus.read_texts` takes it; or a folder that ``lga moments`` wrote.
-        tokens: From how many tokens it is estimated, where it is; None for 20 times the width of a key.
-        sequence_length: In pieces of so many tokens.
+        tokens: Number of tokens that it is estimated from, where it is; None for 20 times the width of a key.
+        sequence_length: Number of tokens of a piece of text, at most.
     """
 
     source: str
@@ -51,6 +51,11 @@ class CovarianceSolver:
     def prepare(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, layers: Sequence[int]) -> None:
         """Have the second moments of some layers at hand; call it first while the model is not edited.
 
+        Args:
+            model: A causal language model; it is not changed.
+            tokenizer: Its fast tokenizer.
+            layers: Indices of the blocks.
+
         Raises:
             DataError: If they cannot be made, or were made for another model.
         """
@@ -64,15 +69,15 @@ class CovarianceSolver:
             return
         key = CovarianceKey.of(model, tokenizer, SAMPLED, 1, self.sequence_length)
         for layer in missing:
-            moment = load_covariance(folder, layer, key, OF_THE_MODEL)
-            if moment is None:
+            covariance = load_covariance(folder, layer, key, OF_THE_MODEL)
+            if covariance is None:
                 raise DataError(
                     f"The folder {str(folder)!r} has no second moment of block {layer}. Run `lga moments` for this layer too."
                 )
-            have[layer] = moment
+            have[layer] = covariance
 
     def solve(self, model: PreTrainedModel, layer: int, keys: Tensor) -> Tensor:
-        """C^-1 k for keys [n, d_in]: [n, d_in], solved in float64.
+        """Products C^-1 k for keys k [n, d_in]: [n, d_in], solved in float64.
 
         Raises:
             DataError: If C cannot be inverted.
@@ -81,20 +86,20 @@ class CovarianceSolver:
             return keys
         factors = self._factors.setdefault(model, {})
         if layer not in factors:
-            moment = self._covariances[model][layer].to(keys.device)
-            factor, failed = torch.linalg.cholesky_ex(moment)
+            covariance = self._covariances[model][layer].to(keys.device)
+            factor, failed = torch.linalg.cholesky_ex(covariance)
             # a singular matrix may still pass, by rounding
-            if failed or factor.diagonal().min() ** 2 < 1e-12 * moment.diagonal().max():
+            if failed or factor.diagonal().min() ** 2 < 1e-12 * covariance.diagonal().max():
                 raise DataError(
                     f"The second moment of block {layer} (from {self.source!r}) cannot be inverted: it was taken from too few "
-                    f"tokens for keys of width {len(moment)}. Raise --model.editor.moment_tokens to several times that width, "
+                    f"tokens for keys of width {len(covariance)}. Raise --model.editor.moment_tokens to several times that width, "
                     "or give it more text."
                 )
             factors[layer] = factor
         return torch.cholesky_solve(keys.double().T, factors[layer]).T.to(keys.dtype)
 
     def project(self, model: PreTrainedModel, layer: int, keys: Tensor, threshold: float) -> Tensor:
-        """The part of keys [n, d_in] that lies in the span of C's singular vectors with values below a threshold.
+        """Part of keys [n, d_in] that lies in the span of C's singular vectors with values below a threshold, [n, d_in].
 
         Raises:
             DataError: If there is no such vector.
@@ -113,7 +118,7 @@ class CovarianceSolver:
         return keys.to(factors[name]) @ factors[name] @ factors[name].T
 
     def settings(self, model: PreTrainedModel) -> dict[str, Any]:
-        """For result files."""
+        """Source and budget of tokens, for result files."""
         if self.source == IDENTITY:
             return {"second_moment": IDENTITY}
         if Path(self.source).expanduser().is_dir():

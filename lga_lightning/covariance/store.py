@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from lga_lightning.covariance.accumulator import CovarianceAccumulator
+from lga_lightning.covariance.batches import SAMPLED
 from lga_lightning.data.sources import source_fingerprint, source_name
 from lga_lightning.exceptions import DataError
 from lga_lightning.models.architecture import longest_text
@@ -21,8 +23,6 @@ from lga_lightning.utils.io import write_whole
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from lga_lightning.covariance.accumulator import CovarianceAccumulator
-from lga_lightning.covariance.batches import SAMPLED
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,14 @@ class CovarianceKey:
 
     Attributes:
         model: Name of the model, as its config has it.
-        revision: Its commit on the Hub, where it has one.
+        revision: Commit of the model on the Hub, where it has one.
         weights: SHA-256 of all weights.
         tokenizer: SHA-256 of the tokenizer.
-        dtype: Of the weights.
-        text: Where the text comes from: a file's name, a data set's, or ``sampled`` (from the model itself).
+        dtype: Data type of the weights.
+        text: Source of the text: a file's name, a data set's, or ``sampled`` (from the model itself).
         text_hash: SHA-256 of the file, commit of the data set, or the seed of the samples.
-        tokens: How many tokens of it.
-        sequence_length: Longer texts are cut into pieces of so many tokens.
+        tokens: Number of tokens of the text.
+        sequence_length: Number of tokens of the pieces that longer texts are cut into.
     """
 
     model: str
@@ -80,26 +80,37 @@ class CovarianceKey:
 
     @property
     def folder(self) -> Path:
-        """Where they are kept, one file a layer."""
+        """Folder in the cache, with one file a layer."""
         digest = hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()[:16]
         return cache_folder() / "second-moments" / f"{self.model}-{digest}"
 
     def differences(self, other: CovarianceKey, fields: Sequence[str] = ()) -> str:
-        """What is different, in words; "" if nothing is."""
+        """What is different in another key, in words; "" if nothing is.
+
+        Args:
+            other: The other key.
+            fields: Fields that are compared; all by default.
+        """
         mine, theirs = asdict(self), asdict(other)
         names = [name for name in fields or mine if mine[name] != theirs[name]]
         return ", ".join(f"{name} ({theirs[name]!s:.24}, not {mine[name]!s:.24})" for name in names)
 
 
 def save_covariances(moments: CovarianceAccumulator, key: CovarianceKey, folder: Path) -> None:
-    """Write one file a layer, whole, with what they were made from."""
+    """Write one file a layer, whole, with what it was made from.
+
+    Args:
+        moments: Sums over all tokens.
+        key: Everything that they are made of.
+        folder: Folder for the files.
+    """
     from safetensors.torch import save_file
 
-    for layer, moment in moments.means().items():
+    for layer, covariance in moments.means().items():
         note = {"key": json.dumps(asdict(key)), "layer": str(layer), "counted": str(int(moments.tokens))}
 
-        def write(scratch: Path, moment: Tensor = moment, note: dict[str, str] = note) -> None:
-            save_file({"moment": moment.float().cpu().contiguous()}, scratch, metadata=note)
+        def write(scratch: Path, covariance: Tensor = covariance, note: dict[str, str] = note) -> None:
+            save_file({"moment": covariance.float().cpu().contiguous()}, scratch, metadata=note)
 
         write_whole(folder / f"{layer}.safetensors", write)
 
@@ -108,10 +119,10 @@ def load_covariance(folder: Path, layer: int, key: CovarianceKey, fields: Sequen
     """C of one layer, [d_in, d_in] in float64; None if there is no file of that layer.
 
     Args:
-        folder: Where :func:`save_covariances` wrote.
-        layer: The block.
-        key: What it must have been made from.
-        fields: Which fields of the key must agree; all by default.
+        folder: Folder that :func:`save_covariances` wrote to.
+        layer: Index of the block.
+        key: Everything that it must have been made of.
+        fields: Fields of the key that must agree; all by default.
 
     Raises:
         DataError: If the file is broken, or was made from something else.
@@ -123,7 +134,7 @@ def load_covariance(folder: Path, layer: int, key: CovarianceKey, fields: Sequen
         return None
     try:
         with safe_open(path, framework="pt") as file:
-            note, moment = file.metadata() or {}, file.get_tensor("moment").double()
+            note, covariance = file.metadata() or {}, file.get_tensor("moment").double()
         made = CovarianceKey(**json.loads(note["key"]))
         if int(note["layer"]) != layer:
             raise DataError(f"{str(path)!r} holds the second moment of block {note['layer']}: it was renamed.")
@@ -138,4 +149,4 @@ def load_covariance(folder: Path, layer: int, key: CovarianceKey, fields: Sequen
         raise DataError(
             f"The second moment in {str(path)!r} was made from something else: {differences}. Run `lga moments` for this model."
         )
-    return moment
+    return covariance
