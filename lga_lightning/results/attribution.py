@@ -80,16 +80,6 @@ class LocatorResult:
     seconds: float | None = None
     neighbours: int = 0
 
-    @property
-    def golden_layer(self) -> int:
-        """The block to edit."""
-        return self.choice.golden_layer
-
-    @property
-    def confidence(self) -> float:
-        """Share of bootstrap resamples of the requests that choose it."""
-        return self.choice.confidence
-
     @classmethod
     def from_scores(
         cls,
