@@ -16,7 +16,7 @@ import pytest
 from lga_lightning import __main__ as entry
 from lga_lightning.data import load_requests
 from lga_lightning.exceptions import LGAError
-from tests.data.test_formats import (
+from tests.helpers.records import (
     COUNTERFACT,
     COUNTERFACT_EDIT,
     JSONL,
@@ -26,7 +26,7 @@ from tests.data.test_formats import (
     WIKIBIO,
     ZSRE,
 )
-from tests.data.test_sources import as_csv, as_parquet
+from tests.helpers.tables import as_csv, as_parquet
 
 SOUND = {
     "jsonl": [{**JSONL, "target_old": "Italy", "rephrases": ["Rome lies in"], "relation": "P17"}],

@@ -18,6 +18,7 @@ from lga_lightning.data.requests import EditRequest, Probe
 from lga_lightning.data.sources import json_text, read_records, source_name, tables
 from lga_lightning.exceptions import DataError
 from lga_lightning.modules.datamodule import EditDataModule
+from tests.helpers.tables import as_csv, as_parquet
 
 FULL = EditRequest(
     "The “city” of Malmö, [x] {y},\nis in",
@@ -32,25 +33,6 @@ FULL = EditRequest(
 )
 PLAIN = EditRequest("[Rome] is in", "Rome", "France", split="test")
 ROWS = [to_record(FULL), to_record(PLAIN)]
-
-
-def as_csv(rows: list[dict], delimiter: str = ",") -> str:
-    """A table: lists and objects as JSON, and what a row lacks as an empty cell."""
-    file = io.StringIO(newline="")
-    writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)), delimiter=delimiter)
-    writer.writeheader()
-    for row in rows:
-        writer.writerow(
-            {n: v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for n, v in row.items() if v is not None}
-        )
-    return file.getvalue()
-
-
-def as_parquet(rows: list[dict]) -> bytes:
-    buffer = io.BytesIO()
-    names = dict.fromkeys(name for row in rows for name in row)
-    parquet.write_table(pa.table({name: [row.get(name) for row in rows] for name in names}), buffer)
-    return buffer.getvalue()
 
 
 WRITTEN = {

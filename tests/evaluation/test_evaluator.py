@@ -24,9 +24,9 @@ from lga_lightning.models.architecture import edit_site
 from lga_lightning.models.cached_prompts import unedited
 from lga_lightning.models.chat import ChatTokenizer
 from lga_lightning.models.encoding import target_ids
+from tests.helpers.generation import TOKENS, plain
 from tests.helpers.models import requests, tiny_model, tiny_tokenizer
-from tests.models.test_chat import LINES
-from tests.models.test_generation import TOKENS, plain
+from tests.helpers.tokenizers import LINES
 
 EXACT = {"rtol": 1e-9, "atol": 1e-9}
 PASSAGES = ("The capital of France is Paris, and Rome is in Italy", "People say that the mother tongue of Einstein")

@@ -8,12 +8,13 @@ import pytest
 from pyarrow import parquet
 
 from lga_lightning.cli import run
+from tests.helpers.cli import FAST_EDIT, QUICK
+from tests.helpers.data import rows, write_rows
 from tests.helpers.pages import extension
-from tests.test_cli import FAST_EDIT, QUICK, _shell, model_folder, rows, write_rows  # noqa: F401 - fixtures
 
 
 @pytest.fixture
-def command(model_folder, tmp_path, monkeypatch) -> list[str]:  # noqa: F811
+def command(model_folder, tmp_path, monkeypatch) -> list[str]:
     monkeypatch.syspath_prepend(tmp_path)
     data = write_rows(tmp_path / "requests.jsonl", rows(3))
     common = [f"--model.model_name={model_folder}", f"--data.requests={data}", "--model.layer=1", *QUICK, *FAST_EDIT]

@@ -99,3 +99,11 @@ def toy_tokenizer(kind: str, bos: bool = False, eos: bool = False) -> PreTrained
 def _train(tokenizer: Tokenizer, **options: object) -> None:
     trainer = trainers.BpeTrainer(vocab_size=420, show_progress=False, **options)
     tokenizer.train_from_iterator(SENTENCES, trainer)
+
+
+# a system prompt that speaks of subjects, too; an answer on a line of its own; with white space cut off
+LINES = (
+    "{{ bos_token }}System: Paris, Rome and Zoë are names.\n"
+    "{% for m in messages %}{% if m['role'] == 'user' %}User: {{ m['content'] | trim }}\nAnswer:\n"
+    "{% else %}{{ m['content'] }}{{ eos_token }}\n{% endif %}{% endfor %}"
+)

@@ -10,7 +10,8 @@ import torch
 
 from lga_lightning.cli import run
 from lga_lightning.metrics import LayerScores, RequestRecords, RequestTable
-from tests.test_cli import QUICK, model_folder, rows, write_rows  # noqa: F401 - a fixture
+from tests.helpers.cli import QUICK
+from tests.helpers.data import rows, write_rows
 
 
 def scores_of(index: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -138,7 +139,7 @@ def test_a_row_that_lacks_a_column_leaves_the_table_whole():
     assert table.index == table.values == []
 
 
-def test_layers_are_scored_by_a_single_request(model_folder, tmp_path):  # noqa: F811
+def test_layers_are_scored_by_a_single_request(model_folder, tmp_path):
     data = write_rows(tmp_path / "requests.jsonl", rows(2))
     command = ["fit", f"--model.model_name={model_folder}", f"--data.requests={data}", "--data.limit=1", *QUICK]
     run([*command, f"--trainer.default_root_dir={tmp_path / 'run'}"])

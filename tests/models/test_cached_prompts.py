@@ -10,8 +10,8 @@ import torch
 from lga_lightning.models.cached_prompts import CachedPrompts, unedited
 from lga_lightning.models.encoding import IGNORE
 from lga_lightning.models.generation import answer_prefixes, full_stops, greedy_answers
+from tests.helpers.generation import TOKENS, plain
 from tests.helpers.models import requests, tiny_model, tiny_tokenizer
-from tests.models.test_generation import TOKENS, plain
 
 EXACT = {"rtol": 0, "atol": 1e-9}
 

@@ -23,14 +23,8 @@ from lga_lightning.modules.datamodule import EditDataModule
 from lga_lightning.modules.lga import LGAModule
 from tests.helpers.data import rows, write_rows
 from tests.helpers.models import requests, tiny_model, tiny_tokenizer
-from tests.helpers.tokenizers import KINDS, toy_tokenizer
+from tests.helpers.tokenizers import KINDS, LINES, toy_tokenizer
 
-# a system prompt that speaks of subjects, too; an answer on a line of its own; with white space cut off
-LINES = (
-    "{{ bos_token }}System: Paris, Rome and Zoë are names.\n"
-    "{% for m in messages %}{% if m['role'] == 'user' %}User: {{ m['content'] | trim }}\nAnswer:\n"
-    "{% else %}{{ m['content'] }}{{ eos_token }}\n{% endif %}{% endfor %}"
-)
 # as Llama 2's and Mistral's: a space before the answer
 BRACKETS = (
     "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}[INST] {{ m['content'] }} [/INST]"

@@ -18,7 +18,7 @@ from lga_lightning.models.encoding import encode_answers
 from lga_lightning.models.generation import greedy_answers
 from lga_lightning.models.likelihood import answer_logits
 from lga_lightning.models.loading import EMBEDDED_NAME, EMBEDDED_PACKAGE, load_model
-from tests.locators.test_lga import reference, relative_error
+from tests.helpers.gradients import reference, relative_error
 
 
 @pytest.fixture(scope="module")

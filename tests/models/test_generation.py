@@ -5,21 +5,8 @@ from __future__ import annotations
 import torch
 
 from lga_lightning.models.generation import greedy_answers
+from tests.helpers.generation import TOKENS, plain
 from tests.helpers.models import requests, tiny_model
-
-TOKENS = 12
-
-
-def plain(model, tokenizer, prompt):
-    ids = tokenizer(prompt)["input_ids"]
-    said = []
-    for _ in range(TOKENS):
-        token = model(torch.tensor([ids + said])).logits[0, -1].argmax().item()
-        said.append(token)
-        if token == tokenizer.eos_token_id or any(stop in tokenizer.decode(said) for stop in ("\n", ".")):
-            break
-    text = tokenizer.decode(said, skip_special_tokens=True)
-    return text.split("\n")[0].split(".")[0].strip()
 
 
 def test_greedy_answers_in_a_batch_are_those_one_by_one(family, tokenizer):

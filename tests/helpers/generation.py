@@ -1,0 +1,19 @@
+"""A model's own words, one token and one prompt at a time."""
+
+from __future__ import annotations
+
+import torch
+
+TOKENS = 12
+
+
+def plain(model, tokenizer, prompt):
+    ids = tokenizer(prompt)["input_ids"]
+    said = []
+    for _ in range(TOKENS):
+        token = model(torch.tensor([ids + said])).logits[0, -1].argmax().item()
+        said.append(token)
+        if token == tokenizer.eos_token_id or any(stop in tokenizer.decode(said) for stop in ("\n", ".")):
+            break
+    text = tokenizer.decode(said, skip_special_tokens=True)
+    return text.split("\n")[0].split(".")[0].strip()
