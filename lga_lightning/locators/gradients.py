@@ -14,11 +14,11 @@ from lga_lightning.locators.aggregation import Aggregate
 from lga_lightning.locators.base import Evidence, LayerLocator
 from lga_lightning.locators.gram import matrix_gram, norm_gram, vector_gram
 from lga_lightning.metrics.accuracy import token_accuracy
-from lga_lightning.models.architecture import SCOPES, Scope, Site, attribution_sites, normalised
+from lga_lightning.models.architecture import SCOPES, Scope, Site, attribution_sites
 from lga_lightning.models.encoding import EncodedAnswers, encode_answers
 from lga_lightning.models.hooks import OutputGradients, frozen, per_row
 from lga_lightning.models.likelihood import answer_logits, answer_nll, input_device
-from lga_lightning.models.structure import is_matrix
+from lga_lightning.models.structure import is_matrix, normalised
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

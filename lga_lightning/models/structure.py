@@ -6,9 +6,13 @@ that they do not fit gets a subclass of :class:`Structure` of its own, registere
 
 from __future__ import annotations
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
+
+from lga_lightning.exceptions import ModelError
 
 NORMS_AFTER_MLP = ("post_feedforward_layernorm", "post_mlp_layernorm")
 
@@ -67,8 +71,9 @@ class Structure:
             block: A transformer block.
             width: The width of the residual stream.
         """
-        shapes = {name: matrix_shape(block.get_submodule(name)) for name in self.mlp_matrices(block)}
-        return [name for name, (d_in, d_out) in shapes.items() if d_out == width != d_in]
+        modules = dict(block.named_modules())
+        matrices = [(name, modules[name]) for name in self.mlp_matrices(block) if is_matrix(modules.get(name))]
+        return [name for name, module in matrices if (shape := matrix_shape(module))[1] == width != shape[0]]
 
     def norm_after_mlp(self, block: nn.Module) -> str | None:
         """Name of the norm between the out-projection and the residual stream (Gemma 2 and 3, OLMo 2); most have none.
@@ -105,7 +110,7 @@ def structure_of(model: PreTrainedModel) -> Structure:
     return _REGISTERED.get(model.config.model_type) or Structure()
 
 
-def is_matrix(module: nn.Module) -> bool:
+def is_matrix(module: object) -> bool:
     """Whether a module is a linear map (``Linear`` or GPT-2's ``Conv1D``, quantised ones included)."""
     return isinstance(module, nn.Linear | Conv1D)
 
@@ -134,6 +139,26 @@ def matrix_names(module: nn.Module) -> list[str]:
     An adapter in training (PEFT names its parts lora_A, lora_B) is not part of the module it sits in.
     """
     return [name for name, child in module.named_modules() if is_matrix(child) and "lora_" not in name]
+
+
+def normalised(norm: nn.Module, inputs: Tensor) -> Tensor:
+    """The input of a norm after normalisation, before its weight and bias: [..., d] -> [..., d].
+
+    As the module itself does it: transformers' RMS norms normalise in float32, whatever the model's dtype.
+
+    Raises:
+        ModelError: If the module is neither a ``LayerNorm`` nor an RMS norm.
+    """
+    if isinstance(norm, nn.LayerNorm):
+        return functional.layer_norm(inputs, norm.normalized_shape, eps=norm.eps)
+    inputs = inputs.float()
+    epsilon = getattr(norm, "variance_epsilon", getattr(norm, "eps", None))
+    if "RMSNorm" not in type(norm).__name__ or epsilon is None:
+        raise ModelError(
+            "Scope 'block' takes the gradient of every parameter of a block, and does not know how to take that of a "
+            f"{type(norm).__name__}. Use the scope 'mlp', 'mlp_out' or 'attention'."
+        )
+    return inputs * torch.rsqrt(inputs.square().mean(-1, keepdim=True) + epsilon)
 
 
 def _is_within(name: str, parts: list[str]) -> bool:

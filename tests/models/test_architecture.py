@@ -13,9 +13,8 @@ from lga_lightning.models.architecture import (
     check_layer,
     edit_site,
     hidden_size,
-    normalised,
 )
-from lga_lightning.models.structure import is_matrix, matrix_shape
+from lga_lightning.models.structure import is_matrix, matrix_shape, normalised
 from tests.helpers.models import FAMILIES, tiny_model
 
 # the out-projection of block 2, its d_in, and whether its weight is stored as [d_in, d_out]
