@@ -17,7 +17,12 @@ def command(model_folder, tmp_path, monkeypatch) -> list[str]:  # noqa: F811
     monkeypatch.syspath_prepend(tmp_path)
     data = write_rows(tmp_path / "requests.jsonl", rows(3))
     common = [f"--model.model_name={model_folder}", f"--data.requests={data}", "--model.layer=1", *QUICK, *FAST_EDIT]
-    return [*common, "--data.batch_size=2", "--edits.max_new_tokens=5", f"--trainer.default_root_dir={tmp_path / 'run'}"]
+    return [
+        *common,
+        "--data.batch_size=2",
+        "--edits.max_new_tokens=5",
+        f"--trainer.default_root_dir={tmp_path / 'run'}",
+    ]
 
 
 def test_refusals_are_counted(command, tmp_path):
