@@ -14,7 +14,7 @@ from lga_lightning.data.corpus import read_passages
 from lga_lightning.data.requests import EditRequest, Probe
 from lga_lightning.editing.delta import WeightDelta
 from lga_lightning.editing.updates import DenseUpdate, LowRankUpdate
-from lga_lightning.evaluation.evaluator import EvaluationConfig, evaluate, evaluate_each, prompt_columns
+from lga_lightning.evaluation.evaluator import EvaluationConfig, Evaluator, evaluate, evaluate_each, prompt_columns
 from lga_lightning.evaluation.prompts import EvalPrompt, prompts_of
 from lga_lightning.evaluation.responses import Response, own_words, respond
 from lga_lightning.evaluation.results import EvalResult, compare_responses, mean_scores
@@ -143,14 +143,77 @@ def test_the_size_of_batches_does_not_matter(tokenizer):
         for r, d in zip(data, deltas, strict=True)
     ]
     for table in (*tables[1:], alone):
-        for one, other in zip(chain(*tables[0]), chain(*table), strict=True):
-            assert (one.group, one.prompt, one.said) == (other.group, other.prompt, other.said)
-            assert list(one.scores) == list(other.scores)
-            for metric, pair in one.scores.items():
-                assert other.scores[metric] == pytest.approx(pair, rel=1e-5, abs=1e-7)
+        same(tables[0], table)
 
 
-def test_in_a_chat_questions_are_turns_and_plain_text_is_plain(llama):
+def same(one: list[list[EvalResult]], other: list[list[EvalResult]]) -> None:
+    for first, second in zip(chain(*one), chain(*other), strict=True):
+        assert (first.group, first.prompt, first.said) == (second.group, second.prompt, second.said)
+        assert list(first.scores) == list(second.scores)
+        for metric, pair in first.scores.items():
+            assert second.scores[metric] == pytest.approx(pair, rel=1e-5, abs=1e-7)
+
+
+def test_further_edits_run_the_edited_side_alone(tokenizer, monkeypatch):
+    model, data = tiny_model("llama", torch.float64), requests(5)
+    config = EvaluationConfig(max_new_tokens=4, passages=PASSAGES, max_rows=7)
+    several = [
+        random_edits(model, 5),
+        random_edits(model, 5, layer=2),
+        random_edits(model, 5, rank=0),  # wide
+        [*random_edits(model, 3), *random_edits(model, 1, rank=20) * 2],
+    ]
+    rows: list[int] = []
+
+    def counted(model, tokenizer, prompts, *args):
+        rows.append(len(prompts))
+        return respond(model, tokenizer, prompts, *args)
+
+    monkeypatch.setattr("lga_lightning.evaluation.evaluator.respond", counted)
+    count = sum(len(config.prompts(request)) for request in data)
+    for order in (several, several[::-1]):  # also: wide ones first
+        evaluator = Evaluator(model, tokenizer, data, config)
+        for call, deltas in enumerate(order):
+            rows.clear()
+            results = evaluator(deltas)
+            assert sum(rows) == (count if call else 2 * count)
+            same(results, evaluate(model, tokenizer, data, deltas, config))
+    with pytest.raises(ValueError, match="an edit for each of the 5 requests, got 4"):
+        evaluator(several[0][:4])
+
+
+def test_an_interrupted_call_can_be_made_again(tokenizer, monkeypatch):
+    model, data = tiny_model("llama", torch.float64), requests(4)
+    config, deltas = EvaluationConfig(generate=False, max_rows=7), random_edits(model, 4)
+    evaluator, calls = Evaluator(model, tokenizer, data, config), []
+
+    def interrupted(*args):
+        calls.append(args)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return respond(*args)
+
+    monkeypatch.setattr("lga_lightning.evaluation.evaluator.respond", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        evaluator(deltas)
+    same(evaluator(deltas), evaluate(model, tokenizer, data, deltas, config))
+
+
+def test_only_the_families_that_are_asked_for(llama, tokenizer):
+    data, deltas = requests(2), random_edits(llama, 2)
+    everything = evaluate(llama, tokenizer, data, deltas, EvaluationConfig(generate=False))
+    config = EvaluationConfig(generate=False, families=("rewrite", "locality"))
+    found = evaluate(llama, tokenizer, data, deltas, config)
+    assert [[result.group for result in of_request] for of_request in found] == [
+        ["rewrite", *["locality.neighborhood"] * 2]
+    ] * 2
+    same(found, [[one for one in r if one.group in ("rewrite", "locality.neighborhood")] for r in everything])
+    assert evaluate(llama, tokenizer, data, deltas, EvaluationConfig(families=())) == [[], []]
+    with pytest.raises(SettingError, match=r"`families` must be some of \['rewrite', .*\], got \['specificity'\]"):
+        EvaluationConfig(families=("specificity",))
+
+
+def test_in_a_chat_prompts_are_turns_and_plain_text_is_plain(llama):
     tokenizer, data = tiny_tokenizer(), requests(2)
     tokenizer.chat_template = LINES
     chat, deltas = ChatTokenizer(tokenizer), random_edits(llama, 2)
@@ -182,7 +245,7 @@ def test_the_table_of_token_scores(llama, tokenizer):
     assert table[::2, :, 2].isnan().all()  # every other request has no portability
 
 
-def test_means_go_over_questions_then_kinds():
+def test_means_go_over_prompts_then_kinds():
     def result(group: str, after: float) -> EvalResult:
         return EvalResult(group, "?", ("!",), {"token": (0.0, after)})
 
@@ -193,7 +256,7 @@ def test_means_go_over_questions_then_kinds():
     assert mean_scores([of_request], "portability.a", "token").tolist() == [[0.0, 0.5]]
 
 
-def test_the_questions_of_a_request():
+def test_the_prompts_of_a_request():
     probe = Probe("Oslo is in", ("Norway",))
     prompts = prompts_of(
         EditRequest(
