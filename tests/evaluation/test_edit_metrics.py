@@ -14,7 +14,7 @@ from lga_lightning.evaluation.results import compare_responses
 from lga_lightning.evaluation.summary import mean_by_group, summarise
 from lga_lightning.exceptions import SettingError
 from lga_lightning.results.validation import write_outcomes
-from tests.evaluation.test_evaluator import random_edits
+from tests.helpers.edits import random_edits
 from tests.helpers.models import requests
 
 

@@ -12,18 +12,16 @@ import torch
 
 from lga_lightning.data.corpus import read_passages
 from lga_lightning.data.requests import EditRequest, Probe
-from lga_lightning.editing.delta import WeightDelta
-from lga_lightning.editing.updates import DenseUpdate, LowRankUpdate
 from lga_lightning.evaluation.evaluator import EvaluationConfig, Evaluator, evaluate, evaluate_each, prompt_columns
 from lga_lightning.evaluation.prompts import EvalPrompt, prompts_of
 from lga_lightning.evaluation.responses import Response, own_words, respond
 from lga_lightning.evaluation.results import EvalResult, compare_responses, mean_scores
 from lga_lightning.exceptions import DataError, SettingError
 from lga_lightning.metrics import begins_with, exact_match, ngram_entropy, normalised
-from lga_lightning.models.architecture import edit_site
 from lga_lightning.models.cached_prompts import unedited
 from lga_lightning.models.chat import ChatTokenizer
 from lga_lightning.models.encoding import target_ids
+from tests.helpers.edits import random_edits
 from tests.helpers.generation import TOKENS, plain
 from tests.helpers.models import requests, tiny_model, tiny_tokenizer
 from tests.helpers.tokenizers import LINES
@@ -31,22 +29,6 @@ from tests.helpers.tokenizers import LINES
 EXACT = {"rtol": 1e-9, "atol": 1e-9}
 PASSAGES = ("The capital of France is Paris, and Rome is in Italy", "People say that the mother tongue of Einstein")
 EVERYTHING = EvaluationConfig(max_new_tokens=TOKENS, fluency=True, passages=PASSAGES, max_rows=11)
-
-
-def random_edits(model, count: int, layer: int = 1, rank: int = 1) -> list[WeightDelta]:
-    """Edits that change much of what the model says; dense ones for rank 0."""
-    site = edit_site(model, layer)
-    generator = torch.Generator().manual_seed(5)
-
-    def draw(*size: int) -> torch.Tensor:
-        return torch.randn(*size, generator=generator, dtype=torch.float64)
-
-    if not rank:
-        return [WeightDelta({site.name: DenseUpdate(draw(site.out_features, site.in_features))}) for _ in range(count)]
-    return [
-        WeightDelta({site.name: LowRankUpdate(draw(site.out_features, rank) / rank, draw(rank, site.in_features))})
-        for _ in range(count)
-    ]
 
 
 def nll_of(model, tokenizer, prompt: str, answer: str) -> tuple[float, list[int], list[int]]:
