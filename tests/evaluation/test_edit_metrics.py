@@ -13,7 +13,7 @@ from lga_lightning.evaluation.responses import Response
 from lga_lightning.evaluation.results import compare_responses
 from lga_lightning.evaluation.summary import mean_by_group, summarise
 from lga_lightning.exceptions import SettingError
-from lga_lightning.results.validation import write_outcomes
+from lga_lightning.results.validation import write_results
 from tests.helpers.edits import random_edits
 from tests.helpers.models import requests
 
@@ -54,7 +54,7 @@ def test_a_metric_of_ones_own_is_scored_summarised_and_written(llama, tokenizer,
     assert metrics["length"]["after_ci"][0] <= metrics["length"]["after"] <= metrics["length"]["after_ci"][1]
     assert mean_by_group(results[0])["rewrite"]["length"]["after"] == len(results[0][0].said[1])
 
-    write_outcomes(tmp_path / "requests.parquet", range(3), ["a", "b", "c"], results, config.metrics)
+    write_results(tmp_path / "requests.parquet", range(3), ["a", "b", "c"], results, config.metrics)
     table = parquet.read_table(tmp_path / "requests.parquet")
     assert table.column_names[-2:] == ["length_before", "length_after"]
     assert table["length_after"][0].as_py() == len(results[0][0].said[1])
