@@ -40,7 +40,7 @@ def test_rome_by_definition(kind, moment, family_name, tokenizer):
     for row, delta in enumerate(method.compute_each(model, tokenizer, data, 2)):
         assert delta.ranks == {site.name: 1}
         assert_changes(model, delta, {2: change(row, site.weight)})
-    # a batch: sought together, written one after the other
+    # a batch: found together, written one after the other
     weight = site.weight.clone()
     for row in range(len(data)):
         weight += change(row, weight)

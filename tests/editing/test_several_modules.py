@@ -11,7 +11,7 @@ from peft import PeftModel
 from lga_lightning.editing.delta import WeightDelta, attached
 from lga_lightning.editing.updates import DenseUpdate, LowRankUpdate
 from lga_lightning.exceptions import ModelError
-from lga_lightning.models.architecture import named_site
+from lga_lightning.models.architecture import attribution_sites, named_site
 from tests.editing.helpers import ids, name_at
 from tests.helpers.models import tiny_model
 
@@ -66,6 +66,20 @@ def test_attached_is_merged(family_name, ranks):
         1: names[:2],
         3: names[2:],
     }
+
+
+@pytest.mark.usefixtures("exact")
+def test_every_matrix_of_a_block_can_be_edited(family):
+    model = tiny_model(family, torch.float64)
+    sites = [*attribution_sites(model, "mlp")[1], *attribution_sites(model, "attention")[1]]
+    delta = random_delta(model, {site.name: 1 for site in sites})
+    assert [site.module for site in delta.by_block(model)[1]] == [site.module for site in sites]
+    with attached(model, [WeightDelta({}), delta], torch.tensor([1, 0, 1])):
+        tried = logits(model)
+    plain = logits(model)
+    with delta.applied(model):
+        torch.testing.assert_close(tried[::2], logits(model)[::2], rtol=1e-10, atol=1e-11)
+    torch.testing.assert_close(tried[1], plain[1], **EXACT)
 
 
 @pytest.mark.usefixtures("exact")

@@ -49,7 +49,7 @@ def plain_search(model, tokenizer, request, contexts, intervention_modules, edit
         def key(module, args):
             seen["key"] = args[0].reshape(1, len(ids), -1)[0, at].detach()
 
-        handles = [place.register_forward_hook(hook(number)) for number, place in enumerate(intervention_modules)]
+        handles = [one.register_forward_hook(hook(number)) for number, one in enumerate(intervention_modules)]
         handles.append(edited.register_forward_pre_hook(key))
         try:
             return model(torch.tensor([ids])).logits[0].log_softmax(-1)
