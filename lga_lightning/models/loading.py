@@ -80,13 +80,23 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
 
 
 def resolve(name: str) -> str:
-    """What transformers should load for a model's name: a local folder, or a Hub id."""
+    """What transformers should load for a model's name: a local folder, or a Hub id.
+
+    Raises:
+        ModelError: If the embedded model is wanted, and transformers is too old to read it.
+    """
     if name != EMBEDDED_NAME:
         return name
     try:
         distribution = importlib.metadata.distribution(EMBEDDED_PACKAGE)
     except importlib.metadata.PackageNotFoundError:
         return EMBEDDED_HUB_ID
+    version = importlib.metadata.version("transformers")
+    if int(version.split(".")[0]) < 5:  # it puts a token in front of every text, and mistakes the end-of-text token
+        raise ModelError(
+            f"The embedded model {EMBEDDED_NAME!r} needs transformers 5 or later, which reads its tokenizer rightly; "
+            f"installed is {version}. Install `lga-lightning[embedded]`, or name the same model on the Hub, {EMBEDDED_HUB_ID!r}."
+        )
     gguf = next(Path(str(distribution.locate_file(f))) for f in distribution.files or [] if f.suffix == ".gguf")
     target = cache_folder() / f"{EMBEDDED_NAME}-{distribution.version}"
     if not target.is_dir():

@@ -16,6 +16,16 @@ def test_the_embedded_model_comes_from_the_hub_where_the_package_is_missing(monk
     assert resolve("gpt2") == "gpt2"
 
 
+def test_the_embedded_model_needs_a_transformers_that_reads_it(monkeypatch):
+    monkeypatch.setattr(loading, "EMBEDDED_PACKAGE", "transformers")  # whatever is there
+    monkeypatch.setattr(loading.importlib.metadata, "version", lambda name: {"transformers": "4.57.6"}[name])
+    with pytest.raises(
+        ModelError, match=r"needs transformers 5 or later.*installed is 4.57.6.*\[embedded\].*SmolLM2-135M"
+    ):
+        resolve("smollm2-135m")
+    assert resolve("gpt2") == "gpt2"
+
+
 def test_cache_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cache_folder() == tmp_path / "lga-lightning"
