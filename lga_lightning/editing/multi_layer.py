@@ -117,7 +117,7 @@ class MultiLayerMethod(LocateThenEditMethod):
                 residual = site.before_norm(outputs, residual)
             earlier = keys.new_zeros(0, keys.shape[1]) if history is None else history.get(layer, keys[:0]).to(keys)
             for group, (k, r) in enumerate(zip(keys.split(sizes), residual.split(sizes), strict=True)):
-                a = self.solve_update(model, layer, torch.cat([k, earlier]))[: len(k)].to(r)
+                a = self.solve_update(model, layer, torch.cat([k, earlier]))[: len(k)].to(r).contiguous()
                 deltas[group] += WeightDelta({site.name: LowRankUpdate(r.T.contiguous(), a)})
             if history is not None:
                 history[layer] = torch.cat([earlier, keys])
