@@ -1,11 +1,11 @@
-"""What scoring edits by generation costs: ours, many requests in one batch, and one question at a time.
+"""What scoring edits by generation costs: ours, many requests in one batch, and one prompt at a time.
 
     python benchmarks/generation.py [--model smollm2-135m] [--requests 100] [--batch-size 8] [--sample 5]
 
-Every request has its prompt, its rephrases, one locality probe and its portability probes; every question is answered
-before and after the request's edit. The edits are the real ones of R-ROME with few steps, or random ones of the same size as
+Every request has its prompt, its rephrases, one locality probe and its portability probes; the model responds to
+every prompt before and after the request's edit. The edits are the real ones of R-ROME with few steps, or random ones of the same size as
 nothing but the time is measured. One by one: the edit is written into the weights, and transformers' `generate` answers each
-question alone; on a sample of the requests, since it takes long. The answers must be the same. Where others use the machine,
+prompt alone; on a sample of the requests, since it takes long. The answers must be the same. Where others use the machine,
 CPU seconds are what to compare: on idle cores, a run takes them divided by the cores it keeps busy.
 """
 
@@ -67,23 +67,23 @@ def ours(
     tokenizer: PreTrainedTokenizerBase,
     requests: Sequence[EditRequest],
     deltas: Sequence[WeightDelta],
-    evaluation: EvaluationConfig,
+    config: EvaluationConfig,
     batch_size: int,
 ) -> list[list[tuple[str, str]]]:
-    """The model's own words before and after, by request and question; batches of requests as `lga validate` has them."""
+    """The model's own words before and after, by request and prompt; batches of requests as `lga validate` has them."""
     words: list[list[tuple[str, str]]] = []
     order = sorted(range(len(requests)), key=lambda i: len(requests[i].prompt))
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
-        outcomes = evaluate(model, tokenizer, [requests[i] for i in rows], [deltas[i] for i in rows], evaluation)
-        words += [[outcome.said or ("", "") for outcome in of_request] for of_request in outcomes]
+        results = evaluate(model, tokenizer, [requests[i] for i in rows], [deltas[i] for i in rows], config)
+        words += [[result.said or ("", "") for result in of_request] for of_request in results]
     return [words[order.index(row)] for row in range(len(requests))]
 
 
 def one_by_one(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, request: EditRequest, delta: WeightDelta, limit: int
 ) -> list[tuple[str, str]]:
-    """The same with the edit in the weights, and one call of `generate` a question."""
+    """The same with the edit in the weights, and one call of `generate` a prompt."""
     stop = StoppingCriteriaList([StopStringCriteria(tokenizer, ["\n", "."])])
 
     def say(prompt: str) -> str:
@@ -101,7 +101,7 @@ def one_by_one(
             0
         ]
 
-    prompts = [question.prompt for question in prompts_of(request)]
+    prompts = [prompt.prompt for prompt in prompts_of(request)]
     before = [say(prompt) for prompt in prompts]
     with delta.applied(model):
         return list(zip(before, [say(prompt) for prompt in prompts], strict=True))
@@ -151,17 +151,17 @@ def main() -> None:
         lambda: [one_by_one(model, tokenizer, requests[i], deltas[i], args.max_new_tokens) for i in sample], args.device
     )
     alone *= len(requests) / len(sample)
-    asked = [prompts_of(request) for request in requests]
-    count = sum(map(len, asked))
+    prompts = [prompts_of(request) for request in requests]
+    count = sum(map(len, prompts))
     same = [
         ours_said == theirs
         for i, theirs_of_request in zip(sample, said, strict=True)
-        for ours_said, theirs, question in zip(words[i], theirs_of_request, asked[i], strict=True)
-        if not any("." in answer for answer in question.answers)  # ours goes on behind such a full stop
+        for ours_said, theirs, prompt in zip(words[i], theirs_of_request, prompts[i], strict=True)
+        if not any("." in answer for answer in prompt.answers)  # ours goes on behind such a full stop
     ]
 
     table = Table(
-        title=f"{args.model}, {args.dtype}, {args.device}: {len(requests)} requests, {count} questions, both sides"
+        title=f"{args.model}, {args.dtype}, {args.device}: {len(requests)} requests, {count} prompts, both sides"
     )
     for heading in ("", "seconds", "CPU seconds", "answers a second", "against one by one"):
         table.add_column(heading, justify="right" if heading else "left")

@@ -1,8 +1,8 @@
-"""What a layer sweep costs: ours, edit-score-restore one by one, and what LGA and causal tracing save.
+"""What a layer sweep costs: ours, edit-score-restore one by one, and what gradients and causal tracing save.
 
     python benchmarks/sweep.py [--model smollm2-135m] [--requests 8] [--sample 8] [--layers 3]
 
-One by one is what people do today: for each request and layer the plain edit of ``benchmarks/editing.py``, its questions asked
+One by one is what people do today: for each request and layer the plain edit of ``benchmarks/editing.py``, its prompts run
 one at a time before and after, the weights restored. It is timed on a sample of requests at a sample of layers, evenly spread, in
 turn with our sweep of all requests at all layers.
 """
@@ -50,8 +50,8 @@ def main() -> None:
     layers = sorted({round(i * (depth - 1) / max(1, options.layers - 1)) for i in range(options.layers)})
     editor = RROME(steps=options.steps, context_lengths=(10,), contexts_each=options.contexts, second_moment="identity")
     editor.prepare(model, tokenizer, range(depth))
-    tracing, lga = CausalTracing(window=options.window), ValueGradient()
-    lga.score(model, tokenizer, requests[:2])
+    tracing, gradient = CausalTracing(window=options.window), ValueGradient()
+    gradient.score(model, tokenizer, requests[:2])
     costs: dict[str, list[float]] = {}
 
     def note(name: str, count: float, call: Callable[[], object]) -> None:
@@ -71,7 +71,7 @@ def main() -> None:
         note("our sweep", len(requests), lambda: LayerSweep(editor).score(model, tokenizer, requests))
         note("CausalTracing", len(requests), lambda: tracing.score(model, tokenizer, requests))
         for _ in range(3):
-            note("LGA", len(requests), lambda: lga.score(model, tokenizer, requests))
+            note("ValueGradient", len(requests), lambda: gradient.score(model, tokenizer, requests))
     table = Table(
         title=f"{options.model}, float32, {model.device.type}, {torch.get_num_threads()} threads: {len(requests)} requests at "
         f"{depth} layers, {options.contexts + 1} contexts, {options.steps} steps; one by one: {options.sample} requests a round at "

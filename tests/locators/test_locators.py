@@ -55,14 +55,14 @@ def test_sweep_equals_edit_score_restore(family, tokenizer):
     for row, request in enumerate(data):
         for layer in range(4):
             (delta,) = editor.compute_each(model, tokenizer, [request], layer)
-            asked = {"rewrite": [(request.prompt, request.target_new)]}
-            asked["rephrase"] = [(prompt, request.target_new) for prompt in request.rephrases]
+            prompts = {"rewrite": [(request.prompt, request.target_new)]}
+            prompts["rephrase"] = [(prompt, request.target_new) for prompt in request.rephrases]
             probes = [probe for kind in request.locality.values() for probe in kind]
             before = [tokens(model, tokenizer, probe.prompt, probe.answers[0])[0] for probe in probes]
             with delta.applied(model):
                 means = []
                 for name in ("rewrite", "rephrase"):
-                    shares = [share(*tokens(model, tokenizer, *question)) for question in asked[name]]
+                    shares = [share(*tokens(model, tokenizer, *pair)) for pair in prompts[name]]
                     means.append(sum(shares) / len(shares) if shares else None)
                 after = [tokens(model, tokenizer, probe.prompt, probe.answers[0])[0] for probe in probes]
                 shares = [share(b, a) for b, a in zip(before, after, strict=True)]
