@@ -78,6 +78,8 @@ class Structure:
     def norm_after_mlp(self, block: nn.Module) -> str | None:
         """Name of the norm between the out-projection and the residual stream (Gemma 2 and 3, OLMo 2); most have none.
 
+        Its input is what the out-projection gives, and nothing else.
+
         Args:
             block: A transformer block.
         """
