@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from itertools import chain
 
 import pytest
 import torch
 
 from lga_lightning.data.corpus import read_passages
-from lga_lightning.data.requests import EditRequest, Probe
 from lga_lightning.evaluation.evaluator import EvaluationConfig, Evaluator, evaluate, evaluate_each, prompt_columns
-from lga_lightning.evaluation.prompts import EvalPrompt, prompts_of
-from lga_lightning.evaluation.responses import Response, own_words, respond
-from lga_lightning.evaluation.results import EvalResult, compare_responses, mean_scores
+from lga_lightning.evaluation.prompts import EvalPrompt
+from lga_lightning.evaluation.responses import respond
+from lga_lightning.evaluation.results import EvalResult, mean_scores
 from lga_lightning.exceptions import DataError, SettingError
 from lga_lightning.metrics import begins_with, exact_match, ngram_entropy, normalised
-from lga_lightning.models.cached_prompts import unedited
 from lga_lightning.models.chat import ChatTokenizer
 from lga_lightning.models.encoding import target_ids
 from tests.helpers.edits import random_edits
@@ -236,77 +234,6 @@ def test_means_go_over_prompts_then_kinds():
     assert means[0].tolist() == [0.0, 0.75]
     assert means[1].isnan().all()
     assert mean_scores([of_request], "portability.a", "token").tolist() == [[0.0, 0.5]]
-
-
-def test_the_prompts_of_a_request():
-    probe = Probe("Oslo is in", ("Norway",))
-    prompts = prompts_of(
-        EditRequest(
-            "Rome is in",
-            "Rome",
-            "France",
-            "Italy",
-            rephrases=("Where is Rome? In",),
-            locality={"neighborhood": (probe, Probe("Paris is in", ("France",))), "other": (probe,)},
-            portability={"reasoning": (probe,)},
-        )
-    )
-    assert [(p.group, p.prompt, p.answers[0], p.alternative) for p in prompts] == [
-        ("rewrite", "Rome is in", "France", "Italy"),
-        ("rephrase", "Where is Rome? In", "France", "Italy"),
-        ("portability.reasoning", "Oslo is in", "Norway", None),
-        ("locality.neighborhood", "Oslo is in", "Norway", "France"),
-        ("locality.neighborhood", "Paris is in", "France", None),  # the new target is the right answer
-        ("locality.other", "Oslo is in", "Norway", None),
-    ]
-    aliases = EditRequest("Rome is in", "Rome", "the US", rephrases=("Rome: in",), target_new_aliases=("America",))
-    assert [prompt.answers for prompt in prompts_of(aliases)] == [("the US", "America")] * 2
-    fluency = EvaluationConfig(fluency=True).prompts
-    assert fluency(aliases)[-1] == EvalPrompt("fluency", "Rome is in", ())
-    told = replace(aliases, generation_prompts=("Rome's mayor", "In Rome"))
-    assert [prompt.prompt for prompt in fluency(told)[-2:]] == ["Rome's mayor", "In Rome"]
-    without = prompts_of(EditRequest("Rome is in", "Rome", "France", locality={"neighborhood": (probe,)}))
-    assert [prompt.alternative for prompt in without] == [None, None]
-
-
-@pytest.mark.parametrize(
-    ("said", "answers", "words", "right"),
-    [
-        (" Paris, of course. It", ("Paris",), "Paris, of course", 0.0),
-        (" the  paris! .", ("Lyon", "Paris"), "the  paris!", 1.0),
-        (" St. Louis. It is", ("St. Louis",), "St. Louis", 1.0),
-        (" St. Paul. It is", ("St. Louis",), "St", 0.0),
-        (" Washington, D.C.", ("Washington, D.C.", "Washington"), "Washington, D.C", 1.0),
-        (" Washington. It.", ("Washington, D.C.", "Washington"), "Washington", 1.0),
-        ("\nParis", ("Paris",), "", 0.0),
-    ],
-)
-def test_an_answer_in_words(said, answers, words, right):
-    prompt = EvalPrompt("rewrite", "?", answers)
-    result = compare_responses(prompt, Response(text=""), Response(text=own_words(said, prompt)))
-    assert result.said == ("", words)
-    assert result.scores["generated"] == (0.0, right)
-    assert result.scores["begins"] == (0.0, float(right or words.startswith("Paris,")))
-
-
-def test_the_old_answer_is_said_in_full():
-    prompt = EvalPrompt("rewrite", "?", ("Tolkien",), "F. Scott Fitzgerald")
-    assert own_words(" F. Scott Fitzgerald. He", prompt) == "F. Scott Fitzgerald"
-    assert own_words(" F. Tolkien. He", prompt) == "F"
-
-
-def test_answers_with_full_stops_are_generated_to_their_end(llama, tokenizer, monkeypatch):
-    ended = []
-
-    def continuations(self, limit, finished):
-        ended.append([finished(row, " St.") for row in range(len(self))])
-        return [""] * len(self)
-
-    monkeypatch.setattr("lga_lightning.models.cached_prompts.CachedPrompts.continuations", continuations)
-    prompts = [EvalPrompt("rewrite", "Rome is", answers) for answers in (("Paris",), ("Bonn.",), ("Lyon", "St. Louis"))]
-    prompts.append(EvalPrompt("rewrite", "Rome is", ("Paris",), "St. Louis"))
-    respond(llama, tokenizer, prompts, unedited)
-    assert ended == [[True, True, False, False]]
 
 
 def test_a_record_round_trips():

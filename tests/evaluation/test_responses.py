@@ -1,0 +1,50 @@
+"""Where a model's own answer ends, and whether it is right."""
+
+from __future__ import annotations
+
+import pytest
+
+from lga_lightning.evaluation.prompts import EvalPrompt
+from lga_lightning.evaluation.responses import Response, own_words, respond
+from lga_lightning.evaluation.results import compare_responses
+from lga_lightning.models.cached_prompts import unedited
+
+
+@pytest.mark.parametrize(
+    ("said", "answers", "words", "right"),
+    [
+        (" Paris, of course. It", ("Paris",), "Paris, of course", 0.0),
+        (" the  paris! .", ("Lyon", "Paris"), "the  paris!", 1.0),
+        (" St. Louis. It is", ("St. Louis",), "St. Louis", 1.0),
+        (" St. Paul. It is", ("St. Louis",), "St", 0.0),
+        (" Washington, D.C.", ("Washington, D.C.", "Washington"), "Washington, D.C", 1.0),
+        (" Washington. It.", ("Washington, D.C.", "Washington"), "Washington", 1.0),
+        ("\nParis", ("Paris",), "", 0.0),
+    ],
+)
+def test_an_answer_in_words(said, answers, words, right):
+    prompt = EvalPrompt("rewrite", "?", answers)
+    result = compare_responses(prompt, Response(text=""), Response(text=own_words(said, prompt)))
+    assert result.said == ("", words)
+    assert result.scores["generated"] == (0.0, right)
+    assert result.scores["begins"] == (0.0, float(right or words.startswith("Paris,")))
+
+
+def test_the_old_answer_is_said_in_full():
+    prompt = EvalPrompt("rewrite", "?", ("Tolkien",), "F. Scott Fitzgerald")
+    assert own_words(" F. Scott Fitzgerald. He", prompt) == "F. Scott Fitzgerald"
+    assert own_words(" F. Tolkien. He", prompt) == "F"
+
+
+def test_answers_with_full_stops_are_generated_to_their_end(llama, tokenizer, monkeypatch):
+    ended = []
+
+    def continuations(self, limit, finished):
+        ended.append([finished(row, " St.") for row in range(len(self))])
+        return [""] * len(self)
+
+    monkeypatch.setattr("lga_lightning.models.cached_prompts.CachedPrompts.continuations", continuations)
+    prompts = [EvalPrompt("rewrite", "Rome is", answers) for answers in (("Paris",), ("Bonn.",), ("Lyon", "St. Louis"))]
+    prompts.append(EvalPrompt("rewrite", "Rome is", ("Paris",), "St. Louis"))
+    respond(llama, tokenizer, prompts, unedited)
+    assert ended == [[True, True, False, False]]
