@@ -72,9 +72,9 @@ class FrozenCLI(LightningCLI):
         parser.set_defaults({f"trainer.{name}": value for name, value in self.trainer_defaults.items()})
         skipped = IN_PYTHON & inspect.signature(self.model_class).parameters.keys()
         parser.add_class_arguments(self.model_class, "model", fail_untyped=False, sub_configs=True, skip=skipped)
+        parser.set_defaults({"model.model_name": EMBEDDED_NAME})
         if self.datamodule_class is not None:
             parser.add_lightning_class_args(self.datamodule_class, "data")
-            parser.set_defaults({"model.model_name": EMBEDDED_NAME})
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse the command line, or what stands for it."""

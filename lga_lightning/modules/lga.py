@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import lightning as L
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data._utils.collate import default_collate_fn_map
 
 from lga_lightning.callbacks import AdapterWriter, EditReport, ScoreCollector
@@ -19,11 +18,10 @@ from lga_lightning.evaluation.evaluator import EvaluationConfig
 from lga_lightning.exceptions import SettingError
 from lga_lightning.locators import LayerLocator, ValueGradient
 from lga_lightning.locators.score_requests import score_requests
-from lga_lightning.models.architecture import blocks
 from lga_lightning.models.chat import ChatTokenizer, plain
-from lga_lightning.models.loading import EMBEDDED_NAME, load_model, load_tokenizer, name_of
-from lga_lightning.models.structure import Structure, register_structure
+from lga_lightning.models.structure import Structure
 from lga_lightning.modules.datamodule import EditDataModule, RunData
+from lga_lightning.modules.frozen import Dtype, FrozenModule
 from lga_lightning.modules.schedules import SCHEDULES, EditSchedule, Mode, ScoredEdits
 from lga_lightning.results.attribution import LocatorResult
 from lga_lightning.results.layers import LayerSpec
@@ -31,10 +29,8 @@ from lga_lightning.results.layers import LayerSpec
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-Dtype = Literal["float32", "bfloat16", "float16", "float64", "auto"]
 
-
-class LGAModule(L.LightningModule):
+class LGAModule(FrozenModule):
     """Wraps a frozen language model: ``fit`` scores its layers, ``validate`` and ``predict`` edit some of them.
 
     Nothing is trained, and one epoch is all that ``fit`` takes, whatever the trainer says. Batches are lists of
@@ -94,28 +90,17 @@ class LGAModule(L.LightningModule):
         tokenizer: PreTrainedTokenizerBase | None = None,
         evaluation: EvaluationConfig | None = None,
     ) -> None:
-        super().__init__()
-        self.automatic_optimization = False
-        self.strict_loading = False  # checkpoints hold no weights
+        super().__init__(model_name, dtype, attn_implementation, structure, model, tokenizer)
         self.editor = editor or RROME()
         self.locator = (locator or ValueGradient()).for_editor(self.editor)
         self.layer = LayerSpec.parse(layer)
         self.mode = mode
         self.only_known = only_known
-        self.dtype_name = dtype
-        self.attn_implementation = attn_implementation
-        self.structure = structure
-        self.model_name = model_name or (EMBEDDED_NAME if model is None else name_of(model))
-        self.llm = model
-        self.tokenizer = tokenizer
         self.edited_layers: list[int] = []
         self.layer_source = ""
         self.schedule: EditSchedule | None = None
         self._evaluation = evaluation
         self._positions: dict[str, int] = {}
-        # DDP wants one parameter that has a gradient, and must not copy the frozen model about
-        self.anchor = nn.Parameter(torch.zeros(()))
-        self._ddp_params_and_buffers_to_ignore: list[str] = []
         default_collate_fn_map[EditRequest] = collate_requests  # a plain DataLoader makes lists of requests
 
     def configure_callbacks(self) -> list[L.Callback]:
@@ -127,34 +112,18 @@ class LGAModule(L.LightningModule):
         return [wanted()]
 
     def configure_model(self) -> None:
-        """Load the language model and its tokenizer, once, as far as they were not given."""
-        if self.llm is None:
-            self.llm, tokenizer = load_model(self.model_name, self.dtype_name, self.attn_implementation)
-            self.tokenizer = self.tokenizer or tokenizer
-        if self.tokenizer is None:
-            self.tokenizer = load_tokenizer(self.llm.config.name_or_path)
-        if self.structure is not None:
-            register_structure(self.llm.config.model_type, self.structure)
-        blocks(self.llm)  # an unknown architecture fails here, before any work
+        """Load what was not given, and ask in a chat where the run's data has it so."""
+        super().configure_model()
         data = self._data_module
-        if data is not None:  # as the data has it, run by run
+        if data is not None:
             tokenizer = plain(self.tokenizer)
             self.tokenizer = ChatTokenizer(tokenizer) if data.chat_template else tokenizer
-        named = [*self.llm.named_parameters(), *self.llm.named_buffers()]
-        self._ddp_params_and_buffers_to_ignore = [f"llm.{name}" for name, _ in named]
-
-    def configure_optimizers(self) -> None:
-        """Nothing is optimised."""
 
     def setup(self, stage: str) -> None:
         """Find the layer to edit before the model is loaded, where it stands in a file."""
         self._positions = {}
         if stage in ("validate", "predict"):
             self._found = self.layer.find(Path(self.trainer.default_root_dir), self.model_name)
-
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Requests are texts, which have no device."""
-        return batch
 
     # fit -------------------------------------------------------------------------------------------------------------
 
@@ -178,10 +147,6 @@ class LGAModule(L.LightningModule):
     def on_train_epoch_end(self) -> None:
         """Every request is scored: a second epoch would find the same."""
         self.trainer.should_stop = True
-
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
-        """Empty: the language model is frozen and has files of its own."""
-        return {}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave out how far the loops are: a resumed run leaves out the requests that are done, in any batches."""
@@ -266,13 +231,6 @@ class LGAModule(L.LightningModule):
         """The golden layer that the present trainer's ``fit`` has found, with all that led to it."""
         collectors = [callback for callback in self.trainer.callbacks if isinstance(callback, ScoreCollector)]
         return collectors[0].result if collectors else None
-
-    @property
-    def language_model(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-        """The language model and its tokenizer."""
-        if self.llm is None or self.tokenizer is None:
-            raise RuntimeError("The language model is not loaded yet. Call configure_model(), or let a Trainer do it.")
-        return self.llm, self.tokenizer
 
     @property
     def data(self) -> RunData:

@@ -4,63 +4,65 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-
-import lightning as L
+from typing import TYPE_CHECKING, Any
 
 from lga_lightning.covariance.accumulator import CovarianceAccumulator
 from lga_lightning.covariance.batches import PIECES, SAMPLED, batches, token_budget
 from lga_lightning.covariance.estimate import finish, restore_partial, save_partial
 from lga_lightning.covariance.store import CovarianceKey, load_covariance
 from lga_lightning.exceptions import SettingError
-from lga_lightning.models.loading import load_model
+from lga_lightning.models.structure import Structure
+from lga_lightning.modules.frozen import Dtype, FrozenModule
 from lga_lightning.results.layers import LayerSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-class MomentsModule(L.LightningModule):
+class MomentsModule(FrozenModule):
     """Estimates C = E[k k^T] of some layers of a language model in one pass over a text.
 
     An interrupted run goes on by itself when it is started again, on any number of processes.
 
     Args:
-        model_name: ``smollm2-135m`` for the embedded model, else a Hub id or a local folder.
+        model_name: ``smollm2-135m`` for the embedded model, else a Hub id or a local folder; with ``model``, what to call that.
         layers: Blocks whose keys are counted: a number, a range (``4-8``), a list, ``all``, ``golden`` (what ``fit`` left in
             ``--trainer.default_root_dir``), or the path of an attribution.json.
         text: A file of texts, a data set of the Hub (``hub:owner/name``, or ``hub:owner/name?config=...``), or ``sampled``
             for text that the model itself writes.
         tokens: Budget of tokens; by default 20 times the width of a key.
         sequence_length: Tokens a piece of text, at most.
-        dtype: Of the weights. Editing takes moments of the same dtype alone.
-        attn_implementation: Passed to transformers.
+        dtype: Dtype of the weights that are loaded. Editing takes moments of the same dtype alone.
+        attn_implementation: Attention that transformers is to use for a model that is loaded.
         save_every: Batches between two notes of how far the run is.
+        structure: Where blocks and matrices are in a model of an odd family.
+        model: A language model that is at hand, instead of one to load.
+        tokenizer: Its fast tokenizer; None loads the one of the model's name.
     """
 
     def __init__(
         self,
-        model_name: str = "smollm2-135m",
+        model_name: str | None = None,
         layers: int | str | list[int] = "all",
         text: str = SAMPLED,
         tokens: int | None = None,
         sequence_length: int = 256,
-        dtype: Literal["float32", "bfloat16", "float16", "float64", "auto"] = "float32",
+        dtype: Dtype = "float32",
         attn_implementation: str | None = None,
         save_every: int = 50,
+        structure: Structure | None = None,
+        model: PreTrainedModel | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(model_name, dtype, attn_implementation, structure, model, tokenizer)
         if min(1 if tokens is None else tokens, sequence_length, save_every) < 1:
             raise SettingError(
                 "`tokens`, `sequence_length` and `save_every` must be at least 1, got "
                 f"{tokens}, {sequence_length} and {save_every}."
             )
-        self.model_name, self.text = model_name, text
+        self.text = text
         self.layers = LayerSpec.parse(layers)
         self.tokens, self.sequence_length, self.save_every = tokens, sequence_length, save_every
-        self.dtype_name, self.attn_implementation = dtype, attn_implementation
-        self.llm: PreTrainedModel | None = None
-        self.tokenizer: PreTrainedTokenizerBase | None = None
         self.key: CovarianceKey | None = None
         self.moments: CovarianceAccumulator | None = None
         self.done = 0
@@ -70,14 +72,9 @@ class MomentsModule(L.LightningModule):
         """Find out which layers are meant, before the model is loaded."""
         self._layers = self.layers.find(Path(self.trainer.default_root_dir), self.model_name)
 
-    def configure_model(self) -> None:
-        """Load the language model, once."""
-        if self.llm is None:
-            self.llm, self.tokenizer = load_model(self.model_name, self.dtype_name, self.attn_implementation)
-
     def predict_dataloader(self) -> MomentBatches:
         """What is left to do for this process."""
-        llm, tokenizer = self._loaded()
+        llm, tokenizer = self.language_model
         self.tokens = self.tokens or token_budget(llm, 0)
         self.key = CovarianceKey.of(llm, tokenizer, self.text, self.tokens, self.sequence_length)
         self.key.folder.mkdir(parents=True, exist_ok=True)
@@ -99,7 +96,7 @@ class MomentsModule(L.LightningModule):
 
     def predict_step(self, batch: list[list[int]], batch_idx: int) -> None:
         """Take in a batch of pieces of text, and now and then note how far all processes are."""
-        llm, _ = self._loaded()
+        llm, _ = self.language_model
         if self.moments is None or self.key is None:
             raise RuntimeError("predict_dataloader has not run. Let a Trainer call the steps.")
         self.moments.update(llm, batch)
@@ -114,15 +111,6 @@ class MomentsModule(L.LightningModule):
             with self.moments.sync_context():
                 if self.trainer.is_global_zero:
                     finish(self.moments, self.key)
-
-    def transfer_batch_to_device(self, batch: Any, device: Any, dataloader_idx: int) -> Any:
-        """Token ids go to the device with the model's own passes."""
-        return batch
-
-    def _loaded(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-        if self.llm is None or self.tokenizer is None:
-            raise RuntimeError("The language model is not loaded yet. Call configure_model(), or let a Trainer do it.")
-        return self.llm, self.tokenizer
 
 
 class MomentBatches:

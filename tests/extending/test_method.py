@@ -13,9 +13,10 @@ from lga_lightning.cli import run
 from lga_lightning.editing import WeightDelta
 from lga_lightning.models.architecture import edit_site
 from lga_lightning.models.loading import load_model
+from tests.helpers.cli import QUICK
+from tests.helpers.data import rows, write_rows
 from tests.helpers.models import requests, tiny_model
 from tests.helpers.pages import extension
-from tests.test_cli import QUICK, rows, write_rows
 
 FAST = ["--model.editor.steps=3", "--model.editor.contexts_each=1", "--model.editor.context_lengths=[3]"]
 

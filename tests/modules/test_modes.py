@@ -166,8 +166,8 @@ def test_predict_writes_dense_edits_as_matrices(tmp_path, data, tokenizer):
 def test_moments_by_a_trainer_are_those_of_the_function(tmp_path, tokenizer, monkeypatch):
     text = tmp_path / "texts.txt"
     text.write_text("\n\n".join(f"The capital of country {number} is old." for number in range(300)))
-    made = MomentsModule(layers="1-2", text=str(text), tokens=700, sequence_length=8, save_every=1)
-    made.llm, made.tokenizer = tiny_model("llama"), tokenizer
+    settings = {"tokens": 700, "sequence_length": 8, "save_every": 1}
+    made = MomentsModule(layers="1-2", text=str(text), model=tiny_model("llama"), tokenizer=tokenizer, **settings)
     trainer(tmp_path).predict(made, return_predictions=False)
     found = {layer: load_covariance(made.key.folder, layer, made.key) for layer in (1, 2)}
     assert not (made.key.folder / "partial.safetensors").exists()
@@ -183,8 +183,7 @@ def test_moments_by_a_trainer_are_those_of_the_function(tmp_path, tokenizer, mon
 def test_moments_with_bad_settings(setting, said, tmp_path, tokenizer, monkeypatch):
 
     def estimate():
-        made = MomentsModule(**setting)
-        made.llm, made.tokenizer = tiny_model("llama"), tokenizer
+        made = MomentsModule(**setting, model=tiny_model("llama"), tokenizer=tokenizer)
         trainer(tmp_path).predict(made, return_predictions=False)
 
     with pytest.raises(LGAError, match=said):

@@ -1,0 +1,89 @@
+"""What both modules share: a language model that nobody trains, loaded when a run begins or given."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import lightning as L
+import torch
+from torch import nn
+
+from lga_lightning.models.architecture import blocks
+from lga_lightning.models.loading import EMBEDDED_NAME, load_model, load_tokenizer, name_of
+from lga_lightning.models.structure import Structure, register_structure
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Dtype = Literal["float32", "bfloat16", "float16", "float64", "auto"]
+
+
+class FrozenModule(L.LightningModule):
+    """A LightningModule around a language model that is left as it is.
+
+    Args:
+        model_name: Name to load it by, or, with ``model``, what to call that; None takes its own name, or the embedded model.
+        dtype: Dtype of the weights that are loaded; ``auto`` takes the checkpoint's.
+        attn_implementation: Attention that transformers is to use for a model that is loaded.
+        structure: Where blocks and matrices are in a model of an odd family.
+        model: A language model that is at hand, instead of one to load.
+        tokenizer: Its fast tokenizer; None loads the one of the model's name.
+
+    Attributes:
+        llm: The language model, once it is loaded.
+        tokenizer: Its tokenizer.
+        model_name: What to call it in results.
+    """
+
+    def __init__(
+        self,
+        model_name: str | None,
+        dtype: Dtype,
+        attn_implementation: str | None,
+        structure: Structure | None,
+        model: PreTrainedModel | None,
+        tokenizer: PreTrainedTokenizerBase | None,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.strict_loading = False  # checkpoints hold no weights
+        self.dtype_name = dtype
+        self.attn_implementation = attn_implementation
+        self.structure = structure
+        self.model_name = model_name or (EMBEDDED_NAME if model is None else name_of(model))
+        self.llm = model
+        self.tokenizer = tokenizer
+        # DDP wants one parameter that has a gradient, and must not copy the frozen model about
+        self.anchor = nn.Parameter(torch.zeros(()))
+        self._ddp_params_and_buffers_to_ignore: list[str] = []
+
+    def configure_model(self) -> None:
+        """Load the language model and its tokenizer, once, as far as they were not given."""
+        if self.llm is None:
+            self.llm, tokenizer = load_model(self.model_name, self.dtype_name, self.attn_implementation)
+            self.tokenizer = self.tokenizer or tokenizer
+        if self.tokenizer is None:
+            self.tokenizer = load_tokenizer(self.llm.config.name_or_path)
+        if self.structure is not None:
+            register_structure(self.llm.config.model_type, self.structure)
+        blocks(self.llm)  # an unknown architecture fails here, before any work
+        named = [*self.llm.named_parameters(), *self.llm.named_buffers()]
+        self._ddp_params_and_buffers_to_ignore = [f"llm.{name}" for name, _ in named]
+
+    def configure_optimizers(self) -> None:
+        """Nothing is optimised."""
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+        """Empty: the language model is frozen and has files of its own."""
+        return {}
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Batches are texts or lists, which go to the device with the model's own passes."""
+        return batch
+
+    @property
+    def language_model(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        """The language model and its tokenizer."""
+        if self.llm is None or self.tokenizer is None:
+            raise RuntimeError("The language model is not loaded yet. Call configure_model(), or let a Trainer do it.")
+        return self.llm, self.tokenizer
