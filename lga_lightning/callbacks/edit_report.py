@@ -102,7 +102,8 @@ class EditReport(L.Callback):
         pl_module.log_dict(self.result.means())  # the same on every process
         if trainer.is_global_zero:
             path = Path(trainer.default_root_dir) / VALIDATION_FILE
-            write_results(path.with_name(REQUESTS_FILE), index, [request.id for request in requests], results)
+            ids, metrics = [request.id for request in requests], pl_module.evaluation.metrics
+            write_results(path.with_name(REQUESTS_FILE), index, ids, results, metrics)
             self.result.save(path)
             write_report(path.parent)
             print_edits(self.result)
