@@ -24,7 +24,7 @@ from lga_lightning.modules.datamodule import EditDataModule, RunData
 from lga_lightning.modules.frozen import Dtype, FrozenModule
 from lga_lightning.modules.schedules import SCHEDULES, EditSchedule, Mode, ScoredEdits
 from lga_lightning.results.attribution import LocatorResult
-from lga_lightning.results.layers import LayerSpec
+from lga_lightning.results.layer_spec import LayerSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -13,7 +13,7 @@ from lga_lightning.covariance.store import CovarianceKey, load_covariance
 from lga_lightning.exceptions import SettingError
 from lga_lightning.models.structure import Structure
 from lga_lightning.modules.frozen import Dtype, FrozenModule
-from lga_lightning.results.layers import LayerSpec
+from lga_lightning.results.layer_spec import LayerSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

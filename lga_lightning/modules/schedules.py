@@ -13,7 +13,7 @@ from lga_lightning.editing.base import EditTargets
 from lga_lightning.editing.session import EditSession
 from lga_lightning.evaluation.evaluator import EvaluationConfig, evaluate
 from lga_lightning.evaluation.results import EvalResult
-from lga_lightning.results.scores import DriftPoint
+from lga_lightning.results.validation_parts import DriftPoint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -31,8 +31,8 @@ from lga_lightning.reports.wording import (
     what_would_settle,
 )
 from lga_lightning.results.attribution import ATTRIBUTION_FILE, LocatorResult
-from lga_lightning.results.scores import DriftPoint, Metric
 from lga_lightning.results.validation import ValidationResult
+from lga_lightning.results.validation_parts import DriftPoint, Metric
 
 
 def make_console() -> Console:
