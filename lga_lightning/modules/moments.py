@@ -35,7 +35,7 @@ class MomentsModule(FrozenModule):
         dtype: Dtype of the weights that are loaded. Editing takes moments of the same dtype alone.
         attn_implementation: Attention that transformers is to use for a model that is loaded.
         save_every: Batches between two notes of how far the run is.
-        structure: Where blocks and matrices are in a model of an odd family.
+        structure: Where blocks and matrices are in a model of an unusual architecture.
         model: A language model that is at hand, instead of one to load.
         tokenizer: Its fast tokenizer; None loads the one of the model's name.
     """

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, get_args
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing import EditMethod, WeightDelta
@@ -19,12 +19,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Mode = Literal["independent", "batch", "sequential"]
-MODES: tuple[str, ...] = get_args(Mode)
 
 
 @dataclass(frozen=True)
 class ScoredEdits:
-    """Edits of some requests, and what became of them.
+    """Edits of some requests, and their results.
 
     Attributes:
         index: Positions of the N requests in their data set.
@@ -43,6 +42,7 @@ class ScoredEdits:
         return self
 
 
+@dataclass
 class EditSchedule(ABC):
     """Takes requests batch by batch and edits them; no weight stays touched between the calls.
 
@@ -55,24 +55,19 @@ class EditSchedule(ABC):
 
     Attributes:
         delta: All edits together; None where every request is edited alone.
-        drift: How the facts fared that were edited by then, at 1, 10, 100, ... edits; the last point is not among them.
+        drift: Scores of all facts edited so far, after 1, 10, 100, ... edits; the final scores are separate.
     """
 
-    joint: bool = True
+    joint: ClassVar[bool] = True
     """Whether edits are made on top of each other, so that every process needs all requests, in order."""
 
-    def __init__(
-        self,
-        editor: EditMethod,
-        llm: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        layers: Sequence[int],
-        evaluation: EvaluationConfig,
-    ) -> None:
-        self.editor, self.llm, self.tokenizer, self.layers = editor, llm, tokenizer, list(layers)
-        self.evaluation = evaluation
-        self.delta: WeightDelta | None = None
-        self.drift: list[DriftPoint] = []
+    editor: EditMethod
+    llm: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    layers: list[int]
+    evaluation: EvaluationConfig
+    delta: WeightDelta | None = field(default=None, init=False)
+    drift: list[DriftPoint] = field(default_factory=list, init=False)
 
     @abstractmethod
     def step(self, index: Sequence[int], requests: Sequence[EditRequest]) -> ScoredEdits | None:
@@ -102,15 +97,16 @@ class EditSchedule(ABC):
     def score(
         self, index: Sequence[int], requests: Sequence[EditRequest], deltas: Sequence[WeightDelta]
     ) -> ScoredEdits:
-        """Edits with what became of them."""
+        """Edits with their results."""
         results = evaluate(self.llm, self.tokenizer, requests, deltas, self.evaluation)
         return ScoredEdits(list(index), list(requests), list(deltas), results)
 
 
+@dataclass
 class Independent(EditSchedule):
     """Every request edited alone, on the unedited model."""
 
-    joint = False
+    joint: ClassVar[bool] = False
 
     def step(self, index: Sequence[int], requests: Sequence[EditRequest]) -> ScoredEdits:
         """Edit and score the batch."""
@@ -118,20 +114,13 @@ class Independent(EditSchedule):
         return self.score(index, requests, deltas)
 
 
+@dataclass
 class _Joint(EditSchedule):
-    """Edits in a session; what becomes of them is known at the end."""
+    """Edits in a session; their results are known at the end."""
 
-    def __init__(
-        self,
-        editor: EditMethod,
-        llm: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        layers: Sequence[int],
-        evaluation: EvaluationConfig,
-    ) -> None:
-        super().__init__(editor, llm, tokenizer, layers, evaluation)
+    def __post_init__(self) -> None:
         self.session = self.new_session()
-        self._index: list[int] = []
+        self.index: list[int] = []
 
     def new_session(self) -> EditSession:
         """A session on the unedited model."""
@@ -144,7 +133,7 @@ class _Joint(EditSchedule):
         self.delta = self.session.delta
         mine = range(rank, len(self.session.requests), world_size)
         requests = [self.session.requests[place] for place in mine]
-        return self.score([self._index[place] for place in mine], requests, [self.delta] * len(requests))
+        return self.score([self.index[place] for place in mine], requests, [self.delta] * len(requests))
 
     def relative_norms(self) -> dict[int, float]:
         """By block, the Frobenius norm of the change over that of the weights."""
@@ -158,23 +147,17 @@ class _Joint(EditSchedule):
         self.drift.append(DriftPoint.of(len(session.requests), session.relative_norms(), results))
 
 
+@dataclass
 class Batch(_Joint):
     """All requests edited together, then scored."""
 
-    def __init__(
-        self,
-        editor: EditMethod,
-        llm: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        layers: Sequence[int],
-        evaluation: EvaluationConfig,
-    ) -> None:
-        super().__init__(editor, llm, tokenizer, layers, evaluation)
+    def __post_init__(self) -> None:
+        super().__post_init__()
         self._targets: list[EditTargets] = []
 
     def step(self, index: Sequence[int], requests: Sequence[EditRequest]) -> None:
         """Find the batch's targets, which do not depend on the other requests."""
-        self._index += index
+        self.index += index
         self._targets.append(self.editor.optimize_targets(self.llm, self.tokenizer, requests, self.layers))
 
     def finish(self, rank: int = 0, world_size: int = 1) -> ScoredEdits | None:
@@ -189,17 +172,20 @@ class Batch(_Joint):
         return super().finish(rank, world_size)
 
 
+@dataclass
 class Sequential(_Joint):
     """Requests edited one group after the other, with all earlier edits in place, then scored."""
 
-    _passed_a_milestone = False
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._passed_a_milestone = False
 
     def step(self, index: Sequence[int], requests: Sequence[EditRequest]) -> None:
         """Edit the batch on top of what was edited before."""
-        if self._passed_a_milestone:  # looked at now, since the last group's point is that of all requests
+        if self._passed_a_milestone:  # not before now: after the last group, the final scores serve
             self.note_drift(self.session)
         before = len(self.session.requests)
-        self._index += index
+        self.index += index
         self.session.edit(requests, len(requests))
         after = len(self.session.requests)
         self._passed_a_milestone = any(before < point <= after for point in milestones(10 * after))
