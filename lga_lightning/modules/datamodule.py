@@ -163,10 +163,6 @@ class EditDataModule(L.LightningDataModule):
         for reason, count in self.loaded.dropped.items():
             log.warning("Left out %d probes of the requests of %s: %s.", count, self.name, reason)
 
-    def transfer_batch_to_device(self, batch: Any, device: Any, dataloader_idx: int) -> Any:
-        """Requests are texts, which have no device."""
-        return batch
-
     def train_dataloader(self) -> RequestBatches:
         """The proxies of this process, less those that a resumed run has done."""
         return self._batches(self.done)

@@ -77,10 +77,6 @@ class FrozenModule(L.LightningModule):
         """Empty: the language model is frozen and has files of its own."""
         return {}
 
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Batches are texts or lists, which go to the device with the model's own passes."""
-        return batch
-
     @property
     def language_model(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """The language model and its tokenizer."""

@@ -69,10 +69,8 @@ def print_attribution(result: LocatorResult, root: Path, top: int = 8, others: S
         console.print(escape(remark))
     if result.relations is not None:
         _print_relations(console, result.relations, choice.golden_layer)
-    console.print(
-        f"[bold]Golden layer: {choice.golden_layer}[/bold], {confidence_in_words(choice)}; "
-        f"{confidence_set_in_words(choice)}."
-    )
+    sure = "; ".join(filter(None, (confidence_in_words(choice), confidence_set_in_words(choice))))
+    console.print(f"[bold]Golden layer: {choice.golden_layer}[/bold], {sure}.")
     if not choice.settled:
         console.print(f"[bold]{NOT_SETTLED}[/bold] {escape(what_would_settle(result))}")
     names = ["report.html", ATTRIBUTION_FILE, "layers.png", *others]
