@@ -1,11 +1,10 @@
-"""Collects what became of edits over batches and devices, and writes it."""
+"""Collects what became of edits over batches and devices."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -19,18 +18,13 @@ from lga_lightning.evaluation.evaluator import EvaluationConfig
 from lga_lightning.evaluation.results import EvalResult
 from lga_lightning.exceptions import SettingError
 from lga_lightning.metrics import RequestRecords
-from lga_lightning.reports.html import write_report
-from lga_lightning.reports.terminal import print_edits, print_places
-from lga_lightning.results.validation import REQUESTS_FILE, VALIDATION_FILE, ValidationResult, write_results
+from lga_lightning.results.validation import ValidationResult
 
 
-class EditReport(L.Callback):
-    """Says what is measured about the edits of :class:`~lga_lightning.LGAModule`, and writes it in ``default_root_dir``.
+class EditCollector(L.Callback):
+    """Says what is measured about the edits of :class:`~lga_lightning.LGAModule`, and collects it over batches and devices.
 
-    ``validation.json`` holds scores before and after, in the mean with intervals and by request; ``requests.parquet`` every
-    prompt with what the model said; ``report.html`` shows both, with the attribution where the folder has one. The means are
-    also logged, as ``rewrite/before``, ``rewrite/after``, ``generated/rewrite/after``, ..., so that ``trainer.validate``
-    returns them. A module without a report gets one by itself.
+    What both :class:`EditReport` and :class:`AdapterWriter` do; they say what becomes of it.
 
     Args:
         generate: Whether the model answers every prompt in its own words, beside the teacher-forced scores, which alone
@@ -71,7 +65,7 @@ class EditReport(L.Callback):
     def evaluation(self) -> EvaluationConfig:
         """What is measured; the text is read when this is first asked for."""
         passages = read_passages(self.text) if self.text is not None else ()
-        return EvaluationConfig(**{**vars(self.config), "passages": passages})
+        return replace(self.config, passages=passages)
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Refuse a module that edits nothing, and a text that is not there, before the model is loaded."""
@@ -79,34 +73,13 @@ class EditReport(L.Callback):
             check_own_module(self, pl_module)
             _ = self.evaluation
 
-    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Begin anew."""
-        self.records = RequestRecords().to(pl_module.device)
+    def begin(self, module: L.LightningModule) -> None:
+        """Forget an earlier run.
 
-    def on_validation_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Take in what became of a batch."""
-        self.take(outputs)
-
-    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Put the results of all processes together, log their means and write the files."""
-        index, requests, results = self.put_together(pl_module)
-        self.result = self.describe(pl_module, requests, results)
-        pl_module.log_dict(self.result.means())  # the same on every process
-        if trainer.is_global_zero:
-            path = Path(trainer.default_root_dir) / VALIDATION_FILE
-            write_results(path.with_name(REQUESTS_FILE), index, [request.id for request in requests], results)
-            self.result.save(path)
-            write_report(path.parent)
-            print_edits(self.result)
-            print_places(self.result, path)
+        Args:
+            module: What edits.
+        """
+        self.records = RequestRecords().to(module.device)
 
     def take(self, scored: Any) -> None:
         """Take in scored edits, if there are any."""
@@ -132,7 +105,7 @@ class EditReport(L.Callback):
             requests: The requests.
             results: What became of each.
         """
-        data, mode = module.data, module.run_mode
+        data = module.data
         return ValidationResult.build(
             requests,
             results,
@@ -141,11 +114,11 @@ class EditReport(L.Callback):
             layers=module.edited_layers,
             layer_source=module.layer_source,
             method=module.editor.settings(module.llm),
-            mode=mode,
+            mode=module.run_mode,
             skipped=data.skipped,
             evaluation=module.evaluation,
             resamples=self.resamples,
-            group_size=data.batch_size if mode == "sequential" else None,
+            group_size=module.schedule.group_size,
             drift=module.schedule.drift,
             change=module.schedule.relative_norms(),
         )

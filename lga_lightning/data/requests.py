@@ -112,6 +112,10 @@ class EditRequest:
                     "nothing to edit.",
                 )
 
+    def to(self, device: object, **kwargs: object) -> EditRequest:
+        """Itself: text has no device. Whoever moves a batch to one looks for this method before it looks for tensors."""
+        return self
+
     @property
     def subject_end(self) -> int:
         """Offset in ``prompt`` just past the subject's first occurrence, as a whole word where there is one."""

@@ -1,0 +1,55 @@
+"""Writes what became of edits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+
+from lga_lightning.callbacks.edit_collector import EditCollector
+from lga_lightning.reports.html import write_report
+from lga_lightning.reports.terminal import print_edits, print_places
+from lga_lightning.results.validation import REQUESTS_FILE, VALIDATION_FILE, write_results
+
+
+class EditReport(EditCollector):
+    """In ``validate``, writes what became of the edits of :class:`~lga_lightning.LGAModule` into ``default_root_dir``.
+
+    ``validation.json`` holds scores before and after, in the mean with intervals and by request; ``requests.parquet`` every
+    prompt with what the model said; ``report.html`` shows both, with the attribution where the folder has one. The means are
+    also logged, as ``rewrite/before``, ``rewrite/after``, ``generated/rewrite/after``, ..., so that ``trainer.validate``
+    returns them. A module without a report gets one by itself. Takes the arguments of :class:`EditCollector`.
+    """
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Begin anew."""
+        self.begin(pl_module)
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Take in what became of a batch."""
+        self.take(outputs)
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Put the results of all processes together, log their means and write the files; nothing while fitting."""
+        if trainer.state.fn == "fit":
+            return
+        index, requests, results = self.put_together(pl_module)
+        self.result = self.describe(pl_module, requests, results)
+        pl_module.log_dict(self.result.means(), sync_dist=True)  # the same on every process
+        if trainer.is_global_zero:
+            path = Path(trainer.default_root_dir) / VALIDATION_FILE
+            ids, metrics = [request.id for request in requests], pl_module.evaluation.metrics
+            write_results(path.with_name(REQUESTS_FILE), index, ids, results, metrics)
+            self.result.save(path)
+            write_report(path.parent)
+            print_edits(self.result)
+            print_places(self.result, path)
