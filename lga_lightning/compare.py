@@ -132,7 +132,7 @@ def _split(
     parts = []
     for split in ("proxy", "test"):
         part = copy.copy(data)
-        part.split, part.done = split, ()  # type: ignore[assignment]
+        part.split = split  # type: ignore[assignment]
         if source is not None:
             part.source, part.format = source, "auto"
         if split == "test":

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import lightning as L
 
-from lga_lightning.callbacks.edit_report import EditReport
+from lga_lightning.callbacks.edit_collector import EditCollector
 from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing import WeightDelta
 from lga_lightning.editing.adapter import NOTE, save_updates
@@ -21,17 +21,17 @@ from lga_lightning.results.validation import ValidationResult
 from lga_lightning.utils.io import already_there, write_folder, write_json
 
 
-class AdapterWriter(EditReport):
+class AdapterWriter(EditCollector):
     """In ``predict``, writes the edits: a PEFT LoRA adapter with all of them, or one for each request that is edited alone.
 
-    Takes the arguments of :class:`EditReport`, and:
+    Takes the arguments of :class:`EditCollector`, and:
 
     Args:
         output: Folder to write; ``adapter`` in ``default_root_dir`` by default. In the mode ``independent`` it holds a folder a
             request, named by its number and subject.
         merge: Whether to write the edited model, in safetensors and with its tokenizer, instead of an adapter.
         overwrite: Whether to replace a folder that is there.
-        arguments: Arguments of :class:`EditReport`.
+        arguments: Arguments of :class:`EditCollector`.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class AdapterWriter(EditReport):
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Begin anew; a folder that must not be overwritten is no news to wait for."""
-        self.on_validation_start(trainer, pl_module)
+        self.begin(pl_module)
         name = "merged" if self.merge else "adapter"
         self.folder = Path(self.output).expanduser() if self.output else Path(trainer.default_root_dir) / name
         # one process looks for all, before any of them writes

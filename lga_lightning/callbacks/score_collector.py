@@ -57,6 +57,9 @@ class ScoreCollector(L.Callback):
         self.checkpoint_every = checkpoint_every
         self.stop_at_confidence = stop_at_confidence
         self.verbose = verbose
+        self._begin()
+
+    def _begin(self) -> None:
         self.scores = LayerScores()
         self.result: LocatorResult | None = None
         self.collected: tuple[Tensor, ...] = ()
@@ -68,8 +71,10 @@ class ScoreCollector(L.Callback):
         self._resumed_from: dict[str, str] | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Refuse a module in which there is nothing to collect."""
+        """Refuse a module in which there is nothing to collect, and forget an earlier run."""
         check_own_module(self, pl_module)
+        if stage == "fit":
+            self._begin()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Refuse to go on from the scores of something else."""

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -15,6 +14,7 @@ from lga_lightning.covariance.batches import SAMPLED, token_budget
 from lga_lightning.covariance.estimate import find_covariances
 from lga_lightning.covariance.store import CovarianceKey, load_covariance
 from lga_lightning.exceptions import DataError, SettingError
+from lga_lightning.utils.per_model import PerModel
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -37,12 +37,8 @@ class CovarianceSolver:
     source: str
     tokens: int | None = None
     sequence_length: int = 256
-    _covariances: WeakKeyDictionary[PreTrainedModel, dict[int, Tensor]] = field(
-        default_factory=WeakKeyDictionary, repr=False
-    )
-    _factors: WeakKeyDictionary[PreTrainedModel, dict[Any, Tensor]] = field(
-        default_factory=WeakKeyDictionary, repr=False
-    )
+    _covariances: PerModel[dict[int, Tensor]] = field(default_factory=PerModel, repr=False)
+    _factors: PerModel[dict[Any, Tensor]] = field(default_factory=PerModel, repr=False)
 
     def __post_init__(self) -> None:
         if self.tokens is not None and self.tokens < 1:

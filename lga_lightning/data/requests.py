@@ -113,7 +113,7 @@ class EditRequest:
                 )
 
     def to(self, device: object, **kwargs: object) -> EditRequest:
-        """Itself: text has no device. Lightning would else refuse a frozen dataclass in a batch."""
+        """Itself: text has no device. Whoever moves a batch to one looks for this method before it looks for tensors."""
         return self
 
     @property

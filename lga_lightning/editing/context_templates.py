@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -15,6 +14,7 @@ from lga_lightning.exceptions import SettingError
 from lga_lightning.models.chat import plain
 from lga_lightning.models.generation import generate, sampling_options, seeded
 from lga_lightning.models.likelihood import input_device
+from lga_lightning.utils.per_model import PerModel
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -33,7 +33,7 @@ class ContextTemplates:
 
     lengths: tuple[int, ...]
     each: int
-    _sampled: WeakKeyDictionary[PreTrainedModel, list[str]] = field(default_factory=WeakKeyDictionary, repr=False)
+    _sampled: PerModel[list[str]] = field(default_factory=PerModel, repr=False)
 
     def __post_init__(self) -> None:
         self.lengths = tuple(self.lengths)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, get_args
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -16,6 +15,7 @@ from lga_lightning.locators.tracer import EncodedFact, Kind, Tracer, embedding_s
 from lga_lightning.models.architecture import blocks
 from lga_lightning.models.hooks import frozen
 from lga_lightning.models.likelihood import input_device
+from lga_lightning.utils.per_model import PerModel
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -59,7 +59,7 @@ class CausalTracing(LayerLocator):
         self.seed = seed
         heat = tuple(f"{kind}.{group}" for kind in KINDS for group in GROUPS) if heat_map else ()
         self.columns = ("scores", *heat)
-        self._spread: WeakKeyDictionary[PreTrainedModel, float] = WeakKeyDictionary()
+        self._spread: PerModel[float] = PerModel()
 
     @property
     def draws_heat_map(self) -> bool:

@@ -7,9 +7,11 @@ import logging
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import lightning as L
+from torch.utils.data import Dataset, IterableDataset
 
 from lga_lightning.data.batching import RequestBatches
 from lga_lightning.data.formats import Format, FormatName, ZsreTarget
@@ -30,14 +32,12 @@ class RunData:
         requests: The requests, in the order of their data set.
         name: What to call them in results.
         skipped: Number of records that were left out because they cannot be used, by reason.
-        batch_size: Requests a batch; None where nobody knows.
         in_chat: Whether they are asked in the model's chat template.
     """
 
     requests: Sequence[EditRequest]
     name: str
     skipped: Counter[str]
-    batch_size: int | None
     in_chat: bool = False
 
     @classmethod
@@ -45,7 +45,7 @@ class RunData:
         """The requests of a trainer's present run: those of its :class:`EditDataModule`, or of its ``DataLoader``.
 
         Raises:
-            DataError: If the ``DataLoader`` is not one over a list of requests.
+            DataError: If there is not one ``DataLoader``, over a list (or another map-style data set) of requests.
         """
         data = getattr(trainer, "datamodule", None)
         if isinstance(data, EditDataModule):
@@ -57,15 +57,19 @@ class RunData:
         }
         loader = loaders.get(trainer.state.fn)
         loader = loader[0] if isinstance(loader, list) and len(loader) == 1 else loader
-        found = getattr(loader, "dataset", None)
-        if not isinstance(found, Sequence) or not all(isinstance(request, EditRequest) for request in found):
+        dataset: Any = getattr(loader, "dataset", None)
+        listed = isinstance(dataset, Sequence | Dataset) and not isinstance(dataset, IterableDataset)
+        found = [dataset[place] for place in range(len(dataset))] if listed else [dataset]
+        strangers = [type(request).__name__ for request in found if not isinstance(request, EditRequest)]
+        if strangers:
+            given = f"{len(loader)} dataloaders" if isinstance(loader, list | dict) else strangers[0]
             raise DataError(
-                f"LGAModule works on requests, and the dataloader gives {type(found).__name__}. Give one `DataLoader` over a list "
-                "of EditRequests (`load_requests(...).requests`), or an EditDataModule."
+                f"LGAModule works on requests, one by one out of a list, and was given {given}. Give one `DataLoader` over a list "
+                "of EditRequests (`load_requests(...).requests`) or a `Subset` of one, or an EditDataModule."
             )
-        return cls(found, AT_HAND, Counter(), getattr(loader, "batch_size", None))
+        return cls(found, AT_HAND, Counter())
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """A hash of the requests in their order, and of how they are asked."""
         asked = f"{list(self.requests)!r}{' in chat' * self.in_chat}"
@@ -124,7 +128,6 @@ class EditDataModule(L.LightningDataModule):
         self.zsre_target = zsre_target
         self.chat_template = chat_template
         self.split = split
-        self.done: Collection[int] = ()
         self.loaded = LoadedRequests([])
 
     @property
@@ -137,7 +140,7 @@ class EditDataModule(L.LightningDataModule):
 
     def run_data(self) -> RunData:
         """The requests that were read, with all that results say of them."""
-        return RunData(self.loaded.requests, self.name, self.loaded.skipped, self.batch_size, self.chat_template)
+        return RunData(self.loaded.requests, self.name, self.loaded.skipped, self.chat_template)
 
     def setup(self, stage: str) -> None:
         """Read the requests of the stage's split."""
@@ -165,7 +168,7 @@ class EditDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> RequestBatches:
         """The proxies of this process, less those that a resumed run has done."""
-        return self._batches(self.done)
+        return self._batches(getattr(self.trainer.lightning_module, "scored", ()) if self.trainer else ())
 
     def val_dataloader(self) -> RequestBatches | list:
         """The requests to edit; nothing while fitting, which has no validation."""

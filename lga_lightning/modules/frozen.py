@@ -8,6 +8,7 @@ import lightning as L
 import torch
 from torch import nn
 
+from lga_lightning.exceptions import SettingError
 from lga_lightning.models.architecture import blocks
 from lga_lightning.models.loading import EMBEDDED_NAME, load_model, load_tokenizer, name_of
 from lga_lightning.models.structure import Structure, register_structure
@@ -57,6 +58,19 @@ class FrozenModule(L.LightningModule):
         self.anchor = nn.Parameter(torch.zeros(()))
         self._ddp_params_and_buffers_to_ignore: list[str] = []
 
+    def setup(self, stage: str) -> None:
+        """Refuse a trainer that would convert the model.
+
+        Raises:
+            SettingError: If its precision is one for all weights.
+        """
+        precision = self.trainer.precision
+        if precision.endswith("true") and precision != "32-true":
+            raise SettingError(
+                f"Trainer(precision={precision!r}) converts weights and batches, and the language model is to stay as it is. "
+                "Leave `precision` out, and load the model in the dtype that you want (`dtype=...`, or --model.dtype)."
+            )
+
     def configure_model(self) -> None:
         """Load the language model and its tokenizer, once, as far as they were not given."""
         if self.llm is None:
@@ -67,8 +81,10 @@ class FrozenModule(L.LightningModule):
         if self.structure is not None:
             register_structure(self.llm.config.model_type, self.structure)
         blocks(self.llm)  # an unknown architecture fails here, before any work
-        named = [*self.llm.named_parameters(), *self.llm.named_buffers()]
-        self._ddp_params_and_buffers_to_ignore = [f"llm.{name}" for name, _ in named]
+        # shared weights under all of their names
+        tensors = (self.llm.named_parameters, self.llm.named_buffers)
+        named = [pair for of in tensors for pair in of(prefix="llm", remove_duplicate=False)]
+        self._ddp_params_and_buffers_to_ignore = [name for name, _ in named]
 
     def configure_optimizers(self) -> None:
         """Nothing is optimised."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +11,12 @@ from torch import Tensor
 from torch.utils.data._utils.collate import default_collate_fn_map
 
 from lga_lightning.callbacks import AdapterWriter, EditReport, ScoreCollector
+from lga_lightning.callbacks.edit_collector import EditCollector
 from lga_lightning.data.batching import RequestBatch, collate_requests
 from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing import RROME, EditMethod
 from lga_lightning.evaluation.evaluator import EvaluationConfig
-from lga_lightning.exceptions import SettingError
+from lga_lightning.exceptions import DataError, SettingError
 from lga_lightning.locators import LayerLocator, ValueGradient
 from lga_lightning.locators.score_requests import score_requests
 from lga_lightning.models.chat import ChatTokenizer, plain
@@ -30,12 +31,20 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
+COLLECTORS: dict[str, type[ScoreCollector] | type[EditCollector]] = {
+    "fit": ScoreCollector,
+    "validate": EditReport,
+    "predict": AdapterWriter,
+}
+
+
 class LGAModule(FrozenModule):
     """Wraps a frozen language model: ``fit`` scores its layers, ``validate`` and ``predict`` edit some of them.
 
     Nothing is trained, and one epoch is all that ``fit`` takes, whatever the trainer says. Batches are lists of
     :class:`~lga_lightning.EditRequest`: from :class:`~lga_lightning.EditDataModule`, or from any ``DataLoader`` over a list of
-    requests. The callbacks that collect results and write files (:class:`~lga_lightning.callbacks.ScoreCollector`,
+    requests (with ``collate_fn=list`` where its workers are spawned), in which the same request twice counts once. Validation
+    in the midst of ``fit`` is left out. The callbacks that collect results and write files (:class:`~lga_lightning.callbacks.ScoreCollector`,
     :class:`~lga_lightning.callbacks.EditReport`, :class:`~lga_lightning.callbacks.AdapterWriter`) join a trainer that has none.
 
     Args:
@@ -55,7 +64,8 @@ class LGAModule(FrozenModule):
         structure: Where blocks and matrices are in a model of an unusual architecture (``docs/extending/structure.md``).
         model: A language model that you have, instead of one to load.
         tokenizer: Its fast tokenizer; None loads the one of the model's name.
-        evaluation: What is measured of edits; None takes what the run's :class:`~lga_lightning.callbacks.EditReport` says.
+        evaluation: What is measured of edits; None takes what the run's :class:`~lga_lightning.callbacks.EditReport` or
+            :class:`~lga_lightning.callbacks.AdapterWriter` says.
 
     Attributes:
         llm: The language model, once it is loaded.
@@ -63,6 +73,8 @@ class LGAModule(FrozenModule):
         edited_layers: The blocks that are edited, once ``validate`` or ``predict`` has begun.
         layer_source: Where they come from, in words.
         schedule: The edits of the present run.
+        scored: Positions of the requests that ``fit`` need not score, since it resumes a run that has.
+        result: The golden layer that ``fit`` has found, with all that led to it.
 
     Example:
         >>> from lightning import Trainer
@@ -101,17 +113,17 @@ class LGAModule(FrozenModule):
         self.edited_layers: list[int] = []
         self.layer_source = ""
         self.schedule: EditSchedule | None = None
+        self.scored: Collection[int] = ()
+        self.result: LocatorResult | None = None
         self._evaluation = evaluation
+        self._data: RunData | None = None
         self._positions: dict[str, int] = {}
-        default_collate_fn_map[EditRequest] = collate_requests  # a plain DataLoader makes lists of requests
+        self._rest: ScoredEdits | None = None
 
     def configure_callbacks(self) -> list[L.Callback]:
         """Those of the verb that the trainer does not have."""
-        verb = self.trainer.state.fn
-        wanted = {"fit": ScoreCollector, "validate": EditReport, "predict": AdapterWriter}.get(verb)
-        if wanted is None or any(isinstance(callback, wanted) for callback in self.trainer.callbacks):
-            return []
-        return [wanted()]
+        wanted = COLLECTORS.get(self.trainer.state.fn)
+        return [] if wanted is None or self._collector is not None else [wanted()]
 
     def configure_model(self) -> None:
         """Load what was not given, and ask in a chat where the run's data has it so."""
@@ -122,8 +134,12 @@ class LGAModule(FrozenModule):
             self.tokenizer = ChatTokenizer(tokenizer) if data.chat_template else tokenizer
 
     def setup(self, stage: str) -> None:
-        """Find the layer to edit before the model is loaded, where it stands in a file."""
-        self._positions = {}
+        """Begin anew, and find the layer to edit before the model is loaded, where it stands in a file."""
+        super().setup(stage)
+        self._data, self._positions, self.scored = None, {}, ()
+        # `DataLoader(requests)` collates by this table, which torch keeps open for types that it does not know. Here and not
+        # in the constructor, so that processes which a strategy spawns have it too
+        default_collate_fn_map[EditRequest] = collate_requests
         if stage in ("validate", "predict"):
             self._found = self.layer.find(Path(self.trainer.default_root_dir), self.model_name)
 
@@ -150,6 +166,12 @@ class LGAModule(FrozenModule):
         """Every request is scored: a second epoch would find the same."""
         self.trainer.should_stop = True
 
+    def on_train_end(self) -> None:
+        """Keep what was found, whatever this module is used for next."""
+        collector = self._collector
+        if isinstance(collector, ScoreCollector):
+            self.result = collector.result
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave out how far the loops are: a resumed run leaves out the requests that are done, in any batches."""
         checkpoint.pop("loops", None)
@@ -160,8 +182,7 @@ class LGAModule(FrozenModule):
         Args:
             done: Their positions in the data set.
         """
-        if self._data_module is not None:
-            self._data_module.done = frozenset(done)
+        self.scored = frozenset(done)
 
     def fingerprint(self, data: RunData | None = None) -> dict[str, str]:
         """Everything that scores depend on, by name.
@@ -189,11 +210,15 @@ class LGAModule(FrozenModule):
     @property
     def evaluation(self) -> EvaluationConfig:
         """What is measured in the present run."""
-        reports = (callback for callback in self.trainer.callbacks if isinstance(callback, EditReport))
-        return self._evaluation or next((report.evaluation for report in reports), EvaluationConfig())
+        collector = self._collector
+        return self._evaluation or (
+            collector.evaluation if isinstance(collector, EditCollector) else EvaluationConfig()
+        )
 
     def on_validation_start(self) -> None:
         """Begin editing anew."""
+        if self.trainer.state.fn == "fit":  # which scores layers, and edits nothing
+            return
         llm, tokenizer = self.language_model
         self.edited_layers, self.layer_source = self._found.layers_for(self.editor, llm)
         schedule = SCHEDULES[self.run_mode]
@@ -202,42 +227,54 @@ class LGAModule(FrozenModule):
                 f"In the mode {self.run_mode!r} every process makes all edits, so each needs all requests, in order. A DataLoader "
                 "gives each its share: use EditDataModule, the mode 'independent', or one process."
             )
+        _ = self.data  # what is no request is refused here
         self.schedule = schedule(self.editor, llm, tokenizer, self.edited_layers, self.evaluation)
+        self._rest = None
 
     def on_predict_start(self) -> None:
         """Begin editing anew."""
         self.on_validation_start()
 
-    def validation_step(self, batch: RequestBatch | list[EditRequest], batch_idx: int) -> ScoredEdits | None:
+    def validation_step(
+        self, batch: RequestBatch | list[EditRequest], batch_idx: int, dataloader_idx: int = 0
+    ) -> ScoredEdits | None:
         """Edit a batch of requests, and score it where that can be done by now; no weight stays touched.
 
         Returns:
             The edits and what became of them; None in the modes ``batch`` and ``sequential``, whose edits
             :meth:`finish_edits` scores.
         """
+        if self.trainer.state.fn == "fit":
+            return None
         requests = self._batch(batch)
         return self._schedule.step(requests.index, requests.requests)
 
-    def predict_step(self, batch: RequestBatch | list[EditRequest], batch_idx: int) -> ScoredEdits | None:
+    def predict_step(
+        self, batch: RequestBatch | list[EditRequest], batch_idx: int, dataloader_idx: int = 0
+    ) -> ScoredEdits | None:
         """As :meth:`validation_step`."""
         return self.validation_step(batch, batch_idx)
 
     def finish_edits(self) -> ScoredEdits | None:
-        """Score this process's share of what the steps left unscored."""
-        return self._schedule.finish(self.trainer.global_rank, self.trainer.world_size)
+        """Score this process's share of what the steps left unscored, once, whoever asks."""
+        if self._rest is None:
+            self._rest = self._schedule.finish(self.trainer.global_rank, self.trainer.world_size)
+        return self._rest
 
     # what a run works on ---------------------------------------------------------------------------------------------
 
     @property
-    def result(self) -> LocatorResult | None:
-        """The golden layer that the present trainer's ``fit`` has found, with all that led to it."""
-        collectors = [callback for callback in self.trainer.callbacks if isinstance(callback, ScoreCollector)]
-        return collectors[0].result if collectors else None
-
-    @property
     def data(self) -> RunData:
         """The requests of the present run."""
-        return RunData.of(self.trainer)
+        if self._data is None:
+            self._data = RunData.of(self.trainer)
+        return self._data
+
+    @property
+    def _collector(self) -> ScoreCollector | EditCollector | None:
+        """The callback that collects what the present run finds out."""
+        wanted = COLLECTORS.get(self.trainer.state.fn, ())
+        return next((callback for callback in self.trainer.callbacks if isinstance(callback, wanted)), None)
 
     @property
     def _data_module(self) -> EditDataModule | None:
@@ -250,11 +287,18 @@ class LGAModule(FrozenModule):
             raise RuntimeError("No run has begun. Let a Trainer call the steps.")
         return self.schedule
 
-    def _batch(self, batch: RequestBatch | list[EditRequest]) -> RequestBatch:
+    def _batch(self, batch: RequestBatch | Sequence[EditRequest] | EditRequest) -> RequestBatch:
         """A batch with the positions of its requests in the data set, under which results are kept."""
         if isinstance(batch, RequestBatch):
             return batch
+        requests: list[EditRequest] = [batch] if isinstance(batch, EditRequest) else list(batch)
         if not self._positions:
             for place, request in enumerate(self.data.requests):
                 self._positions.setdefault(repr(request), place)
-        return RequestBatch([self._positions[repr(request)] for request in batch], list(batch))
+        try:
+            return RequestBatch([self._positions[repr(request)] for request in requests], requests)
+        except KeyError as error:
+            raise DataError(
+                f"A batch holds {error.args[0][:200]}, which is not in the data set of its DataLoader. Change requests in the data "
+                "set and not in `collate_fn`: results are kept under their place there."
+            ) from error

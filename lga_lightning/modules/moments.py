@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from lga_lightning.covariance.accumulator import CovarianceAccumulator
 from lga_lightning.covariance.batches import PIECES, SAMPLED, batches, token_budget
 from lga_lightning.covariance.estimate import finish, restore_partial, save_partial
@@ -70,7 +72,12 @@ class MomentsModule(FrozenModule):
 
     def setup(self, stage: str) -> None:
         """Find out which layers are meant, before the model is loaded."""
+        super().setup(stage)
         self._layers = self.layers.find(Path(self.trainer.default_root_dir), self.model_name)
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Lists of token ids go to the device with the model's own passes."""
+        return batch
 
     def predict_dataloader(self) -> MomentBatches:
         """What is left to do for this process."""

@@ -56,6 +56,7 @@ class EditSchedule(ABC):
     Attributes:
         delta: All edits together; None where every request is edited alone.
         drift: Scores of all facts edited so far, after 1, 10, 100, ... edits; the final scores are separate.
+        group_size: Number of requests that are edited at once, at most; None for one, or for all.
     """
 
     joint: ClassVar[bool] = True
@@ -68,6 +69,7 @@ class EditSchedule(ABC):
     evaluation: EvaluationConfig
     delta: WeightDelta | None = field(default=None, init=False)
     drift: list[DriftPoint] = field(default_factory=list, init=False)
+    group_size: int | None = field(default=None, init=False)
 
     @abstractmethod
     def step(self, index: Sequence[int], requests: Sequence[EditRequest]) -> ScoredEdits | None:
@@ -120,20 +122,25 @@ class _Joint(EditSchedule):
 
     def __post_init__(self) -> None:
         self.session = self.new_session()
-        self.index: list[int] = []
+        self._places: dict[int, EditRequest] = {}
 
     def new_session(self) -> EditSession:
         """A session on the unedited model."""
         return EditSession(self.editor, self.llm, self.tokenizer, self.layers)
 
+    def new(self, index: Sequence[int], requests: Sequence[EditRequest]) -> list[EditRequest]:
+        """Those of a batch that were not there before: the same request twice is one edit."""
+        found = {place: request for place, request in zip(index, requests, strict=True) if place not in self._places}
+        self._places |= found
+        return list(found.values())
+
     def finish(self, rank: int = 0, world_size: int = 1) -> ScoredEdits | None:
         """Score this process's share of all requests."""
-        if not self.session.requests:
+        if not self._places:
             return None
         self.delta = self.session.delta
-        mine = range(rank, len(self.session.requests), world_size)
-        requests = [self.session.requests[place] for place in mine]
-        return self.score([self.index[place] for place in mine], requests, [self.delta] * len(requests))
+        mine = list(self._places)[rank::world_size]
+        return self.score(mine, [self._places[place] for place in mine], [self.delta] * len(mine))
 
     def relative_norms(self) -> dict[int, float]:
         """By block, the Frobenius norm of the change over that of the weights."""
@@ -157,8 +164,8 @@ class Batch(_Joint):
 
     def step(self, index: Sequence[int], requests: Sequence[EditRequest]) -> None:
         """Find the batch's targets, which do not depend on the other requests."""
-        self.index += index
-        self._targets.append(self.editor.optimize_targets(self.llm, self.tokenizer, requests, self.layers))
+        if new := self.new(index, requests):
+            self._targets.append(self.editor.optimize_targets(self.llm, self.tokenizer, new, self.layers))
 
     def finish(self, rank: int = 0, world_size: int = 1) -> ScoredEdits | None:
         """Edit all requests, the first 1, 10, 100, ... of them by themselves too, and score."""
@@ -182,11 +189,14 @@ class Sequential(_Joint):
 
     def step(self, index: Sequence[int], requests: Sequence[EditRequest]) -> None:
         """Edit the batch on top of what was edited before."""
+        new = self.new(index, requests)
+        if not new:
+            return
         if self._passed_a_milestone:  # not before now: after the last group, the final scores serve
             self.note_drift(self.session)
         before = len(self.session.requests)
-        self.index += index
-        self.session.edit(requests, len(requests))
+        self.group_size = max(self.group_size or 0, len(new))
+        self.session.edit(new, len(new))
         after = len(self.session.requests)
         self._passed_a_milestone = any(before < point <= after for point in milestones(10 * after))
 

@@ -30,7 +30,7 @@ def score_in_words(result: LocatorResult) -> str:
         statistic = f"|{statistic}|"
     way = result.aggregate.removeprefix("absolute").removeprefix("_")
     way = {"": "", "sum": "", "rank": ", by rank"}.get(way, f", {way}")
-    shared = f", mean over ± {result.neighbours} layer{'s' * (result.neighbours > 1)}" if result.neighbours else ""
+    shared = f", ± {result.neighbours} layer{'s' * (result.neighbours > 1)}" if result.neighbours else ""
     return f"score: sum over requests of {statistic}{way}{shared}"
 
 

@@ -1,0 +1,124 @@
+"""Collects what became of edits over batches and devices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from functools import cached_property
+from typing import Any
+
+import lightning as L
+import torch
+
+from lga_lightning.callbacks.host import check_own_module
+from lga_lightning.data.corpus import read_passages
+from lga_lightning.data.requests import EditRequest
+from lga_lightning.evaluation.edit_metrics import EditMetric
+from lga_lightning.evaluation.evaluator import EvaluationConfig
+from lga_lightning.evaluation.results import EvalResult
+from lga_lightning.exceptions import SettingError
+from lga_lightning.metrics import RequestRecords
+from lga_lightning.results.validation import ValidationResult
+
+
+class EditCollector(L.Callback):
+    """Says what is measured about the edits of :class:`~lga_lightning.LGAModule`, and collects it over batches and devices.
+
+    What both :class:`EditReport` and :class:`AdapterWriter` do; they say what becomes of it.
+
+    Args:
+        generate: Whether the model answers every prompt in its own words, beside the teacher-forced scores, which alone
+            flatter. It takes most of the time of scoring.
+        max_new_tokens: Tokens at which such an answer is cut at the latest.
+        fluency: Whether the model also continues every request's generation prompts by 100 tokens, to measure how
+            repetitive that is.
+        text: Plain text (a file, or a data set of the Hub), to measure how edits move the perplexity of text that has nothing
+            to do with them.
+        metrics: Metrics of your own, beside the built-in ones (``docs/extending/metric.md``).
+        resamples: Bootstrap resamples for the intervals.
+
+    Attributes:
+        result: The result, once it is there; on every process.
+
+    Raises:
+        SettingError: If a number is below 1.
+    """
+
+    def __init__(
+        self,
+        generate: bool = True,
+        max_new_tokens: int = 50,
+        fluency: bool = False,
+        text: str | None = None,
+        metrics: list[EditMetric] | None = None,
+        resamples: int = 1000,
+    ) -> None:
+        if resamples < 1:
+            raise SettingError(f"`resamples` must be at least 1, got {resamples}.")
+        self.config = EvaluationConfig(generate, max_new_tokens, fluency, metrics=tuple(metrics or ()))
+        self.text = text
+        self.resamples = resamples
+        self.records = RequestRecords()
+        self.result: ValidationResult | None = None
+
+    @cached_property
+    def evaluation(self) -> EvaluationConfig:
+        """What is measured; the text is read when this is first asked for."""
+        passages = read_passages(self.text) if self.text is not None else ()
+        return replace(self.config, passages=passages)
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Refuse a module that edits nothing, and a text that is not there, before the model is loaded."""
+        if stage != "fit":
+            check_own_module(self, pl_module)
+            _ = self.evaluation
+
+    def begin(self, module: L.LightningModule) -> None:
+        """Forget an earlier run.
+
+        Args:
+            module: What edits.
+        """
+        self.records = RequestRecords().to(module.device)
+
+    def take(self, scored: Any) -> None:
+        """Take in scored edits, if there are any."""
+        if scored is not None:
+            records = [[asdict(result) for result in of_request] for of_request in scored.results]
+            self.records.update(torch.tensor(scored.index, dtype=torch.long), records)
+
+    def put_together(self, module: L.LightningModule) -> tuple[list[int], list[EditRequest], list[list[EvalResult]]]:
+        """Positions of the requests, the requests and their results, over all processes; a collective operation."""
+        self.take(module.finish_edits())
+        index, records = self.records.compute()
+        requests = module.data.requests
+        results = [[EvalResult.of(record) for record in of_request] for of_request in records]
+        return index, [requests[place] for place in index], results
+
+    def describe(
+        self, module: L.LightningModule, requests: Sequence[EditRequest], results: Sequence[Sequence[EvalResult]]
+    ) -> ValidationResult:
+        """What a result file says of some requests.
+
+        Args:
+            module: What has edited.
+            requests: The requests.
+            results: What became of each.
+        """
+        data = module.data
+        return ValidationResult.build(
+            requests,
+            results,
+            model_name=module.model_name,
+            data_name=data.name,
+            layers=module.edited_layers,
+            layer_source=module.layer_source,
+            method=module.editor.settings(module.llm),
+            mode=module.run_mode,
+            skipped=data.skipped,
+            evaluation=module.evaluation,
+            resamples=self.resamples,
+            group_size=module.schedule.group_size,
+            drift=module.schedule.drift,
+            change=module.schedule.relative_norms(),
+        )
