@@ -29,7 +29,7 @@ from lga_lightning.evaluation.summary import summarise
 from lga_lightning.locators import LGA
 from lga_lightning.locators.selection import choose
 from lga_lightning.models.generation import greedy_answers
-from lga_lightning.results.layers import golden_window
+from lga_lightning.results.layer_spec import golden_window
 from lga_lightning.results.versions import versions
 from lga_lightning.utils.io import write_json
 

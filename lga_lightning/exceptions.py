@@ -35,4 +35,4 @@ class LayerError(LGAError, ValueError):
 
 
 class NonFiniteScoreError(LGAError, ArithmeticError):
-    """An attribution score that is NaN or infinite."""
+    """A layer's score that is NaN or infinite."""

@@ -13,7 +13,7 @@ from lga_lightning.locators import LayerLocator, ValueGradient
 from lga_lightning.locators.score_requests import score_all
 from lga_lightning.models.loading import name_of
 from lga_lightning.results.attribution import LocatorResult
-from lga_lightning.results.layers import LayerSpec
+from lga_lightning.results.layer_spec import LayerSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -42,6 +42,7 @@ def find_golden_layer(
 
     Raises:
         DataError: If no request is left to score layers by.
+        SettingError: If ``batch_size`` is below 1.
         NonFiniteScoreError: If a score is not finite.
     """
     locator = locator or ValueGradient()
@@ -56,7 +57,7 @@ def edit(
     tokenizer: PreTrainedTokenizerBase,
     requests: Sequence[EditRequest],
     layer: int | str | Sequence[int] | LocatorResult = "default",
-    method: EditMethod | None = None,
+    editor: EditMethod | None = None,
     batch_size: int = 8,
 ) -> WeightDelta:
     """Edit facts, all together.
@@ -66,9 +67,9 @@ def edit(
         tokenizer: Its fast tokenizer.
         requests: The facts to edit.
         layer: The block to edit: what :func:`find_golden_layer` found (a window around it for methods that spread an edit), a
-            number, several (``"4-8"``, or a list), the path of an attribution.json, or ``"default"``: what is published for the
-            model and the method, or a choice by depth.
-        method: How facts are edited; R-ROME by default.
+            number, several (``"4-8"``, a list, or ``"all"``), the path of an attribution.json, ``"golden"`` for that in the current
+            folder, or ``"default"``: what is published for the model and the method, or a choice by depth.
+        editor: How facts are edited; R-ROME by default.
         batch_size: Requests that are worked on at once.
 
     Returns:
@@ -76,13 +77,14 @@ def edit(
         to ship it as a PEFT adapter.
 
     Raises:
-        DataError: If two requests contradict each other.
+        DataError: If there is no request, or two contradict each other.
+        SettingError: If ``batch_size`` is below 1.
         LayerError: If the model lacks one of the layers, or the file is missing or of another model.
     """
-    method = method or RROME()
+    editor = editor or RROME()
     if isinstance(layer, LocatorResult):
         spec = LayerSpec.of(layer, "golden layer")
     else:
         spec = LayerSpec.parse(layer).find(Path.cwd(), name_of(model))
-    layers, _ = spec.layers_for(method, model)
-    return method.compute(model, tokenizer, requests, layers, batch_size)
+    layers, _ = spec.layers_for(editor, model)
+    return editor.compute(model, tokenizer, requests, layers, batch_size)

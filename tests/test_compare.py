@@ -101,7 +101,13 @@ def test_compare_says_what_its_parts_say(arguments, model_folder, tmp_path, caps
     assert len(result["candidates"]) == 288
     assert Path("runs/comparison.png").read_bytes().startswith(b"\x89PNG")
     text = Path("runs/comparison.md").read_text()
-    for words in ("best fixed layer", "best layer of each request", "Expected regret", "All 288 rules", "Carried over"):
+    for words in (
+        "best fixed layer",
+        "best layer of each request",
+        "Expected regret",
+        "All 288 gradient rules",
+        "Carried over",
+    ):
         assert words in text
     printed = capsys.readouterr().out
     assert "MiddleLayer" in printed

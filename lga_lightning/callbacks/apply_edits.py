@@ -15,7 +15,7 @@ from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing import RROME, EditMethod, WeightDelta
 from lga_lightning.editing.delta import Originals
 from lga_lightning.exceptions import SettingError
-from lga_lightning.results.layers import GOLDEN, LayerSpec
+from lga_lightning.results.layer_spec import GOLDEN, LayerSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

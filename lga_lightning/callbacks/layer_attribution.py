@@ -15,7 +15,7 @@ from lga_lightning.data.requests import EditRequest
 from lga_lightning.exceptions import SettingError
 from lga_lightning.locators import LayerLocator, ValueGradient
 from lga_lightning.locators.score_requests import score_all
-from lga_lightning.reports.attribution import leave_attribution
+from lga_lightning.reports.fit_files import leave_attribution
 from lga_lightning.results.attribution import LocatorResult
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from torch import Tensor
 from lga_lightning.callbacks.host import check_own_module
 from lga_lightning.exceptions import DataError, SettingError
 from lga_lightning.metrics import LayerScores
-from lga_lightning.reports.attribution import leave_attribution
+from lga_lightning.reports.fit_files import leave_attribution
 from lga_lightning.results.attribution import LocatorResult
 
 CHECKPOINT_FILE = "attribution.ckpt"

@@ -50,6 +50,13 @@ class LoadedRequests:
         self.first_skipped.setdefault(error.reason, message)
 
 
+def name_of_requests(source: str | Path | Sequence[EditRequest] | None) -> str:
+    """What results call a source of requests."""
+    if source is None:
+        return FACTS
+    return source_name(source) if isinstance(source, str | Path) else AT_HAND
+
+
 def load_requests(
     source: str | Path | Sequence[EditRequest] | None = None,
     format: str | Format = "auto",
@@ -92,13 +99,12 @@ def load_requests(
         raise DataError(f"`zsre_target` must be 'alt' or 'answers[0]', got {zsre_target!r}.")
     if format != "auto" and not isinstance(format, Format):
         format = find_format(format)  # a name that is wrong fails before the file is read
-    loaded = LoadedRequests([])
+    loaded = LoadedRequests([], name=name_of_requests(source))
     if source is None or isinstance(source, str | Path):
-        loaded.name = FACTS if source is None else source_name(source)
         path = BUNDLED if source is None else source
         valid = _valid(path, format, {"zsre_target": zsre_target}, strict, loaded)
     else:
-        loaded.name, valid = AT_HAND, iter(source)
+        valid = iter(source)
     split_up = (
         request if request.split or proxy_share is None else _with_split(request, proxy_share) for request in valid
     )

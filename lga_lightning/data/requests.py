@@ -51,7 +51,7 @@ class EditRequest:
         target_old_aliases: Other wordings of ``target_old``.
         generation_prompts: Beginnings of texts about the subject, to see how fluent the model is.
         relation: What kind of fact it is, if known.
-        split: ``"proxy"`` (kept for attribution), ``"test"`` (kept for validation) or None (serves both).
+        split: ``"proxy"`` (kept for ``fit``), ``"test"`` (kept for ``validate``) or None (serves both).
         id: Where the request came from, for messages and results.
 
     Raises:

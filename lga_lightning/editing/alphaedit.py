@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class AlphaEdit(MultiLayerMethod):
     """Delta^T solves (P (K K^T + Kp Kp^T) + L2 I) Delta^T = P K R^T (section 3.3, eq. 14).
 
-    P projects on the singular vectors of C with small singular values; Kp are the keys of the editing run's earlier edits.
+    P projects on the singular vectors of C with small singular values; Kp are the keys of the editing session's earlier edits.
 
     Args:
         threshold: Bound below which singular values of C span what may change.

@@ -57,7 +57,7 @@ class EditMethod(ABC):
     Attributes:
         name: Name of the method, as the field writes it.
         window: Number of layers that an edit is spread over, where ``golden`` stands for several.
-        keeps_history: Whether the keys of an editing run's earlier edits enter into its later ones.
+        keeps_history: Whether the keys of an editing session's earlier edits enter into its later ones.
     """
 
     name: str
@@ -108,7 +108,7 @@ class EditMethod(ABC):
             tokenizer: Its fast tokenizer.
             groups: What :meth:`optimize_targets` found for the requests of each group.
             layers: Indices of the blocks to edit, ascending.
-            history: Keys [m, d_in] of an editing run's earlier edits by block, for a method that ``keeps_history``, which reads
+            history: Keys [m, d_in] of an editing session's earlier edits by block, for a method that ``keeps_history``, which reads
                 them and adds its own. None for an edit that stands alone.
         """
 
@@ -140,10 +140,14 @@ class EditMethod(ABC):
             history: See :meth:`write`.
 
         Raises:
-            DataError: If two requests contradict each other.
+            DataError: If there is no request, or two contradict each other.
             LayerError: If the model lacks one of the layers.
-            SettingError: If there is no layer, or a history for a method that keeps none.
+            SettingError: If there is no layer, ``batch_size`` is below 1, or there is a history for a method that keeps none.
         """
+        if not requests:
+            raise DataError("There is no request to edit. Give at least one.")
+        if batch_size < 1:
+            raise SettingError(f"`batch_size` must be at least 1, got {batch_size}.")
         if history is not None and not self.keeps_history:
             raise SettingError(
                 f"`history` holds the keys of earlier edits, and {self.name} keeps none. Leave it out, or take AlphaEdit."

@@ -31,8 +31,8 @@ class GradientLocator(LayerLocator):
     """Scores a block by the gradients of the old and of the new answer's loss.
 
     Old and new answers go through the frozen model in one batch, one forward and one backward pass. The products are
-    formed from activations and their gradients while the backward pass runs; no weight gradient is ever made.
-    :class:`~lga_lightning.locators.LGA` and :class:`~lga_lightning.locators.ValueGradient` are two settings of it.
+    formed from activations and their gradients while the backward pass runs; weights need no gradient.
+    :class:`~lga_lightning.locators.LGA` and :class:`~lga_lightning.locators.ValueGradient` are two subclasses of it.
 
     Args:
         scope: What gradients are taken of. Parameters: ``mlp`` (all matrices of the MLP), ``mlp_out`` (its out-projection, the
@@ -40,7 +40,7 @@ class GradientLocator(LayerLocator):
             ``value``: the output of the out-projection at the subject's last token, which is what an edit sets (v in ROME).
         kappa: Width of the Tukey fences, in interquartile ranges; None for no fences.
         aggregate: How requests are added up, see :func:`~lga_lightning.locators.aggregation.contributions`: ``sum`` as they
-            are, ``absolute`` their absolute values, ``normalised`` each request's scores over the sum of their absolute values.
+            are, ``absolute`` their absolute values, ``normalised`` each request's scores over the sum of their absolute values, and others.
         statistic: What is compared. ``dot``: <g_old, g_new>; it is positive where the model knows neither answer and negative
             where it knows the old one, at all layers alike, so with facts that the model knows its sum favours layers that
             have *little* to do with the answer. ``new_norm``: |g_new|. ``cosine``; ``dot_per_old_norm``

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lga_lightning.data.batching import RequestBatch, RequestBatches
 from lga_lightning.data.requests import EditRequest
-from lga_lightning.exceptions import NonFiniteScoreError
+from lga_lightning.exceptions import DataError, NonFiniteScoreError, SettingError
 from lga_lightning.locators import LayerLocator
 from lga_lightning.locators.base import knows_old_answer
 from lga_lightning.metrics import LayerScores
@@ -114,7 +114,16 @@ def score_all(
 
     Returns:
         The scores of this process; their ``compute`` puts those of all processes together.
+
+    Raises:
+        DataError: If there is no request.
+        SettingError: If ``batch_size`` is below 1.
+        NonFiniteScoreError: If a score is not finite.
     """
+    if not requests:
+        raise DataError("There is no request to score layers by. Give at least one.")
+    if batch_size < 1:
+        raise SettingError(f"`batch_size` must be at least 1, got {batch_size}.")
     locator.prepare(llm, tokenizer, requests)
     device = device or input_device(llm)
     scores = LayerScores().to(device)

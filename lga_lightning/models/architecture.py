@@ -68,9 +68,17 @@ class EditSite:
         Args:
             outputs: [..., d_out] the module's outputs.
             change: [..., d_out] the wanted change of the block's output.
+
+        Raises:
+            ModelError: If the norm takes off the mean as well (``LayerNorm``): a change along it would be lost.
         """
         if self.norm is None:
             return change
+        if isinstance(self.norm, nn.LayerNorm):
+            raise ModelError(
+                f"A LayerNorm stands between {self.name} and the residual stream, and edits that aim at the residual stream know "
+                "RMS norms alone. Use a method that aims at the matrix's own output (RROME, ROME, PMET, FTL, FTM)."
+            )
         ones = torch.ones_like(outputs)
         scale = self.norm(ones).to(outputs) / outputs.square().mean(-1, keepdim=True).sqrt().clamp_min(1e-12)
         return change * scale / (scale.square() + 1e-6 * scale.square().mean(-1, keepdim=True))

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset, IterableDataset
 
 from lga_lightning.data.batching import RequestBatches
 from lga_lightning.data.formats import Format, FormatName, ZsreTarget
-from lga_lightning.data.loading import AT_HAND, LoadedRequests, load_requests
+from lga_lightning.data.loading import AT_HAND, LoadedRequests, load_requests, name_of_requests
 from lga_lightning.data.requests import EditRequest
 from lga_lightning.exceptions import DataError
 
@@ -133,7 +133,7 @@ class EditDataModule(L.LightningDataModule):
     @property
     def name(self) -> str:
         """What the requests are, for results: the source, and the choices that make numbers comparable or not."""
-        name = self.loaded.name
+        name = name_of_requests(self.source)
         if self.loaded.note:
             name += f", {self.loaded.note}"
         return name + ", in the chat template" * self.chat_template

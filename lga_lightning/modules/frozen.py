@@ -26,7 +26,7 @@ class FrozenModule(L.LightningModule):
         model_name: Name to load it by, or, with ``model``, what to call that; None takes its own name, or the embedded model.
         dtype: Dtype of the weights that are loaded; ``auto`` takes the checkpoint's.
         attn_implementation: Attention that transformers is to use for a model that is loaded.
-        structure: Where blocks and matrices are in a model of an odd family.
+        structure: Where blocks and matrices are in a model of an unusual architecture.
         model: A language model that is at hand, instead of one to load.
         tokenizer: Its fast tokenizer; None loads the one of the model's name.
 

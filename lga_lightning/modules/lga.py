@@ -25,7 +25,7 @@ from lga_lightning.modules.datamodule import EditDataModule, RunData
 from lga_lightning.modules.frozen import Dtype, FrozenModule
 from lga_lightning.modules.schedules import SCHEDULES, EditSchedule, Mode, ScoredEdits
 from lga_lightning.results.attribution import LocatorResult
-from lga_lightning.results.layers import LayerSpec
+from lga_lightning.results.layer_spec import LayerSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -61,7 +61,7 @@ class LGAModule(FrozenModule):
         only_known: Whether ``fit`` leaves out requests whose old answer the model does not give greedily.
         dtype: Dtype of the weights that are loaded; ``auto`` takes the checkpoint's.
         attn_implementation: Attention that transformers is to use for a model that is loaded.
-        structure: Where blocks and matrices are in a model of an odd family (``docs/extending/structure.md``).
+        structure: Where blocks and matrices are in a model of an unusual architecture (``docs/extending/structure.md``).
         model: A language model that you have, instead of one to load.
         tokenizer: Its fast tokenizer; None loads the one of the model's name.
         evaluation: What is measured of edits; None takes what the run's :class:`~lga_lightning.callbacks.EditReport` or
@@ -103,6 +103,8 @@ class LGAModule(FrozenModule):
         evaluation: EvaluationConfig | None = None,
     ) -> None:
         super().__init__(model_name, dtype, attn_implementation, structure, model, tokenizer)
+        if mode is not None and mode not in SCHEDULES:
+            raise SettingError(f"`mode` must be one of {list(SCHEDULES)}, got {mode!r}.")
         self.editor = editor or RROME()
         self.locator = (locator or ValueGradient()).for_editor(self.editor)
         self.layer = LayerSpec.parse(layer)

@@ -15,7 +15,7 @@ from lga_lightning.covariance.store import CovarianceKey, load_covariance
 from lga_lightning.exceptions import SettingError
 from lga_lightning.models.structure import Structure
 from lga_lightning.modules.frozen import Dtype, FrozenModule
-from lga_lightning.results.layers import LayerSpec
+from lga_lightning.results.layer_spec import LayerSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -37,7 +37,7 @@ class MomentsModule(FrozenModule):
         dtype: Dtype of the weights that are loaded. Editing takes moments of the same dtype alone.
         attn_implementation: Attention that transformers is to use for a model that is loaded.
         save_every: Batches between two notes of how far the run is.
-        structure: Where blocks and matrices are in a model of an odd family.
+        structure: Where blocks and matrices are in a model of an unusual architecture.
         model: A language model that is at hand, instead of one to load.
         tokenizer: Its fast tokenizer; None loads the one of the model's name.
     """

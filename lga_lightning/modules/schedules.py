@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, get_args
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing import EditMethod, WeightDelta
@@ -13,18 +13,17 @@ from lga_lightning.editing.base import EditTargets
 from lga_lightning.editing.session import EditSession
 from lga_lightning.evaluation.evaluator import EvaluationConfig, evaluate
 from lga_lightning.evaluation.results import EvalResult
-from lga_lightning.results.scores import DriftPoint
+from lga_lightning.results.validation_parts import DriftPoint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Mode = Literal["independent", "batch", "sequential"]
-MODES: tuple[str, ...] = get_args(Mode)
 
 
 @dataclass(frozen=True)
 class ScoredEdits:
-    """Edits of some requests, and what became of them.
+    """Edits of some requests, and their results.
 
     Attributes:
         index: Positions of the N requests in their data set.
@@ -43,6 +42,7 @@ class ScoredEdits:
         return self
 
 
+@dataclass
 class EditSchedule(ABC):
     """Takes requests batch by batch and edits them; no weight stays touched between the calls.
 
@@ -55,27 +55,21 @@ class EditSchedule(ABC):
 
     Attributes:
         delta: All edits together; None where every request is edited alone.
-        drift: How the facts fared that were edited by then, at 1, 10, 100, ... edits; the last point is not among them.
+        drift: Scores of all facts edited so far, after 1, 10, 100, ... edits; the final scores are separate.
+        group_size: Number of requests that are edited at once, at most; None for one, or for all.
     """
 
-    joint: bool = True
+    joint: ClassVar[bool] = True
     """Whether edits are made on top of each other, so that every process needs all requests, in order."""
 
-    group_size: int | None = None
-    """How many requests are edited at once, at most; None for one, or for all."""
-
-    def __init__(
-        self,
-        editor: EditMethod,
-        llm: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        layers: Sequence[int],
-        evaluation: EvaluationConfig,
-    ) -> None:
-        self.editor, self.llm, self.tokenizer, self.layers = editor, llm, tokenizer, list(layers)
-        self.evaluation = evaluation
-        self.delta: WeightDelta | None = None
-        self.drift: list[DriftPoint] = []
+    editor: EditMethod
+    llm: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    layers: list[int]
+    evaluation: EvaluationConfig
+    delta: WeightDelta | None = field(default=None, init=False)
+    drift: list[DriftPoint] = field(default_factory=list, init=False)
+    group_size: int | None = field(default=None, init=False)
 
     @abstractmethod
     def step(self, index: Sequence[int], requests: Sequence[EditRequest]) -> ScoredEdits | None:
@@ -105,15 +99,16 @@ class EditSchedule(ABC):
     def score(
         self, index: Sequence[int], requests: Sequence[EditRequest], deltas: Sequence[WeightDelta]
     ) -> ScoredEdits:
-        """Edits with what became of them."""
+        """Edits with their results."""
         results = evaluate(self.llm, self.tokenizer, requests, deltas, self.evaluation)
         return ScoredEdits(list(index), list(requests), list(deltas), results)
 
 
+@dataclass
 class Independent(EditSchedule):
     """Every request edited alone, on the unedited model."""
 
-    joint = False
+    joint: ClassVar[bool] = False
 
     def step(self, index: Sequence[int], requests: Sequence[EditRequest]) -> ScoredEdits:
         """Edit and score the batch."""
@@ -121,18 +116,11 @@ class Independent(EditSchedule):
         return self.score(index, requests, deltas)
 
 
+@dataclass
 class _Joint(EditSchedule):
-    """Edits in a session; what becomes of them is known at the end."""
+    """Edits in a session; their results are known at the end."""
 
-    def __init__(
-        self,
-        editor: EditMethod,
-        llm: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        layers: Sequence[int],
-        evaluation: EvaluationConfig,
-    ) -> None:
-        super().__init__(editor, llm, tokenizer, layers, evaluation)
+    def __post_init__(self) -> None:
         self.session = self.new_session()
         self._places: dict[int, EditRequest] = {}
 
@@ -166,18 +154,12 @@ class _Joint(EditSchedule):
         self.drift.append(DriftPoint.of(len(session.requests), session.relative_norms(), results))
 
 
+@dataclass
 class Batch(_Joint):
     """All requests edited together, then scored."""
 
-    def __init__(
-        self,
-        editor: EditMethod,
-        llm: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        layers: Sequence[int],
-        evaluation: EvaluationConfig,
-    ) -> None:
-        super().__init__(editor, llm, tokenizer, layers, evaluation)
+    def __post_init__(self) -> None:
+        super().__post_init__()
         self._targets: list[EditTargets] = []
 
     def step(self, index: Sequence[int], requests: Sequence[EditRequest]) -> None:
@@ -197,17 +179,20 @@ class Batch(_Joint):
         return super().finish(rank, world_size)
 
 
+@dataclass
 class Sequential(_Joint):
     """Requests edited one group after the other, with all earlier edits in place, then scored."""
 
-    _passed_a_milestone = False
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._passed_a_milestone = False
 
     def step(self, index: Sequence[int], requests: Sequence[EditRequest]) -> None:
         """Edit the batch on top of what was edited before."""
         new = self.new(index, requests)
         if not new:
             return
-        if self._passed_a_milestone:  # looked at now, since the last group's point is that of all requests
+        if self._passed_a_milestone:  # not before now: after the last group, the final scores serve
             self.note_drift(self.session)
         before = len(self.session.requests)
         self.group_size = max(self.group_size or 0, len(new))

@@ -147,7 +147,7 @@ def candidates_sheet(result: Comparison) -> Sheet | None:
     headings = ("scope, statistic, aggregate", "fences", "neighbours", "layer", "sure", "regret", "expected")
     rows = [_candidate(candidate) for candidate in result.candidates]
     note = f"Regret: with all proxies. Expected: with {result.candidates[0].requests} of them."
-    return Sheet(f"All {len(rows)} rules of LGA, by expected regret", headings, rows, note)
+    return Sheet(f"All {len(rows)} gradient rules, by expected regret", headings, rows, note)
 
 
 def draw_comparison(result: Comparison, path: Path) -> None:

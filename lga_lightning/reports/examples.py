@@ -32,7 +32,7 @@ def _begins(row: Row) -> bool:
     return row["begins_after"] == 1
 
 
-# by family: in words, whether that is as it should be, and which of its questions are meant; the first that fits counts
+# by family: in words, whether that is as it should be, and which of its prompts are meant; the first that fits counts
 KINDS: dict[str, list[tuple[str, bool, Callable[[Row], bool]]]] = {
     "rewrite": [
         ("The edit holds: the model says the new answer", True, _right),
@@ -62,13 +62,13 @@ KINDS: dict[str, list[tuple[str, bool, Callable[[Row], bool]]]] = {
 
 
 def read_examples(path: Path) -> list[dict[str, Any]]:
-    """Some questions of every kind of success and failure, with how many there are of the kind.
+    """Some prompts of every kind of success and failure, with how many there are of the kind.
 
     Args:
         path: The Parquet file.
 
     Returns:
-        By family of questions: its ``name``, ``count``, and ``kinds``, each with ``title``, ``good``, ``count`` and ``rows``.
+        By family of prompts: its ``name``, ``count``, and ``kinds``, each with ``title``, ``good``, ``count`` and ``rows``.
         Empty where the model was not asked for its own words.
     """
     from pyarrow import parquet

@@ -75,7 +75,7 @@ def draw_layers(result: LocatorResult, path: Path) -> None:
     axes.set_xticks(list(layers)[:: max(1, len(choice.scores) // 40)])
     axes.set_xlabel(LAYER_AXIS)
     axes.set_ylabel(score_in_words(result))
-    scope = f" over {result.scope}" if result.scope else ""
+    scope = f" over {result.scope}" if result.scope not in (None, "value") else ""
     title = (
         f"{headline(result)}\n{result.locator}{scope} on {result.num_requests} requests of {result.data}; "
         f"{confidence_in_words(choice)}"

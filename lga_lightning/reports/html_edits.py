@@ -9,8 +9,8 @@ from lga_lightning.evaluation.prompts import FAMILIES
 from lga_lightning.reports.svg import drift_chart
 from lga_lightning.reports.tables import drift_table, metric_label, number, settings_rows
 from lga_lightning.reports.wording import how_to_read, layers_in_words, mode_in_words, skipped_in_words
-from lga_lightning.results.scores import DriftPoint, Metric
 from lga_lightning.results.validation import ValidationResult
+from lga_lightning.results.validation_parts import DriftPoint, Metric
 
 
 def describe_edits(result: ValidationResult) -> dict[str, Any]:

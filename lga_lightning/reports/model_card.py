@@ -10,8 +10,8 @@ from lga_lightning.models.loading import hub_name
 from lga_lightning.reports.markdown import escape_markdown
 from lga_lightning.reports.tables import number
 from lga_lightning.reports.wording import layers_in_words
-from lga_lightning.results.scores import Metric
 from lga_lightning.results.validation import ValidationResult
+from lga_lightning.results.validation_parts import Metric
 
 SHOWN = 100  # requests
 

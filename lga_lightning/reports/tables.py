@@ -8,7 +8,7 @@ from typing import Any
 
 from lga_lightning.locators.aggregation import RelationLayers
 from lga_lightning.results.attribution import LocatorResult
-from lga_lightning.results.scores import DriftPoint
+from lga_lightning.results.validation_parts import DriftPoint
 
 RELATION_HEADINGS = ("relation", "requests", "layer", "confidence")
 

@@ -31,8 +31,8 @@ from lga_lightning.reports.wording import (
     what_would_settle,
 )
 from lga_lightning.results.attribution import ATTRIBUTION_FILE, LocatorResult
-from lga_lightning.results.scores import DriftPoint, Metric
 from lga_lightning.results.validation import ValidationResult
+from lga_lightning.results.validation_parts import DriftPoint, Metric
 
 
 def make_console() -> Console:
@@ -69,10 +69,8 @@ def print_attribution(result: LocatorResult, root: Path, top: int = 8, others: S
         console.print(escape(remark))
     if result.relations is not None:
         _print_relations(console, result.relations, choice.golden_layer)
-    console.print(
-        f"[bold]Golden layer: {choice.golden_layer}[/bold], {confidence_in_words(choice)}; "
-        f"{confidence_set_in_words(choice)}."
-    )
+    sure = "; ".join(filter(None, (confidence_in_words(choice), confidence_set_in_words(choice))))
+    console.print(f"[bold]Golden layer: {choice.golden_layer}[/bold], {sure}.")
     if not choice.settled:
         console.print(f"[bold]{NOT_SETTLED}[/bold] {escape(what_would_settle(result))}")
     names = ["report.html", ATTRIBUTION_FILE, "layers.png", *others]

@@ -29,8 +29,9 @@ def score_in_words(result: LocatorResult) -> str:
     if result.aggregate.startswith("absolute"):
         statistic = f"|{statistic}|"
     way = result.aggregate.removeprefix("absolute").removeprefix("_")
-    shared = f", ± {result.neighbours} layers" if result.neighbours else ""
-    return f"score: sum over requests of {statistic}" + (f", as {way}" if way not in ("", "sum") else "") + shared
+    way = {"": "", "sum": "", "rank": ", by rank"}.get(way, f", {way}")
+    shared = f", ± {result.neighbours} layer{'s' * (result.neighbours > 1)}" if result.neighbours else ""
+    return f"score: sum over requests of {statistic}{way}{shared}"
 
 
 def confidence_in_words(choice: Choice) -> str:
@@ -39,8 +40,9 @@ def confidence_in_words(choice: Choice) -> str:
 
 
 def confidence_set_in_words(choice: Choice) -> str:
-    """Between which layers a choice is."""
-    return f"90% of them choose among the layers {', '.join(map(str, choice.confidence_set))}"
+    """Between which layers a choice is; "" where a single one holds 90% of the resamples."""
+    layers = ", ".join(map(str, choice.confidence_set))
+    return f"90% of them choose among the layers {layers}" if len(choice.confidence_set) > 1 else ""
 
 
 def remarks(result: LocatorResult) -> list[str]:

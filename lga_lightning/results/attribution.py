@@ -122,7 +122,7 @@ class LocatorResult:
         if not len(counted):
             raise DataError(f"No proxy request of {data_name} is left to score layers by: {dict(reasons)}.")
         choice = locator.choose(scores)
-        rivals = [layer for layer in choice.confidence_set if layer != choice.golden_layer]
+        alternatives = [layer for layer in choice.confidence_set if layer != choice.golden_layer]
         means, half_widths = means_by_layer(counted, locator.columns)
         early = None
         if stopped and stop_at_confidence is not None and len(index) < len(requests):
@@ -142,8 +142,8 @@ class LocatorResult:
             versions=versions(),
             settings=locator.settings(llm),
             half_widths=half_widths,
-            requests_to_settle=requests_to_settle(locator.contributions(scores), choice.golden_layer, rivals[0])
-            if rivals
+            requests_to_settle=requests_to_settle(locator.contributions(scores), choice.golden_layer, alternatives[0])
+            if alternatives
             else None,
             stopped_early=early,
             relations=locator.choose_by_relation(scores, relations),

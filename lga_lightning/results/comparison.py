@@ -84,7 +84,7 @@ class Comparison:
         editor: Settings of the method that the sweep edits with.
         sweeps: The sweep over each test set.
         rows: What became of each locator.
-        candidates: Every rule that LGA's evidence allows, best first; empty unless asked for.
+        candidates: Every rule that the gradients' evidence allows, best first; empty unless asked for.
         versions: Versions of the packages that made it.
     """
 

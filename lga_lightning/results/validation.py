@@ -14,7 +14,7 @@ from lga_lightning.evaluation.results import EvalResult
 from lga_lightning.evaluation.summary import INTERVALS, mean_by_group, summarise
 from lga_lightning.exceptions import DataError
 from lga_lightning.results.files import SCHEMA, ResultFile, take_fields
-from lga_lightning.results.scores import DriftPoint, Metric, RequestScores
+from lga_lightning.results.validation_parts import DriftPoint, Metric, RequestScores
 from lga_lightning.results.versions import versions
 from lga_lightning.utils.io import write_json, write_whole
 

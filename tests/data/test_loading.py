@@ -312,7 +312,7 @@ def test_the_data_module(save):
     for stage, kept, batches in [("fit", "02", data.train_dataloader), ("validate", "12", data.val_dataloader)]:
         data.setup(stage)
         assert sorted(r.target_new for batch in batches() for r in batch.requests) == list(kept)
-        fingerprints.add(data.fingerprint)
+        fingerprints.add(data.run_data().fingerprint)
     assert len(fingerprints) == 2
     assert data.name == "facts.jsonl"
     assert EditDataModule().name == "bundled facts"

@@ -134,7 +134,7 @@ def test_the_data_module_passes_everything_on(path):
         data.setup(stage)
         expected = load_requests(path, limit=5, relations=["P2"], seed=1, proxy_share=0.5, split=split)
         assert data.loaded.requests == expected.requests
-    before = data.fingerprint
+    before = data.run_data().fingerprint
     data.chat_template = True
-    assert data.fingerprint != before
+    assert data.run_data().fingerprint != before
     assert data.name == "facts.json, in the chat template"

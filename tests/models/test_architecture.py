@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -175,3 +177,9 @@ def test_normalised_is_what_the_norm_does_before_its_weight(family):
 def test_an_unknown_norm_is_refused():
     with pytest.raises(ModelError, match=r"gradient of every parameter.*GroupNorm.*Use the scope 'mlp'"):
         normalised(torch.nn.GroupNorm(1, 4), torch.randn(2, 4))
+
+
+def test_a_layer_norm_behind_the_mlp_is_refused_by_what_aims_behind_it():
+    site = replace(edit_site(tiny_model("llama"), 1), norm=torch.nn.LayerNorm(24))
+    with pytest.raises(ModelError, match=r"A LayerNorm stands between model\.layers\.1\.mlp\.down_proj and"):
+        site.before_norm(torch.randn(2, 24), torch.randn(2, 24))

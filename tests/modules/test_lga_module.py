@@ -80,7 +80,7 @@ def test_validate_and_predict_and_an_adapter_that_names_the_model(tokenizer, tmp
     trainer(inference_mode=False).predict(module, DataLoader(asked, batch_size=2))
     written = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
     assert written["base_model_name_or_path"] == "my-lab/my-model"
-    delta = edit(model, tokenizer, asked, layer=2, method=RROME(**FAST_METHOD))
+    delta = edit(model, tokenizer, asked, layer=2, editor=RROME(**FAST_METHOD))
     adapted = PeftModel.from_pretrained(tiny_model("gpt2"), tmp_path / "adapter")
     ids = torch.arange(5, 25).view(2, 10)
     with delta.attached(model):

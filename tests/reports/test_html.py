@@ -26,8 +26,8 @@ from lga_lightning.reports.examples import read_examples
 from lga_lightning.reports.html import render_report, write_report
 from lga_lightning.reports.svg import drift_chart, layer_chart
 from lga_lightning.results.attribution import LocatorResult
-from lga_lightning.results.scores import DriftPoint
 from lga_lightning.results.validation import write_results
+from lga_lightning.results.validation_parts import DriftPoint
 from tests.helpers.data import rows, write_rows
 from tests.helpers.results import locator_result, sweep_result, validation
 from tests.helpers.runs import module, trainer

@@ -10,8 +10,8 @@ import pytest
 from lga_lightning.evaluation.results import EvalResult
 from lga_lightning.evaluation.summary import mean_by_group, summarise
 from lga_lightning.exceptions import DataError
-from lga_lightning.results.scores import DriftPoint
 from lga_lightning.results.validation import ValidationResult
+from lga_lightning.results.validation_parts import DriftPoint
 from tests.helpers.models import requests
 from tests.helpers.results import validation
 

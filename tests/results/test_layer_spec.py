@@ -7,7 +7,7 @@ import torch
 
 from lga_lightning.editing import MEMIT, RROME
 from lga_lightning.exceptions import LayerError
-from lga_lightning.results.layers import LayerSpec, golden_window
+from lga_lightning.results.layer_spec import LayerSpec, golden_window
 from tests.helpers.results import locator_result
 
 SCORES = torch.tensor([[1.0, 2.0, 9.0, 8.0], [1.0, 2.5, 9.0, 8.5]])

@@ -1,0 +1,57 @@
+"""The method as two functions: they say what a run says, and refuse what a run refuses."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lga_lightning import LGA, MEMIT, RROME, edit, find_golden_layer
+from lga_lightning.exceptions import DataError, LayerError, SettingError
+from tests.helpers.cli import FAST_METHOD
+from tests.helpers.models import requests
+
+
+def test_the_layer_does_not_depend_on_batches(llama, tokenizer):
+    asked = requests(7)
+    found = [find_golden_layer(llama, tokenizer, asked, LGA("mlp_out"), batch_size=size) for size in (1, 3, 8)]
+    assert len({result.golden_layer for result in found}) == 1
+    for result in found[1:]:
+        torch.testing.assert_close(torch.tensor(result.choice.scores), torch.tensor(found[0].choice.scores))
+    assert found[0].data == "a list of requests"
+
+
+@pytest.mark.parametrize(("layer", "edited"), [(2, [2]), ("1-2", [1, 2]), ([3], [3]), ("all", [0, 1, 2, 3])])
+def test_ways_to_name_the_layer(layer, edited, llama, tokenizer):
+    delta = edit(llama, tokenizer, requests(2), layer, RROME(**FAST_METHOD))
+    assert sorted(delta.by_block(llama)) == edited
+
+
+def test_the_golden_layer_or_a_window_around_it(llama, tokenizer, tmp_path, monkeypatch):
+    golden = find_golden_layer(llama, tokenizer, requests(4))
+    editor = RROME(**FAST_METHOD)
+    delta = edit(llama, tokenizer, requests(2), golden, editor)
+    expected = editor.compute(llama, tokenizer, requests(2), golden.golden_layer)
+    assert delta.ranks == expected.ranks
+    assert all(torch.equal(delta.matrix(name), expected.matrix(name)) for name in delta.updates)
+    window = edit(llama, tokenizer, requests(2), golden, MEMIT(window=2, **FAST_METHOD)).by_block(llama)
+    assert golden.golden_layer in window
+    assert len(window) == 2
+    golden.save(tmp_path / "attribution.json")
+    monkeypatch.chdir(tmp_path)
+    assert edit(llama, tokenizer, requests(2), "golden", editor).ranks == delta.ranks
+
+
+def test_what_is_refused(llama, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match="no request to score"):
+        find_golden_layer(llama, tokenizer, [])
+    with pytest.raises(SettingError, match="`batch_size` must be at least 1"):
+        find_golden_layer(llama, tokenizer, requests(1), batch_size=0)
+    with pytest.raises(DataError, match="no request to edit"):
+        edit(llama, tokenizer, [])
+    with pytest.raises(SettingError, match="`batch_size` must be at least 1"):
+        edit(llama, tokenizer, requests(1), layer=1, batch_size=0)
+    with pytest.raises(LayerError, match="Layer 9 is out of range"):
+        edit(llama, tokenizer, requests(1), layer=9)
+    with pytest.raises(LayerError, match="There is no attribution"):
+        edit(llama, tokenizer, requests(1), layer="golden")
