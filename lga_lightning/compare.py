@@ -74,7 +74,8 @@ class LocatorComparison:
             DataError: If proxies and tests share a request, or evidence in the folder was made with other settings.
         """
         module.configure_model()
-        locators = self.locators or self._usual(module)
+        given = self.locators or self._usual(module)
+        locators = {name: locator.for_editor(module.editor) for name, locator in given.items()}
         pairs = [_split(data, None, self.tests, self.batch_size)]
         pairs += [_split(data, source, self.tests, self.batch_size) for source in self.others]
 

@@ -231,6 +231,8 @@ def test_two_processes_give_the_scores_of_one(arguments, tmp_path):
         for verb, extra in (("fit", []), ("validate", [*FAST_EDIT, *explicit]), ("fit", explicit)):
             done = shell(verb, *common, *extra)
             assert done.returncode == 0, done.stderr[-3000:]
+            assert "sync_dist" not in done.stderr
+            assert "overridden" not in done.stderr
         results[devices] = [json.loads((root / f"{name}.json").read_text()) for name in ("attribution", "validation")]
     (one, edits), (two, edits_of_two) = results[1], results[2]
     assert one["num_requests"] == two["num_requests"] == 13

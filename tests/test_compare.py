@@ -141,6 +141,7 @@ def test_compare_goes_on_where_it_was_and_does_nothing_twice(arguments, monkeypa
 def test_two_processes_compare_as_one(arguments):
     options = ['--compare.locators={"one": {"class_path": "LGA"}, "two": {"class_path": "LayerSweep"}}']
     one = compare([*arguments, *options])
+    assert one["rows"][1]["settings"]["editor"] == one["editor"]  # a sweep edits as the run does
     done = shell("compare", *arguments, *options, "--trainer.devices=2", "--trainer.default_root_dir=two")
     assert done.returncode == 0, done.stderr[-3000:]
     two = json.loads(Path("two/comparison.json").read_text())

@@ -67,10 +67,13 @@ class ApplyEdits(L.Callback):
         self.originals: Originals | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Read the requests and find the model: what is wrong with them should not come out after the training."""
+        """Read the requests: what is wrong with them should not come out when the model is loaded."""
         if stage == "fit":
             self._loaded = load_requests(self.requests, self.format, strict=True)
-            self._llm, self._tokenizer, self._name = language_model_of(pl_module, self.model, self.tokenizer)
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Find the model, which your module may make as late as in ``configure_model``, but before it is trained."""
+        self._llm, self._tokenizer, self._name = language_model_of(pl_module, self.model, self.tokenizer)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Edit."""

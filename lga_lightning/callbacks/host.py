@@ -24,15 +24,20 @@ def language_model_of(
         tokenizer: The tokenizer, or the name to load it by; None takes the model's ``config.name_or_path``.
 
     Raises:
-        DataError: If there is nothing at that path, or no tokenizer can be found for what is there.
+        DataError: If there is no model of transformers at that path, or no tokenizer can be found for what is there.
     """
     try:
         llm = attrgetter(path)(module)
     except AttributeError as error:
         raise DataError(
             f"The language model was looked for at `model={path!r}`, but {type(module).__name__} has no such attribute "
-            f"({error})."
+            f"({error}). Say where your module keeps it, as in `model='net.llm'`."
         ) from error
+    if not hasattr(getattr(llm, "config", None), "name_or_path"):
+        raise DataError(
+            f"The language model was looked for at `model={path!r}`, where {type(module).__name__} has a {type(llm).__name__}, "
+            "which is no model of transformers when `fit` starts. Say where your module keeps it, as in `model='net.llm'`."
+        )
     if tokenizer is None and not llm.config.name_or_path:
         raise DataError(
             f"The language model at `model={path!r}` was not loaded by a name, so its tokenizer cannot be either. Give the "

@@ -81,10 +81,13 @@ class LayerAttribution(L.Callback):
         self._loaded = LoadedRequests([])
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Read the proxies and find the model: what is wrong with them should not come out after an epoch."""
+        """Read the proxies: what is wrong with them should not come out when the model is loaded."""
         if stage == "fit":
             self._loaded = load_requests(self.proxies, self.format, self.limit, split="proxy")
-            self._llm, self._tokenizer, self._name = language_model_of(pl_module, self.model, self.tokenizer)
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Find the model, which your module may make as late as in ``configure_model``, but before it is trained."""
+        self._llm, self._tokenizer, self._name = language_model_of(pl_module, self.model, self.tokenizer)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Score the model as it is before training."""

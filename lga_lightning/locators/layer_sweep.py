@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +39,11 @@ class LayerSweep(LayerLocator):
 
     def for_editor(self, editor: EditMethod) -> LayerLocator:
         """A sweep that edits as the run does, if it does not say how."""
-        return self if self.editor is not None else LayerSweep(editor)
+        if self.editor is not None:
+            return self
+        own = copy.copy(self)  # of the same class
+        own.editor = editor
+        return own
 
     def prepare(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, requests: Sequence[EditRequest]

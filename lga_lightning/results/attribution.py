@@ -132,7 +132,7 @@ class LocatorResult:
             model=model_name,
             data=data_name,
             locator=type(locator).__name__,
-            scope=getattr(locator, "scope", None),
+            scope=locator.scope,
             aggregate=locator.aggregate,
             num_requests=len(counted),
             num_skipped=dict(reasons),

@@ -50,9 +50,9 @@ class Host(L.LightningModule):
         return DataLoader(tokens, batch_size=4, shuffle=True)
 
 
-def train(tmp_path, callbacks, **kwargs):
+def train(tmp_path, callbacks, host_class=Host, **kwargs):
     L.seed_everything(3)
-    host = Host()
+    host = host_class()
     trainer = L.Trainer(
         max_epochs=2,
         accelerator="cpu",
@@ -113,6 +113,9 @@ def test_says_what_is_missing(callback, tmp_path):
     callback.model = "net.model"
     with pytest.raises(DataError, match=r"language model was looked for at `model='net\.model'`"):
         train(tmp_path, [callback])
+    callback.model = "dropout"
+    with pytest.raises(DataError, match=r"a Dropout, which is no model of transformers .* Say where"):
+        train(tmp_path, [callback])
 
 
 def test_a_model_that_is_being_fine_tuned_with_lora(tokenizer):
@@ -135,6 +138,31 @@ def test_proxies_without_an_old_answer(callback, tmp_path):
     callback.proxies = str(write_rows(tmp_path / "open.jsonl", found))
     train(tmp_path, [callback])
     assert callback.result.num_requests + sum(callback.result.num_skipped.values()) == 3
+
+
+@pytest.mark.parametrize("hook", ["setup", "configure_model"])
+def test_a_model_that_the_host_makes_late(hook, callback, tmp_path):
+    """Both hooks come after the callbacks' ``setup``."""
+
+    class Late(Host):
+        def __init__(self) -> None:
+            super().__init__()
+            self.made, self.net = self.net, None
+
+        def make(self, stage: str = "") -> None:
+            self.net = self.made
+
+    setattr(Late, hook, Late.make)
+    edits = ApplyEdits(
+        callback.proxies,
+        model="net.llm",
+        tokenizer=callback.tokenizer,
+        editor=RROME(steps=3, contexts_each=0, second_moment="identity"),
+    )
+    callback.locator = FixedLayer(1)
+    host = train(tmp_path, [callback, edits], Late)
+    assert callback.result.golden_layer == 1
+    assert [*edits.delta.by_block(host.net.llm)] == [1]
 
 
 @pytest.mark.parametrize("setting", [{"batch_size": 0}, {"every_n_epochs": 0}])

@@ -81,6 +81,17 @@ def test_sweep_equals_edit_score_restore(family, tokenizer):
     torch.testing.assert_close(torch.tensor(choice.scores).double(), expected[:, 0].mean(0))
 
 
+def test_a_sweep_takes_the_editor_of_the_run_and_stays_what_it_is():
+    class MySweep(LayerSweep):
+        only_known = True
+
+    mine, editor = MySweep(), RROME(steps=2)
+    mine.neighbours = 1
+    found = mine.for_editor(editor)
+    assert (type(found), found.editor, found.neighbours, mine.editor) == (MySweep, editor, 1, None)
+    assert found.for_editor(RROME()) is found
+
+
 def tokens(model, tokenizer, prompt: str, answer: str) -> tuple[list[int], list[int]]:
     """What the model predicts at an answer's tokens, and the tokens."""
     begin = tokenizer(prompt)["input_ids"]

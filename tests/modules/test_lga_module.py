@@ -117,12 +117,14 @@ def test_a_name_or_a_model(tokenizer):
 
 HOST = """
 import json, sys
+from pathlib import Path
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
 from lga_lightning import LayerAttribution, LGAModule
 from lga_lightning.locators import LGA
+from lga_lightning.results.attribution import LocatorResult
 from tests.helpers.models import requests, tiny_model, tiny_tokenizer
 
 class Host(L.LightningModule):
@@ -150,9 +152,10 @@ def main(devices, what):
         assert best.best_model_score is not None
     else:
         module = LGAModule(model=tiny_model("llama"), tokenizer=tiny_tokenizer(), locator=LGA("mlp_out"))
-        trainer = L.Trainer(**options)
+        strategy = "ddp_spawn" if what == "spawned" and devices == 2 else "auto"
+        trainer = L.Trainer(strategy=strategy, **options)
         trainer.fit(module, DataLoader(requests(7), batch_size=2))
-        result = module.result
+        result = LocatorResult.load(Path("attribution.json"))  # processes that are spawned keep their module
     if trainer.is_global_zero:
         print("RESULT " + json.dumps([result.num_requests, result.choice.scores]))
 
@@ -161,7 +164,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("what", ["host", "module"])
+@pytest.mark.parametrize("what", ["host", "module", "spawned"])
 def test_two_processes_find_what_one_does(what, tmp_path):
     """A host's ``LayerAttribution``, whose metrics ``ModelCheckpoint`` monitors; and ``LGAModule`` with a plain DataLoader."""
     (tmp_path / "host.py").write_text(HOST)
