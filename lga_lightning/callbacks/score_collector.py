@@ -143,7 +143,12 @@ class ScoreCollector(L.Callback):
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Remember what the scores are scores of, and tell the module which are done."""
-        self._resumed_from = checkpoint.get(FINGERPRINT, {})
+        if FINGERPRINT not in checkpoint:
+            raise DataError(
+                f"{str(trainer.ckpt_path)!r} is not a checkpoint of this `fit`, which leaves {CHECKPOINT_FILE} in the trainer's "
+                "default_root_dir. Resume from that, or start anew without a checkpoint."
+            )
+        self._resumed_from = checkpoint[FINGERPRINT]
         scores = checkpoint["callbacks"].get(self.state_key, {}).get("scores")
         pl_module.resume(scores["index"].tolist() if scores else ())
 

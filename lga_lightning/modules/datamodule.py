@@ -21,6 +21,7 @@ from lga_lightning.exceptions import DataError
 
 log = logging.getLogger(__name__)
 
+IN_CHAT = ", in the chat template"
 SPLITS = {"fit": "proxy", "validate": "test", "predict": "test"}
 
 
@@ -41,8 +42,12 @@ class RunData:
     in_chat: bool = False
 
     @classmethod
-    def of(cls, trainer: Any) -> RunData:
+    def of(cls, trainer: Any, in_chat: bool = False) -> RunData:
         """The requests of a trainer's present run: those of its :class:`EditDataModule`, or of its ``DataLoader``.
+
+        Args:
+            trainer: The trainer.
+            in_chat: Whether the requests of a ``DataLoader`` are asked in the chat template.
 
         Raises:
             DataError: If there is not one ``DataLoader``, over a list (or another map-style data set) of requests.
@@ -67,7 +72,7 @@ class RunData:
                 f"LGAModule works on requests, one by one out of a list, and was given {given}. Give one `DataLoader` over a list "
                 "of EditRequests (`load_requests(...).requests`) or a `Subset` of one, or an EditDataModule."
             )
-        return cls(found, AT_HAND, Counter())
+        return cls(found, AT_HAND + IN_CHAT * in_chat, Counter(), in_chat)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -136,7 +141,7 @@ class EditDataModule(L.LightningDataModule):
         name = name_of_requests(self.source)
         if self.loaded.note:
             name += f", {self.loaded.note}"
-        return name + ", in the chat template" * self.chat_template
+        return name + IN_CHAT * self.chat_template
 
     def run_data(self) -> RunData:
         """The requests that were read, with all that results say of them."""

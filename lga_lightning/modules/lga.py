@@ -116,6 +116,7 @@ class LGAModule(FrozenModule):
         self.scored: Collection[int] = ()
         self.result: LocatorResult | None = None
         self._evaluation = evaluation
+        self._in_chat = isinstance(tokenizer, ChatTokenizer)
         self._data: RunData | None = None
         self._positions: dict[str, int] = {}
         self._rest: ScoredEdits | None = None
@@ -126,12 +127,11 @@ class LGAModule(FrozenModule):
         return [] if wanted is None or self._collector is not None else [wanted()]
 
     def configure_model(self) -> None:
-        """Load what was not given, and ask in a chat where the run's data has it so."""
+        """Load what was not given, and ask in a chat where the run's data, or the tokenizer that was given, has it so."""
         super().configure_model()
-        data = self._data_module
-        if data is not None:
-            tokenizer = plain(self.tokenizer)
-            self.tokenizer = ChatTokenizer(tokenizer) if data.chat_template else tokenizer
+        data, tokenizer = self._data_module, plain(self.tokenizer)
+        in_chat = self._in_chat if data is None else data.chat_template
+        self.tokenizer = ChatTokenizer(tokenizer) if in_chat else tokenizer
 
     def setup(self, stage: str) -> None:
         """Begin anew, and find the layer to edit before the model is loaded, where it stands in a file."""
@@ -267,7 +267,7 @@ class LGAModule(FrozenModule):
     def data(self) -> RunData:
         """The requests of the present run."""
         if self._data is None:
-            self._data = RunData.of(self.trainer)
+            self._data = RunData.of(self.trainer, self._in_chat)
         return self._data
 
     @property

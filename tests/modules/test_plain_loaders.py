@@ -16,9 +16,11 @@ from lga_lightning import EditDataModule, EvaluationConfig
 from lga_lightning.data.requests import EditRequest
 from lga_lightning.exceptions import DataError, SettingError
 from lga_lightning.locators import LGA
+from lga_lightning.models.chat import ChatTokenizer
 from tests.helpers.data import rows, write_rows
-from tests.helpers.models import requests, tiny_model
+from tests.helpers.models import requests, tiny_model, tiny_tokenizer
 from tests.helpers.runs import module, trainer
+from tests.helpers.tokenizers import LINES
 
 ASKED = requests(8)
 LOADERS = {
@@ -131,6 +133,33 @@ def test_shared_weights_are_left_alone_by_every_name(tokenizer):
     tied.configure_model()
     assert {"llm.lm_head.weight", "llm.model.embed_tokens.weight"} <= {*tied._ddp_params_and_buffers_to_ignore}
     assert "llm.model.rotary_emb.inv_freq" in tied._ddp_params_and_buffers_to_ignore
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_a_chat_ends_with_the_data_that_asked_for_it(given, tmp_path):
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = LINES
+    scored = made(ChatTokenizer(tokenizer) if given else tokenizer)
+    data = EditDataModule(str(write_rows(tmp_path / "requests.jsonl", rows(3))), chat_template=not given)
+    trainer(tmp_path).fit(scored, datamodule=data)
+    assert isinstance(scored.tokenizer, ChatTokenizer) is not given
+    trainer(tmp_path).fit(scored, DataLoader(ASKED, batch_size=3))
+    assert isinstance(scored.tokenizer, ChatTokenizer) is given
+    assert scored.data.in_chat is given
+    assert scored.result.data == "a list of requests" + ", in the chat template" * given
+
+
+def test_checkpoints_of_others_are_refused(tokenizer, tmp_path):
+    scored, loader = made(tokenizer), DataLoader(ASKED, batch_size=3)
+    trainer(tmp_path).fit(scored, loader)
+    path = tmp_path / "attribution.ckpt"
+    with pytest.raises(DataError, match="belongs to another run: its requests"):
+        trainer(tmp_path).fit(made(tokenizer), DataLoader(ASKED[:4]), ckpt_path=path)
+    content = torch.load(path)
+    del content["lga_scores_of"]
+    torch.save(content, path)
+    with pytest.raises(DataError, match=r"is not a checkpoint of this `fit`, which leaves attribution\.ckpt"):
+        trainer(tmp_path).fit(made(tokenizer), loader, ckpt_path=path)
 
 
 def test_a_resumed_run_does_not_shorten_the_next(tokenizer, tmp_path):
