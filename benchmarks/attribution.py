@@ -27,7 +27,7 @@ from transformers import PreTrainedModel
 from lga_lightning.data import load_requests
 from lga_lightning.locators.gradients import encode_pairs, gradient_grams
 from lga_lightning.locators.selection import golden_layers
-from lga_lightning.models.architecture import attribution_sites
+from lga_lightning.models.architecture import scored_sites
 from lga_lightning.models.encoding import EncodedAnswers
 from lga_lightning.models.hooks import logits_at
 from lga_lightning.models.likelihood import answer_nll
@@ -38,7 +38,7 @@ Contender = Callable[[PreTrainedModel, list[EncodedAnswers]], Tensor]
 
 def autograd(model: PreTrainedModel, batches: list[EncodedAnswers]) -> Tensor:
     """One request at a time, both gradients of all MLP matrices materialised: the definition. [N, L]."""
-    sites = attribution_sites(model, "mlp")
+    sites = scored_sites(model, "mlp")
     weights = [[site.module.get_parameter("weight").requires_grad_(True) for site in block] for block in sites]
     scores = []
     for batch in batches:

@@ -92,12 +92,12 @@ def run(
         begin = time.perf_counter()
         targets = [method.optimize_targets(model, tokenizer, requests[s : s + batch_size], layers) for s in starts]
         targets_seconds = time.perf_counter() - begin
-    outcomes, written, size = [], 0.0, 0
+    results, written, size = [], 0.0, 0
     for start, found in zip(starts, targets, strict=True):
         begin = time.perf_counter()
         deltas = method.write(model, tokenizer, found.each(), layers)
         written += time.perf_counter() - begin
-        outcomes += evaluate(model, tokenizer, requests[start : start + batch_size], deltas, EvaluationConfig())
+        results += evaluate(model, tokenizer, requests[start : start + batch_size], deltas, EvaluationConfig())
         if not size:
             with tempfile.TemporaryDirectory() as scratch:
                 deltas[0].save_pretrained(Path(scratch) / "adapter", model)
@@ -106,7 +106,7 @@ def run(
     result = {"layers": layers, "seconds": seconds, "bytes": size, "settings": method.settings(model)}
     if isinstance(method, MEMIT):
         result["leverage"] = leverage(method, model, targets, layers[-1])
-    return {**result, "metrics": summarise(outcomes)}, targets, targets_seconds
+    return {**result, "metrics": summarise(results)}, targets, targets_seconds
 
 
 def leverage(method: MEMIT, model: PreTrainedModel, targets: list[EditTargets], layer: int) -> float:

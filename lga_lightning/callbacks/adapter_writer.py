@@ -30,7 +30,7 @@ class AdapterWriter(EditCollector):
         output: Folder to write; ``adapter`` in ``default_root_dir`` by default. In the mode ``independent`` it holds a folder a
             request, named by its number and subject.
         merge: Whether to write the edited model, in safetensors and with its tokenizer, instead of an adapter.
-        overwrite: Whether to replace a folder that is there.
+        overwrite: Whether to replace a folder that is there. In the mode ``independent`` the folders of other requests stay.
         arguments: Arguments of :class:`EditCollector`.
     """
 
@@ -44,7 +44,7 @@ class AdapterWriter(EditCollector):
         self.folder = Path()
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Begin anew; a folder that must not be overwritten is no news to wait for."""
+        """Begin anew; a folder that must not be overwritten is refused before anything is edited."""
         self.begin(pl_module)
         name = "merged" if self.merge else "adapter"
         self.folder = Path(self.output).expanduser() if self.output else Path(trainer.default_root_dir) / name
@@ -61,8 +61,8 @@ class AdapterWriter(EditCollector):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Take in what became of a batch, and write the edits of requests that are edited alone."""
-        self.take(outputs)
+        """Add the results of a batch, and write the edits of requests that are edited alone."""
+        self.add_results(outputs)
         if outputs is None:
             return
         for place, request, delta, results in zip(
@@ -70,12 +70,12 @@ class AdapterWriter(EditCollector):
         ):
             folder = self.folder / f"{place:04d}-{_slug(request)}"
             if self.overwrite or not folder.exists():  # the last batches may be dealt to two processes
-                self._write(pl_module, delta, folder, [request], self.describe(pl_module, [request], [results]))
+                self._write(pl_module, delta, folder, [request], self.build_result(pl_module, [request], [results]))
 
     def on_predict_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Put the results of all processes together, and write the edits that were made together."""
-        _, requests, results = self.put_together(pl_module)
-        self.result = self.describe(pl_module, requests, results)
+        _, requests, results = self.gather_results(pl_module)
+        self.result = self.build_result(pl_module, requests, results)
         if not trainer.is_global_zero:
             return
         if pl_module.schedule.delta is not None:

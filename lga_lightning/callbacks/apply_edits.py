@@ -1,4 +1,4 @@
-"""Edits facts in somebody else's module when its training is over."""
+"""Edits facts in a module of your own when its training is over."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ApplyEdits(L.Callback):
         requests: The facts to edit: a list, or a file or Hub data set; all are edited together.
         model: Where your module keeps the language model, as in ``"net.llm"``.
         tokenizer: Its tokenizer, or the name to load it by; None takes the model's ``config.name_or_path``.
-        layer: The block to edit: a number, several, ``default``, the path of an attribution.json, or ``golden``: what a
+        layer: The block to edit: a number, several, ``all``, ``default``, the path of an attribution.json, or ``golden``: what a
             :class:`LayerAttribution` in the same run has found, else what is in ``default_root_dir``.
         editor: How facts are edited; R-ROME by default.
         format: Format of a file of requests; ``auto`` recognises it.

@@ -1,4 +1,4 @@
-"""Collects what became of edits over batches and devices."""
+"""Collects the results of edits over batches and devices."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from lga_lightning.results.validation import ValidationResult
 class EditCollector(L.Callback):
     """Says what is measured about the edits of :class:`~lga_lightning.LGAModule`, and collects it over batches and devices.
 
-    What both :class:`EditReport` and :class:`AdapterWriter` do; they say what becomes of it.
+    The common part of :class:`EditReport` and :class:`AdapterWriter`, which write the results.
 
     Args:
         generate: Whether the model answers every prompt in its own words, beside the teacher-forced scores, which alone
@@ -77,33 +77,33 @@ class EditCollector(L.Callback):
         """Forget an earlier run.
 
         Args:
-            module: What edits.
+            module: The module that edits.
         """
         self.records = RequestRecords().to(module.device)
 
-    def take(self, scored: Any) -> None:
-        """Take in scored edits, if there are any."""
+    def add_results(self, scored: Any) -> None:
+        """Add scored edits, if there are any."""
         if scored is not None:
             records = [[asdict(result) for result in of_request] for of_request in scored.results]
             self.records.update(torch.tensor(scored.index, dtype=torch.long), records)
 
-    def put_together(self, module: L.LightningModule) -> tuple[list[int], list[EditRequest], list[list[EvalResult]]]:
+    def gather_results(self, module: L.LightningModule) -> tuple[list[int], list[EditRequest], list[list[EvalResult]]]:
         """Positions of the requests, the requests and their results, over all processes; a collective operation."""
-        self.take(module.finish_edits())
+        self.add_results(module.finish_edits())
         index, records = self.records.compute()
         requests = module.data.requests
         results = [[EvalResult.of(record) for record in of_request] for of_request in records]
         return index, [requests[place] for place in index], results
 
-    def describe(
+    def build_result(
         self, module: L.LightningModule, requests: Sequence[EditRequest], results: Sequence[Sequence[EvalResult]]
     ) -> ValidationResult:
-        """What a result file says of some requests.
+        """The result of some requests, as it is written to a file.
 
         Args:
-            module: What has edited.
+            module: The module that has edited.
             requests: The requests.
-            results: What became of each.
+            results: The results of each.
         """
         data = module.data
         return ValidationResult.build(

@@ -1,4 +1,4 @@
-"""Writes what became of edits."""
+"""Writes the results of edits."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from lga_lightning.results.validation import REQUESTS_FILE, VALIDATION_FILE, wri
 
 
 class EditReport(EditCollector):
-    """In ``validate``, writes what became of the edits of :class:`~lga_lightning.LGAModule` into ``default_root_dir``.
+    """In ``validate``, writes the results of the edits of :class:`~lga_lightning.LGAModule` into ``default_root_dir``.
 
     ``validation.json`` holds scores before and after, in the mean with intervals and by request; ``requests.parquet`` every
     prompt with what the model said; ``report.html`` shows both, with the attribution where the folder has one. The means are
     also logged, as ``rewrite/before``, ``rewrite/after``, ``generated/rewrite/after``, ..., so that ``trainer.validate``
-    returns them. A module without a report gets one by itself. Takes the arguments of :class:`EditCollector`.
+    returns them. LGAModule adds one to a trainer that has none. Takes the arguments of :class:`EditCollector`.
     """
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -35,15 +35,15 @@ class EditReport(EditCollector):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Take in what became of a batch."""
-        self.take(outputs)
+        """Add the results of a batch."""
+        self.add_results(outputs)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Put the results of all processes together, log their means and write the files; nothing while fitting."""
         if trainer.state.fn == "fit":
             return
-        index, requests, results = self.put_together(pl_module)
-        self.result = self.describe(pl_module, requests, results)
+        index, requests, results = self.gather_results(pl_module)
+        self.result = self.build_result(pl_module, requests, results)
         pl_module.log_dict(self.result.means(), sync_dist=True)  # the same on every process
         if trainer.is_global_zero:
             path = Path(trainer.default_root_dir) / VALIDATION_FILE

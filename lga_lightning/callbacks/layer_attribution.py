@@ -1,4 +1,4 @@
-"""Watches the layers of a language model in somebody else's training run."""
+"""Watches the layers of a language model in a training run of your own."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ class ScoreCollector(L.Callback):
     On the way it leaves a checkpoint of the scores alone, ``attribution.ckpt``, from which ``ckpt_path`` resumes: with any
     number of processes, in batches of any size, no request counted twice and none lost. At the end it leaves
     ``attribution.json``, ``layers.png`` and ``report.html`` in ``default_root_dir``, and ``heat_map.png`` where the locator
-    draws one. A module without one gets one by itself.
+    draws one. LGAModule adds one to a trainer that has none.
 
     Args:
         checkpoint_every: Batches between two checkpoints. One is also written after the first batch and, on a single process,

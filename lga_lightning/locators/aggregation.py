@@ -105,7 +105,7 @@ class RelationLayers:
         num_requests: Requests of each.
         golden_layers: Layer of each.
         confidences: Share of bootstrap resamples of its requests that choose that layer.
-        p_value: Of the permutation test: how often relations that are dealt out by chance gain as much from layers
+        p_value: P-value of the permutation test: how often relations that are dealt out by chance gain as much from layers
             of their own as these do.
     """
 
@@ -134,7 +134,7 @@ def choose_by_relation(
         relations: N names, None for requests without one, which are left out.
         kappa: Width of the Tukey fences in interquartile ranges; None for no fences.
         permutations: How often relations are dealt out anew.
-        seed: Of the draws.
+        seed: Seed of the draws.
 
     Returns:
         None if fewer than two relations have at least five requests.

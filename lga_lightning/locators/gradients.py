@@ -14,7 +14,7 @@ from lga_lightning.locators.aggregation import Aggregate
 from lga_lightning.locators.base import Evidence, LayerLocator
 from lga_lightning.locators.gram import matrix_gram, norm_gram, vector_gram
 from lga_lightning.metrics.accuracy import token_accuracy
-from lga_lightning.models.architecture import SCOPES, Scope, Site, attribution_sites
+from lga_lightning.models.architecture import SCOPES, Scope, Site, scored_sites
 from lga_lightning.models.encoding import EncodedAnswers, encode_answers
 from lga_lightning.models.hooks import OutputGradients, frozen, per_row
 from lga_lightning.models.likelihood import answer_logits, answer_nll, input_device
@@ -146,7 +146,7 @@ def gradient_grams(model: PreTrainedModel, batch: EncodedAnswers, scope: Scope) 
     Returns:
         [B, L, 2, 2] Gram matrices, and the logits [2B, A, V] at the answers.
     """
-    sites = attribution_sites(model, scope)
+    sites = scored_sites(model, scope)
     grams: list[Tensor | None] = [None] * len(sites)
     rows = torch.arange(len(batch))
 

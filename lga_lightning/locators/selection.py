@@ -77,7 +77,7 @@ def bootstrap(scores: Tensor, kappa: float | None = 1.0, resamples: int = 1000, 
         scores: [N, L] what each request contributes.
         kappa: Width of the fences in interquartile ranges; None for no fences.
         resamples: Number of draws.
-        seed: Of the draws.
+        seed: Seed of the draws.
 
     Returns:
         [L] shares, in float64, that add up to one.
@@ -127,7 +127,7 @@ def choose(scores: Tensor, kappa: float | None = 1.0, resamples: int = 1000, see
         scores: [N, L] what each request contributes, finite.
         kappa: Width of the Tukey fences in interquartile ranges; None for no fences.
         resamples: Bootstrap resamples for the confidence.
-        seed: Of the resamples.
+        seed: Seed of the resamples.
 
     Raises:
         ValueError: If there is no request, or a score is not finite.

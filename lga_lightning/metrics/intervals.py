@@ -14,7 +14,7 @@ def resampled_means(values: Tensor, resamples: int = 1000, seed: int = 0) -> Ten
     Args:
         values: [N, K] one row a request, NaN where a request has no value.
         resamples: Number R of draws.
-        seed: Of the draws.
+        seed: Seed of the draws.
 
     Returns:
         [R, K] means, in float64; NaN where no request that was drawn has a value.

@@ -170,7 +170,7 @@ def edit_site(model: PreTrainedModel, layer: int) -> EditSite:
     return _edit_site(model, layer, *_named_block(model, layer))
 
 
-def attribution_sites(model: PreTrainedModel, scope: Scope = "mlp") -> list[list[Site]]:
+def scored_sites(model: PreTrainedModel, scope: Scope = "mlp") -> list[list[Site]]:
     """The modules of every block whose gradients are compared, shallowest block first.
 
     Args:

@@ -101,7 +101,7 @@ class EditDataModule(L.LightningDataModule):
         proxy_share: Split requests without a split by their subjects: this share of all subjects serves ``fit``, the others
             ``validate``.
         zsre_target: For the format ``zsre_mend_eval``: which answer is edited in, ``alt`` or ``answers[0]``.
-        chat_template: Ask all questions as a user does in a chat, by the chat template of the model's tokenizer.
+        chat_template: Ask all prompts as a user does in a chat, by the chat template of the model's tokenizer.
         split: Use the requests of this split, whatever the verb.
     """
 

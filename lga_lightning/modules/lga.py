@@ -50,7 +50,7 @@ class LGAModule(FrozenModule):
     Args:
         model_name: ``smollm2-135m`` for the embedded model, a Hub id or a local folder, which is loaded when a run begins. With
             ``model``, what to call that in results and adapters; None takes its own name.
-        layer: The block to edit: a number, several (``4-8``, or a list), ``golden`` (what ``fit`` left in
+        layer: The block to edit: a number, several (``4-8``, or a list), ``all``, ``golden`` (what ``fit`` left in
             ``--trainer.default_root_dir``; a window around it for MEMIT, AlphaEdit and PMET), ``default`` (what is published for the
             model and the method, or a choice by depth), or the path of an attribution.json.
         locator: How layers are scored; ValueGradient by default.
@@ -84,7 +84,7 @@ class LGAModule(FrozenModule):
         ...     module = LGAModule(model=model, tokenizer=tokenizer)
         ...     trainer = Trainer()
         ...     trainer.fit(module, DataLoader(requests, batch_size=8))
-        ...     return module.result.choice.golden_layer
+        ...     return module.result.golden_layer
     """
 
     def __init__(
@@ -241,7 +241,7 @@ class LGAModule(FrozenModule):
         """Edit a batch of requests, and score it where that can be done by now; no weight stays touched.
 
         Returns:
-            The edits and what became of them; None in the modes ``batch`` and ``sequential``, whose edits
+            The edits and their results; None in the modes ``batch`` and ``sequential``, whose edits
             :meth:`finish_edits` scores.
         """
         if self.trainer.state.fn == "fit":

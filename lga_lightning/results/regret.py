@@ -131,7 +131,7 @@ def regret_points(
 
 @dataclass(frozen=True)
 class Candidate:
-    """A rule that makes a layer of the gradients' evidence, and what became of it.
+    """A rule that makes a layer of the gradients' evidence, and how it chose.
 
     Attributes:
         scope: Which parameters counted.

@@ -54,7 +54,7 @@ class ValidationResult:
         metrics: Means over requests, by metric.
         group_size: How many requests were edited at once; None where each was edited alone.
         drift: Points of the drift curve, by number of edits; None where each request was edited alone.
-        requests: The requests and what became of each.
+        requests: The requests and the results of each.
         versions: Versions of the packages that made it.
     """
 
@@ -93,7 +93,7 @@ class ValidationResult:
         drift: Sequence[DriftPoint] = (),
         change: Mapping[int, float] | None = None,
     ) -> ValidationResult:
-        """From what became of every request's prompts.
+        """From the results of every request's prompts.
 
         Args:
             requests: N requests.

@@ -69,7 +69,7 @@ class DriftPoint:
 
     @classmethod
     def of(cls, edits: int, change: Mapping[int, float], results: Sequence[Sequence[EvalResult]]) -> DriftPoint:
-        """From what became of the prompts about the facts edited so far.
+        """From the results of the prompts about the facts edited so far.
 
         Args:
             edits: How many edits are in place.
@@ -101,7 +101,7 @@ class DriftPoint:
 
 @dataclass(frozen=True)
 class RequestScores:
-    """One request and what became of it.
+    """One request and its results.
 
     Attributes:
         id: Where the request came from.

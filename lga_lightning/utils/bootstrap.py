@@ -14,7 +14,7 @@ def resample_counts(requests: int, resamples: int = 1000, seed: int = 0) -> Iter
     Args:
         requests: Number N of requests.
         resamples: Number of draws.
-        seed: Of the draws.
+        seed: Seed of the draws.
 
     Yields:
         [R, N] counts in float64, a hundred draws at a time: those of 20,000 requests stay at 16 MB.

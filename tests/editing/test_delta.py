@@ -9,7 +9,7 @@ from lga_lightning.editing.delta import WeightDelta, attached
 from lga_lightning.editing.updates import DenseUpdate, LowRankUpdate
 from lga_lightning.exceptions import ModelError
 from lga_lightning.models.architecture import edit_site
-from tests.editing.helpers import delta_for, ids, name_at
+from tests.editing.helpers import assert_same_bits, delta_for, ids, name_at, weights
 from tests.helpers.models import VOCABULARY, tiny_model
 
 EXACT = {"rtol": 1e-11, "atol": 1e-12}
@@ -18,16 +18,6 @@ EXACT = {"rtol": 1e-11, "atol": 1e-12}
 @pytest.fixture(params=["llama", "gpt2", "opt", "gpt_neox"])
 def model(request: pytest.FixtureRequest):
     return tiny_model(request.param, torch.float64)
-
-
-def weights(model) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
-
-
-def assert_same_bits(model, before: dict[str, torch.Tensor]) -> None:
-    for name, tensor in model.state_dict().items():
-        assert tensor.dtype == before[name].dtype
-        assert torch.equal(tensor.flatten().view(torch.uint8), before[name].flatten().view(torch.uint8)), name
 
 
 @pytest.mark.usefixtures("exact")

@@ -11,7 +11,7 @@ from peft import PeftModel
 from lga_lightning.editing.delta import WeightDelta, attached
 from lga_lightning.editing.updates import DenseUpdate, LowRankUpdate
 from lga_lightning.exceptions import ModelError
-from lga_lightning.models.architecture import attribution_sites, named_site
+from lga_lightning.models.architecture import named_site, scored_sites
 from tests.editing.helpers import ids, name_at
 from tests.helpers.models import tiny_model
 
@@ -71,7 +71,7 @@ def test_attached_is_merged(family_name, ranks):
 @pytest.mark.usefixtures("exact")
 def test_every_matrix_of_a_block_can_be_edited(family):
     model = tiny_model(family, torch.float64)
-    sites = [*attribution_sites(model, "mlp")[1], *attribution_sites(model, "attention")[1]]
+    sites = [*scored_sites(model, "mlp")[1], *scored_sites(model, "attention")[1]]
     delta = random_delta(model, {site.name: 1 for site in sites})
     assert [site.module for site in delta.by_block(model)[1]] == [site.module for site in sites]
     with attached(model, [WeightDelta({}), delta], torch.tensor([1, 0, 1])):

@@ -10,11 +10,11 @@ import torch
 from lga_lightning.exceptions import LayerError, ModelError
 from lga_lightning.models.architecture import (
     SCOPES,
-    attribution_sites,
     blocks,
     check_layer,
     edit_site,
     hidden_size,
+    scored_sites,
 )
 from lga_lightning.models.structure import is_matrix, matrix_shape, normalised
 from tests.helpers.models import FAMILIES, tiny_model
@@ -110,13 +110,13 @@ def test_a_layer_out_of_range(family, layer):
 
 @pytest.mark.parametrize("family", SITES)
 @pytest.mark.parametrize("scope", SCOPES)
-def test_attribution_sites(family, scope):
+def test_scored_sites(family, scope):
     model = tiny_model(family)
     names = (
         SITES[family].get("mlp_out" if scope == "value" else scope)
         or SITES[family]["mlp"] + SITES[family]["attention"] + NORMS[family]
     )
-    sites = attribution_sites(model, scope)
+    sites = scored_sites(model, scope)
     assert len(sites) == 4
     for layer, found in enumerate(sites):
         assert sorted(site.name for site in found) == sorted(f"{PREFIX[family]}.{layer}.{name}" for name in names)
@@ -127,7 +127,7 @@ def test_attribution_sites(family, scope):
 
 def test_scopes_of_every_family_add_up(family):
     model = tiny_model(family)
-    names = {scope: [[site.name for site in block] for block in attribution_sites(model, scope)] for scope in SCOPES}
+    names = {scope: [[site.name for site in block] for block in scored_sites(model, scope)] for scope in SCOPES}
     for layer, block in enumerate(blocks(model)):
         mlp, out, attention, everything, value = (names[scope][layer] for scope in SCOPES)
         assert value == out
@@ -147,7 +147,7 @@ def test_a_mixture_of_experts_is_refused():
         edit_site(model, 0)
     for scope in SCOPES[:3]:
         with pytest.raises(ModelError, match=said):
-            attribution_sites(model, scope)
+            scored_sites(model, scope)
 
 
 def test_a_model_without_blocks_is_refused(llama):
@@ -160,12 +160,12 @@ def test_a_model_without_blocks_is_refused(llama):
 
 def test_a_bad_scope(llama):
     with pytest.raises(ValueError, match=r"`scope` must be one of \['mlp', 'mlp_out', .*got 'ffn'"):
-        attribution_sites(llama, "ffn")
+        scored_sites(llama, "ffn")
 
 
 def test_normalised_is_what_the_norm_does_before_its_weight(family):
     model = tiny_model(family)
-    norms = [s.module for s in attribution_sites(model, "block")[0] if not is_matrix(s.module)]
+    norms = [s.module for s in scored_sites(model, "block")[0] if not is_matrix(s.module)]
     for norm in norms:
         x = torch.randn(2, 3, norm.weight.shape[0])
         bias = getattr(norm, "bias", None)

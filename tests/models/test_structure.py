@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from lga_lightning.exceptions import ModelError
 from lga_lightning.models import structure as structures
-from lga_lightning.models.architecture import attention, attribution_sites, blocks, edit_site
+from lga_lightning.models.architecture import attention, blocks, edit_site, scored_sites
 from lga_lightning.models.structure import Structure, register_structure, structure_of
 from tests.helpers.models import tiny_model
 
@@ -51,7 +51,7 @@ def test_blocks_in_two_lists(staged):
     assert blocks(staged) == [*staged.model.layers.early, staged.model.layers.late[0]]
     assert edit_site(staged, 3).name == "model.layers.late.0.mlp.down_proj"
     assert attention(staged, 3) is staged.model.layers.late[0].self_attn
-    names = [site.name for site in attribution_sites(staged, "mlp")[1]]
+    names = [site.name for site in scored_sites(staged, "mlp")[1]]
     assert names == [f"model.layers.early.1.mlp.{name}_proj" for name in ("gate", "up", "down")]
 
 
@@ -82,9 +82,9 @@ def test_attention_within_another_module(llama):
         attention(llama, 0)
     register_structure("llama", Mixed())
     assert attention(llama, 0) is blocks(llama)[0].self_attn.inner
-    inner = [site.name.split(".")[-2:] for site in attribution_sites(llama, "attention")[0]]
+    inner = [site.name.split(".")[-2:] for site in scored_sites(llama, "attention")[0]]
     assert inner == [["inner", f"{name}_proj"] for name in "qkvo"]
-    assert [site.name.split(".")[-1] for site in attribution_sites(llama)[0]] == ["gate_proj", "up_proj", "down_proj"]
+    assert [site.name.split(".")[-1] for site in scored_sites(llama)[0]] == ["gate_proj", "up_proj", "down_proj"]
 
 
 def test_a_norm_after_the_mlp(llama):
@@ -123,7 +123,7 @@ def test_nonsense_gives_one_clear_error(llama, case):
     odd = type("Odd", (Structure,), {case.split(":")[0]: lambda *args: given})
     register_structure("llama", odd())
     with pytest.raises(ModelError, match=message) as error:
-        attribution_sites(llama, "mlp")
+        scored_sites(llama, "mlp")
     assert "model type 'llama'" in str(error.value)
 
 
