@@ -54,7 +54,7 @@ def check_own_module(callback: L.Callback, module: L.LightningModule) -> None:
     Raises:
         SettingError: If the module is no :class:`~lga_lightning.LGAModule`.
     """
-    if not hasattr(type(module), "language_model"):
+    if not hasattr(type(module), "finish_edits"):  # LGAModule, whose room is above this one
         raise SettingError(
             f"{type(callback).__name__} collects what LGAModule finds out, and {type(module).__name__} is none. In a module of "
             "your own, LayerAttribution(proxies=..., model=...) scores the layers and ApplyEdits(requests=..., model=...) edits."
