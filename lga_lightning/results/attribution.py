@@ -32,7 +32,7 @@ _FILE = ResultFile(
     verb="lga fit",
     error=LayerError,
     missing="There is no attribution at {path}. Run `lga fit` first (with the same --trainer.default_root_dir), or give "
-    "--model.layer a number, `golden`, or the path of an attribution.json.",
+    "--model.layer a number, a range (4-8), `all`, `default`, or the path of an attribution.json.",
 )
 
 
