@@ -19,6 +19,7 @@ from lga_lightning.modules.lga import LGAModule
 from lga_lightning.results.comparison import Comparison, LocatorRow, SweepResult
 from lga_lightning.results.evidence import EVIDENCE_FILE, LocatorEvidence
 from lga_lightning.results.regret import judge_candidates, layer_regret, regret_points
+from lga_lightning.utils.settings import check_at_least_one
 
 if TYPE_CHECKING:
     MakeTrainer = Callable[[Path, L.Callback], L.Trainer]
@@ -50,8 +51,7 @@ class LocatorComparison:
         candidates: bool = False,
         batch_size: int = 32,
     ) -> None:
-        if batch_size < 1:
-            raise SettingError(f"`batch_size` must be at least 1, got {batch_size}.")
+        check_at_least_one(batch_size=batch_size)
         folders = [folder_name(name) for name in locators or ()]
         if len(set(folders)) < len(folders) or "" in folders:
             raise SettingError(f"The names of the locators make the same folder, or none: {list(locators or ())}.")

@@ -14,8 +14,8 @@ from lga_lightning.data import load_requests
 from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing import RROME, EditMethod, WeightDelta
 from lga_lightning.editing.delta import Originals
-from lga_lightning.exceptions import SettingError
 from lga_lightning.results.layer_spec import GOLDEN, LayerSpec
+from lga_lightning.utils.settings import check_at_least_one
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -59,8 +59,7 @@ class ApplyEdits(L.Callback):
         format: str = "auto",
         batch_size: int = 8,
     ) -> None:
-        if batch_size < 1:
-            raise SettingError(f"`batch_size` must be at least 1, got {batch_size}.")
+        check_at_least_one(batch_size=batch_size)
         self.requests, self.model, self.tokenizer, self.layer = requests, model, tokenizer, LayerSpec.parse(layer)
         self.editor, self.format, self.batch_size = editor or RROME(), format, batch_size
         self.delta: WeightDelta | None = None

@@ -16,9 +16,9 @@ from lga_lightning.data.requests import EditRequest
 from lga_lightning.evaluation.edit_metrics import EditMetric
 from lga_lightning.evaluation.evaluator import EvaluationConfig
 from lga_lightning.evaluation.results import EvalResult
-from lga_lightning.exceptions import SettingError
 from lga_lightning.metrics import RequestRecords
 from lga_lightning.results.validation import ValidationResult
+from lga_lightning.utils.settings import check_at_least_one
 
 
 class EditCollector(L.Callback):
@@ -53,8 +53,7 @@ class EditCollector(L.Callback):
         metrics: list[EditMetric] | None = None,
         resamples: int = 1000,
     ) -> None:
-        if resamples < 1:
-            raise SettingError(f"`resamples` must be at least 1, got {resamples}.")
+        check_at_least_one(resamples=resamples)
         self.config = EvaluationConfig(generate, max_new_tokens, fluency, metrics=tuple(metrics or ()))
         self.text = text
         self.resamples = resamples

@@ -12,11 +12,11 @@ from lga_lightning.callbacks.host import language_model_of
 from lga_lightning.data import load_requests
 from lga_lightning.data.loading import LoadedRequests
 from lga_lightning.data.requests import EditRequest
-from lga_lightning.exceptions import SettingError
 from lga_lightning.locators import LayerLocator, ValueGradient
 from lga_lightning.locators.score_requests import score_all
 from lga_lightning.reports.fit_files import leave_attribution
 from lga_lightning.results.attribution import LocatorResult
+from lga_lightning.utils.settings import check_at_least_one
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -65,9 +65,7 @@ class LayerAttribution(L.Callback):
         every_n_epochs: int = 1,
         verbose: bool = True,
     ) -> None:
-        for name, number in (("batch_size", batch_size), ("every_n_epochs", every_n_epochs)):
-            if number < 1:
-                raise SettingError(f"`{name}` must be at least 1, got {number}.")
+        check_at_least_one(batch_size=batch_size, every_n_epochs=every_n_epochs)
         self.proxies = proxies
         self.model = model
         self.tokenizer = tokenizer

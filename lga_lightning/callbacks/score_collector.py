@@ -16,6 +16,7 @@ from lga_lightning.exceptions import DataError, SettingError
 from lga_lightning.metrics import LayerScores
 from lga_lightning.reports.fit_files import leave_attribution
 from lga_lightning.results.attribution import LocatorResult
+from lga_lightning.utils.settings import check_at_least_one
 
 CHECKPOINT_FILE = "attribution.ckpt"
 FEWEST_TO_STOP = 32  # requests: the bootstrap of a handful is sure of anything
@@ -50,8 +51,7 @@ class ScoreCollector(L.Callback):
     def __init__(
         self, checkpoint_every: int = 10, stop_at_confidence: float | None = None, verbose: bool = True
     ) -> None:
-        if checkpoint_every < 1:
-            raise SettingError(f"`checkpoint_every` must be at least 1, got {checkpoint_every}.")
+        check_at_least_one(checkpoint_every=checkpoint_every)
         if stop_at_confidence is not None and not 0 < stop_at_confidence <= 1:
             raise SettingError(f"`stop_at_confidence` must be above 0 and at most 1, got {stop_at_confidence}.")
         self.checkpoint_every = checkpoint_every

@@ -13,8 +13,9 @@ from torch import Tensor
 from lga_lightning.covariance.batches import SAMPLED, token_budget
 from lga_lightning.covariance.estimate import find_covariances
 from lga_lightning.covariance.store import CovarianceKey, load_covariance
-from lga_lightning.exceptions import DataError, SettingError
+from lga_lightning.exceptions import DataError
 from lga_lightning.utils.per_model import PerModel
+from lga_lightning.utils.settings import check_at_least_one
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -41,8 +42,8 @@ class CovarianceSolver:
     _factors: PerModel[dict[Any, Tensor]] = field(default_factory=PerModel, repr=False)
 
     def __post_init__(self) -> None:
-        if self.tokens is not None and self.tokens < 1:
-            raise SettingError(f"`moment_tokens` must be at least 1, got {self.tokens}.")
+        if self.tokens is not None:
+            check_at_least_one(moment_tokens=self.tokens)
 
     def prepare(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, layers: Sequence[int]) -> None:
         """Have the second moments of some layers at hand; call it first while the model is not edited.

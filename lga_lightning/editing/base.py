@@ -15,6 +15,7 @@ from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing.delta import WeightDelta
 from lga_lightning.exceptions import DataError, SettingError
 from lga_lightning.models.architecture import check_layer
+from lga_lightning.utils.settings import check_at_least_one
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -39,14 +40,13 @@ class EditTargets:
         requests = list(chain.from_iterable(part.requests for part in parts))
         return cls(requests, **{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
 
-    def first(self: EditTargetsT, count: int) -> EditTargetsT:
-        """Those of the first so many requests."""
-        return type(self)(**{f.name: getattr(self, f.name)[:count] for f in fields(self)})
+    def part(self: EditTargetsT, rows: slice) -> EditTargetsT:
+        """Those of some of the requests."""
+        return type(self)(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
 
     def each(self: EditTargetsT) -> list[EditTargetsT]:
         """One for each request."""
-        rows = range(len(self.requests))
-        return [type(self)(**{f.name: getattr(self, f.name)[i : i + 1] for f in fields(self)}) for i in rows]
+        return [self.part(slice(i, i + 1)) for i in range(len(self.requests))]
 
 
 class EditMethod(ABC):
@@ -146,8 +146,7 @@ class EditMethod(ABC):
         """
         if not requests:
             raise DataError("There is no request to edit. Give at least one.")
-        if batch_size < 1:
-            raise SettingError(f"`batch_size` must be at least 1, got {batch_size}.")
+        check_at_least_one(batch_size=batch_size)
         if history is not None and not self.keeps_history:
             raise SettingError(
                 f"`history` holds the keys of earlier edits, and {self.name} keeps none. Leave it out, or take AlphaEdit."

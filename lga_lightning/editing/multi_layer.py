@@ -21,12 +21,15 @@ from lga_lightning.models.encoding import encode_subjects
 from lga_lightning.models.hooks import captured_inputs, captured_outputs, frozen
 from lga_lightning.models.likelihood import input_device
 from lga_lightning.models.partial_passes import ends_after
+from lga_lightning.utils.settings import check_at_least_one
 from lga_lightning.utils.tensors import at_least_float32
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from lga_lightning.data.requests import EditRequest
+
+MAX_ROWS = 256  # rows (a request in a context) of a batch
 
 
 class MultiLayerMethod(LocateThenEditMethod):
@@ -44,8 +47,7 @@ class MultiLayerMethod(LocateThenEditMethod):
 
     def __init__(self, window: int = WINDOW, **arguments: Any) -> None:
         super().__init__(**arguments)
-        if window < 1:
-            raise SettingError(f"`window` must be at least 1, got {window}.")
+        check_at_least_one(window=window)
         self.window = window
 
     @abstractmethod
@@ -115,7 +117,7 @@ class MultiLayerMethod(LocateThenEditMethod):
             residual = (targets.before + targets.delta - values) / self.residual_divisor(len(layers) - number)
             if target_module is not target_site.module:  # the target is a value of the residual stream
                 residual = site.before_norm(outputs, residual)
-            earlier = keys.new_zeros(0, keys.shape[1]) if history is None else history.get(layer, keys[:0]).to(keys)
+            earlier = (history or {}).get(layer, keys[:0]).to(keys)
             for group, (k, r) in enumerate(zip(keys.split(sizes), residual.split(sizes), strict=True)):
                 a = self.solve_update(model, layer, torch.cat([k, earlier]))[: len(k)].to(r).contiguous()
                 deltas[group] += WeightDelta({site.name: LowRankUpdate(r.T.contiguous(), a)})
@@ -132,7 +134,6 @@ class MultiLayerMethod(LocateThenEditMethod):
         target_layer: int,
         deltas: Sequence[WeightDelta],
         owner: Tensor,
-        max_rows: int = 256,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """What N requests make of a model with their edits so far in place.
 
@@ -144,14 +145,13 @@ class MultiLayerMethod(LocateThenEditMethod):
             target_layer: Index of the block whose values are to change.
             deltas: The edits so far.
             owner: Number of each request's edit, [N].
-            max_rows: Number of rows (a request in a context) of a batch.
 
         Returns:
             Mean keys [N, d_in] and, on the bare prompt, outputs [N, d_out] of the module, and values [N, d] at the target layer.
         """
         contexts = self.contexts.of(model, tokenizer)
         target_module = self.intervention_modules(model, target_layer)[-1]
-        step = max(1, max_rows // len(contexts))
+        step = max(1, MAX_ROWS // len(contexts))
         parts = []
         for start in range(0, len(requests), step):
             texts, ends = in_contexts(requests[start : start + step], contexts)

@@ -83,7 +83,7 @@ def find_target_values(
     contexts: Sequence[str],
     site: EditSite,
     settings: TargetValueSettings,
-    intervention_modules: Sequence[nn.Module] = (),
+    intervention_modules: Sequence[nn.Module],
     max_rows: int | None = None,
 ) -> TargetValues:
     """Find the target values of N requests, side by side; a request that has converged leaves its batch.
@@ -99,7 +99,7 @@ def find_target_values(
         site: The module that is edited: keys are its inputs.
         settings: Settings of the search.
         intervention_modules: P modules of the same block to whose outputs a delta each is added, in the order in which they
-            run; by default the edited module alone.
+            run.
         max_rows: Number of rows (a request in a context) of a batch; requests of like length share one. By default 64 on a
             CPU, where padding costs more than a larger batch saves, else 1,024.
     """
@@ -143,7 +143,6 @@ def _find_in_one_batch(
 ) -> TargetValues:
     """One batch of :func:`find_target_values`."""
     device = input_device(model)
-    intervention_modules = list(intervention_modules) or [site.module]
     with torch.inference_mode(False), torch.enable_grad(), frozen(model):
         answers = CachedSuffix(model, _encode_in_contexts(tokenizer, requests, contexts).to(device), site.layer)
         subjects = CachedSuffix(model, _encode_descriptions(tokenizer, requests).to(device), site.layer)

@@ -19,6 +19,7 @@ from lga_lightning.evaluation.results import EvalResult, compare_responses, mean
 from lga_lightning.exceptions import SettingError
 from lga_lightning.models.cached_prompts import Attach, unedited
 from lga_lightning.models.hooks import frozen
+from lga_lightning.utils.settings import check_at_least_one
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -55,9 +56,7 @@ class EvaluationConfig:
     metrics: tuple[EditMetric, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("max_new_tokens", "max_rows"):
-            if getattr(self, name) < 1:
-                raise SettingError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+        check_at_least_one(max_new_tokens=self.max_new_tokens, max_rows=self.max_rows)
         if not set(self.families) <= set(FAMILIES):
             raise SettingError(f"`families` must be some of {list(FAMILIES)}, got {list(self.families)}.")
         taken = set(TAKEN)

@@ -37,7 +37,12 @@ class EvalPrompt:
             >>> EvalPrompt("locality.neighborhood", "Oslo is in", ("Norway",)).family
             'locality'
         """
-        return self.group.partition(".")[0]
+        return family_of(self.group)
+
+
+def family_of(group: str) -> str:
+    """A group without its kind: ``locality`` of ``locality.neighborhood``."""
+    return group.partition(".")[0]
 
 
 def prompts_of(request: EditRequest) -> list[EvalPrompt]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lga_lightning.evaluation.edit_metrics import BUILT_IN, EditMetric
-from lga_lightning.evaluation.prompts import EvalPrompt
+from lga_lightning.evaluation.prompts import EvalPrompt, family_of
 from lga_lightning.evaluation.responses import Response
 
 
@@ -81,7 +81,7 @@ def mean_scores(results: Sequence[Sequence[EvalResult]], group: str | None, metr
     for row, of_request in enumerate(results):
         kinds: dict[str, list[tuple[float, float]]] = {}
         for result in of_request:
-            if metric in result.scores and group in (None, result.group, result.group.split(".")[0]):
+            if metric in result.scores and group in (None, result.group, family_of(result.group)):
                 kinds.setdefault(result.group if group else "", []).append(result.scores[metric])
         if kinds:
             rows[row] = torch.stack([torch.tensor(k, dtype=torch.float64).mean(0) for k in kinds.values()]).mean(0)

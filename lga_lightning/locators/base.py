@@ -81,11 +81,6 @@ class LayerLocator(ABC):
         self.aggregate: Aggregate = aggregate
         self.neighbours = neighbours
 
-    @property
-    def draws_heat_map(self) -> bool:
-        """Whether the columns behind the first are those of causal tracing's heat map."""
-        return False
-
     def for_editor(self, editor: EditMethod) -> LayerLocator:
         """The locator for runs that edit with a method; itself, where scores do not depend on how facts are edited."""
         return self

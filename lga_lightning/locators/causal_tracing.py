@@ -16,6 +16,7 @@ from lga_lightning.models.architecture import blocks
 from lga_lightning.models.hooks import frozen
 from lga_lightning.models.likelihood import input_device
 from lga_lightning.utils.per_model import PerModel
+from lga_lightning.utils.settings import check_at_least_one
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -47,9 +48,7 @@ class CausalTracing(LayerLocator):
         self, heat_map: bool = False, window: int = 10, noise: float = 3.0, copies: int = 10, seed: int = 0
     ) -> None:
         super().__init__(kappa=None, aggregate="mean")
-        for name, number in (("window", window), ("copies", copies)):
-            if number < 1:
-                raise SettingError(f"`{name}` must be at least 1, got {number}.")
+        check_at_least_one(window=window, copies=copies)
         if not noise > 0:
             raise SettingError(f"`noise` must be above 0, got {noise}.")
         self.heat_map = heat_map
@@ -60,11 +59,6 @@ class CausalTracing(LayerLocator):
         heat = tuple(f"{kind}.{group}" for kind in KINDS for group in GROUPS) if heat_map else ()
         self.columns = ("scores", *heat)
         self._spread: PerModel[float] = PerModel()
-
-    @property
-    def draws_heat_map(self) -> bool:
-        """Whether there is a heat map."""
-        return self.heat_map
 
     def prepare(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, requests: Sequence[EditRequest]

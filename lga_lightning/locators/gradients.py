@@ -52,11 +52,11 @@ class GradientLocator(LayerLocator):
 
     def __init__(
         self,
-        scope: Scope = "mlp",
-        kappa: float | None = 1.0,
-        aggregate: Aggregate = "sum",
-        statistic: Statistic = "dot",
-        neighbours: int = 0,
+        scope: Scope,
+        kappa: float | None,
+        aggregate: Aggregate,
+        statistic: Statistic,
+        neighbours: int,
     ) -> None:
         super().__init__(kappa, aggregate, neighbours)
         if scope not in SCOPES:

@@ -11,13 +11,14 @@ from torch import Tensor
 
 from lga_lightning.data.batching import RequestBatch, RequestBatches
 from lga_lightning.data.requests import EditRequest
-from lga_lightning.exceptions import DataError, NonFiniteScoreError, SettingError
+from lga_lightning.exceptions import DataError, NonFiniteScoreError
 from lga_lightning.locators import LayerLocator
 from lga_lightning.locators.base import knows_old_answer
 from lga_lightning.metrics import LayerScores
 from lga_lightning.models.architecture import blocks
 from lga_lightning.models.generation import greedy_answers
 from lga_lightning.models.likelihood import input_device
+from lga_lightning.utils.settings import check_at_least_one
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -122,8 +123,7 @@ def score_all(
     """
     if not requests:
         raise DataError("There is no request to score layers by. Give at least one.")
-    if batch_size < 1:
-        raise SettingError(f"`batch_size` must be at least 1, got {batch_size}.")
+    check_at_least_one(batch_size=batch_size)
     locator.prepare(llm, tokenizer, requests)
     device = device or input_device(llm)
     scores = LayerScores().to(device)

@@ -72,8 +72,7 @@ class Tracer:
         noise: [C, S, d] what is added to the S embeddings of the subject's tokens in each of C corrupted runs.
 
     Attributes:
-        clean: Probability of the answer in the clean run.
-        corrupted: Its mean probability in the corrupted runs.
+        corrupted: Mean probability of the answer in the corrupted runs.
     """
 
     def __init__(self, model: PreTrainedModel, fact: EncodedFact, noise: Tensor) -> None:
@@ -105,7 +104,7 @@ class Tracer:
         self._hidden = [inputs[0][0][0], *outputs]
         self._clean = {kind: [per_row(part, rows)[0] for part in found] for kind, found in parts.items()}
         final = self._probability(self._hidden[-1][:, tokens - fact.answer.shape[1] :])
-        self.clean, self.corrupted = final[0].item(), final[1:].mean().item()
+        self.corrupted = final[1:].mean().item()
 
     def effects(self, token: int, kinds: Sequence[Kind], window: int, max_rows: int = 512) -> dict[Kind, Tensor]:
         """Indirect effects of restoring one token, at every layer.

@@ -173,7 +173,7 @@ class Batch(_Joint):
             everything = type(self._targets[0]).join(self._targets)
             for count in milestones(len(everything.requests)):
                 first = self.new_session()
-                first.edit_targets(everything.first(count))
+                first.edit_targets(everything.part(slice(count)))
                 self.note_drift(first)
             self.session.edit_targets(everything)
         return super().finish(rank, world_size)

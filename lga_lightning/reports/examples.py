@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lga_lightning.evaluation.prompts import family_of
+
 SHOWN = 3  # of a kind
 LONGEST = 160  # characters of what the model said
 
@@ -78,7 +80,7 @@ def read_examples(path: Path) -> list[dict[str, Any]]:
     edits = {row["index"]: (row["prompt"], row["answers"][0]) for row in asked if row["group"] == "rewrite"}
     families = []
     for family, kinds in KINDS.items():
-        rows = [row for row in asked if row["group"].split(".")[0] == family]
+        rows = [row for row in asked if family_of(row["group"]) == family]
         found: dict[str, list[Row]] = {title: [] for title, _, _ in kinds}
         for row in rows:
             found[next(title for title, _, fits in kinds if fits(row))].append(row)
