@@ -13,9 +13,11 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from lga_lightning.models.architecture import blocks, edit_site
+from lga_lightning.models.encoding import pad_right
 from lga_lightning.models.hooks import frozen, inputs_seen
 from lga_lightning.models.likelihood import input_device
 from lga_lightning.models.partial_passes import ends_after
+from lga_lightning.utils.tensors import at_least_float32
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -51,10 +53,8 @@ class CovarianceAccumulator(Metric):
         """
         if not pieces:
             return
-        width = max(map(len, pieces))
-        device = input_device(model)
-        ids = torch.tensor([[*piece, *[0] * (width - len(piece))] for piece in pieces], device=device)
-        real = torch.tensor([[column < len(piece) for column in range(width)] for piece in pieces])
+        ids = pad_right(pieces, 0).to(input_device(model))
+        real = torch.arange(ids.shape[1]) < torch.tensor([len(piece) for piece in pieces]).unsqueeze(1)
         modules = [edit_site(model, layer).module for layer in self.layers]
         with (
             torch.no_grad(),
@@ -77,5 +77,5 @@ class CovarianceAccumulator(Metric):
         keys = inputs.reshape(-1, inputs.shape[-1])[real.flatten().to(inputs.device)]
         total = getattr(self, f"sum_{layer}")
         for block in keys.split(1024):
-            block = block.double() if block.dtype == torch.float64 else block.float()
+            block = at_least_float32(block)
             total += (block.T @ block).to(total)

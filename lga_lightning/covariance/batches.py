@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 from lga_lightning.data.corpus import read_texts
@@ -52,20 +53,9 @@ def batches(
                 rows = sample(model, tokenizer, PIECES, sequence_length, seed=number)
                 yield [row[: max(0, left - i * sequence_length)] for i, row in enumerate(rows)]
         return
-    waiting: list[list[int]] = []
-    number = 0
-    for piece in _pieces(tokenizer, source, tokens, sequence_length):
-        waiting.append(piece)
-        if len(waiting) == 16 * PIECES:
-            for batch in _by_length(waiting):
-                if number >= skip:
-                    yield batch
-                number += 1
-            waiting = []
-    for batch in _by_length(waiting):
-        if number >= skip:
-            yield batch
-        number += 1
+    pieces = _pieces(tokenizer, source, tokens, sequence_length)
+    groups = iter(lambda: list(islice(pieces, 16 * PIECES)), [])
+    yield from islice(chain.from_iterable(map(_by_length, groups)), skip, None)
 
 
 def _pieces(tokenizer: PreTrainedTokenizerBase, source: str, tokens: int, sequence_length: int) -> Iterator[list[int]]:

@@ -136,15 +136,14 @@ def load_covariance(folder: Path, layer: int, key: CovarianceKey, fields: Sequen
         with safe_open(path, framework="pt") as file:
             note, covariance = file.metadata() or {}, file.get_tensor("moment").double()
         made = CovarianceKey(**json.loads(note["key"]))
-        if int(note["layer"]) != layer:
-            raise DataError(f"{str(path)!r} holds the second moment of block {note['layer']}: it was renamed.")
+        held = int(note["layer"])
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        if isinstance(error, DataError):
-            raise
         raise DataError(
             f"{str(path)!r} is not a second moment that `lga moments` wrote, or it is broken ({error}). Delete it, and it will "
             "be made anew."
         ) from error
+    if held != layer:
+        raise DataError(f"{str(path)!r} holds the second moment of block {held}: it was renamed.")
     if differences := key.differences(made, fields):
         raise DataError(
             f"The second moment in {str(path)!r} was made from something else: {differences}. Run `lga moments` for this model."

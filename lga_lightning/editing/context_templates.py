@@ -96,7 +96,7 @@ def sample_contexts(
     contexts = [""]
     with seeded(input_device(model), seed):
         for length in lengths:
-            output, _ = generate(model, tokenizer, starters, **sampling_options(length), top_k=5)
+            output = generate(model, tokenizer, starters, **sampling_options(length), top_k=5)
             texts = tokenizer.batch_decode(output, skip_special_tokens=True)
             contexts += [" ".join(text.split()) + ". " for text in texts]
     return contexts

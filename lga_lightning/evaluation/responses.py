@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from lga_lightning.evaluation.prompts import FLUENCY, PERPLEXITY, EvalPrompt
 from lga_lightning.metrics.text import exact_match
 from lga_lightning.models.cached_prompts import Attach, CachedPrompts
 from lga_lightning.models.chat import plain
-from lga_lightning.models.encoding import IGNORE, EncodedAnswers, target_ids, without_eos
+from lga_lightning.models.encoding import IGNORE, EncodedAnswers, pad_right, prompt_ids, target_ids
 from lga_lightning.models.generation import answer_prefixes, full_stops
 from lga_lightning.models.likelihood import answer_logits, answer_nll, input_device
 
@@ -115,9 +114,8 @@ def _passage_nll(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, passages: Sequence[str], attach: Attach
 ) -> list[float]:
     """Mean negative log-likelihood of all tokens of a text but the first."""
-    rows = [torch.tensor(without_eos(tokenizer, ids)) for ids in tokenizer(list(passages))["input_ids"]]
-    ids = pad_sequence(rows, batch_first=True)
-    labels = pad_sequence([row[1:] for row in rows], batch_first=True, padding_value=IGNORE)
+    rows = prompt_ids(tokenizer, passages)
+    ids, labels = pad_right(rows, 0), pad_right([row[1:] for row in rows], IGNORE)
     positions = torch.arange(labels.shape[1]).expand_as(labels)
     batch = EncodedAnswers(ids, positions, labels, torch.full((len(rows),), -1)).to(input_device(model))
     with torch.no_grad(), attach(torch.arange(len(rows))):

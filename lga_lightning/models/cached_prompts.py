@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from lga_lightning.models.architecture import longest_text
-from lga_lightning.models.encoding import IGNORE, without_eos
+from lga_lightning.models.encoding import IGNORE, pad_right, prompt_ids
 from lga_lightning.models.hooks import logits_at
 from lga_lightning.models.kv_cache import copy_of_cache, pad_left
 from lga_lightning.models.likelihood import answer_nll, input_device
@@ -51,14 +50,13 @@ class CachedPrompts:
         attach: Attach = unedited,
     ) -> None:
         self.model, self.tokenizer, self.attach = model, tokenizer, attach
-        encoded = tokenizer([text.rstrip() for text in texts])["input_ids"]
-        padded = pad_left([without_eos(tokenizer, ids) for ids in encoded], input_device(model))
+        padded = pad_left(prompt_ids(tokenizer, [text.rstrip() for text in texts]), input_device(model))
         self._mask = padded.attention_mask
         self._lengths = self._mask.sum(1)
         self._cache: Any = None
         last = torch.full_like(self._lengths, self._mask.shape[1] - 1).unsqueeze(1)
         with logits_at(model, last):
-            rows = torch.arange(len(encoded))
+            rows = torch.arange(len(texts))
             self._logits = self._run(rows, padded.input_ids, self._mask, padded.position_ids)  # [N, 1, V]
 
     def __len__(self) -> int:
@@ -75,7 +73,7 @@ class CachedPrompts:
             Most likely tokens [M, A] and the answers' tokens [M, A], both with ``IGNORE`` on padding, and the answers' mean
             negative log-likelihood [M] in nats a token; on the CPU.
         """
-        labels = pad_sequence([torch.tensor(answer) for answer in answers], batch_first=True, padding_value=IGNORE)
+        labels = pad_right(answers, IGNORE)
         tokens, nll = torch.full_like(labels, IGNORE), torch.zeros(len(labels), dtype=torch.float64)
         lengths = (labels != IGNORE).sum(1)
         step = max(1, MOST_LOGITS // (self._logits.shape[-1] * labels.shape[1]))

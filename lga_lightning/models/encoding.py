@@ -80,17 +80,17 @@ def encode_answers(
     """
     prompts = [prompt.rstrip() for prompt in prompts]
     encoded = tokenizer(list(prompts), return_offsets_mapping=True)
-    prompt_ids = [without_eos(tokenizer, ids) for ids in encoded["input_ids"]]
+    ids_of_prompts = [without_eos(tokenizer, ids) for ids in encoded["input_ids"]]
     answer_ids = [target_ids(tokenizer, answer) for answer in answers]
-    rows = [p + a for p, a in zip(prompt_ids, answer_ids, strict=True)]
+    rows = [p + a for p, a in zip(ids_of_prompts, answer_ids, strict=True)]
     last = [-1] * len(rows)
     if subject_ends is not None:
         last = [token_at(o, end - 1) for o, end in zip(encoded["offset_mapping"], subject_ends, strict=True)]
-    pairs = zip(prompt_ids, answer_ids, strict=True)
+    pairs = zip(ids_of_prompts, answer_ids, strict=True)
     return EncodedAnswers(
-        input_ids=_pad(rows, 0),
-        positions=_pad([list(range(len(p) - 1, len(p) - 1 + len(a))) for p, a in pairs], 0),
-        labels=_pad(answer_ids, IGNORE),
+        input_ids=pad_right(rows, 0),
+        positions=pad_right([list(range(len(p) - 1, len(p) - 1 + len(a))) for p, a in pairs], 0),
+        labels=pad_right(answer_ids, IGNORE),
         subject=torch.tensor(last),
     )
 
@@ -113,7 +113,7 @@ def encode_subjects(
     last = [token_at(o, end - 1) for o, end in zip(encoded["offset_mapping"], subject_ends, strict=True)]
     subject = torch.tensor(last)
     return EncodedAnswers(
-        input_ids=_pad([ids[: index + 1] for ids, index in zip(encoded["input_ids"], last, strict=True)], 0),
+        input_ids=pad_right([ids[: index + 1] for ids, index in zip(encoded["input_ids"], last, strict=True)], 0),
         positions=subject.unsqueeze(1),
         labels=torch.full((len(last), 1), IGNORE),
         subject=subject,
@@ -130,6 +130,16 @@ def without_eos(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]
     if isinstance(tokenizer, ChatTokenizer):
         return ids  # a template ends where the answer begins
     return ids[:-1] if len(ids) > 1 and ids[-1] in (tokenizer.eos_token_id, tokenizer.sep_token_id) else ids
+
+
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> list[list[int]]:
+    """Token ids of prompts, with the tokenizer's default special tokens in front and none behind.
+
+    Args:
+        tokenizer: The tokenizer.
+        prompts: The prompts.
+    """
+    return [without_eos(tokenizer, ids) for ids in tokenizer(list(prompts))["input_ids"]]
 
 
 def subject_last_token(tokenizer: PreTrainedTokenizerBase, text: str, subject: str) -> int:
@@ -167,5 +177,11 @@ def token_at(offsets: list[tuple[int, int]], character: int) -> int:
     return max(index for index, (start, end) in enumerate(offsets) if start <= character and start < end)
 
 
-def _pad(rows: list[list[int]], value: int) -> Tensor:
+def pad_right(rows: Sequence[Sequence[int]], value: int) -> Tensor:
+    """Rows of token ids as one tensor, int64.
+
+    Args:
+        rows: N rows.
+        value: What to put behind the shorter ones.
+    """
     return pad_sequence([torch.tensor(row, dtype=torch.long) for row in rows], batch_first=True, padding_value=value)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lga_lightning.models.cached_prompts import CachedPrompts
-from lga_lightning.models.encoding import without_eos
+from lga_lightning.models.encoding import prompt_ids
 from lga_lightning.models.hooks import frozen
 from lga_lightning.models.kv_cache import pad_left
 from lga_lightning.models.likelihood import input_device
@@ -74,7 +74,7 @@ def answer_prefixes(text: str) -> list[str]:
 
 def generate(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], **options: Any
-) -> tuple[Tensor, int]:
+) -> Tensor:
     """Let a model continue texts in one batch, by its own probabilities alone.
 
     Args:
@@ -84,12 +84,10 @@ def generate(
         options: Options of transformers' ``generate`` that say how tokens are picked.
 
     Returns:
-        Token ids [N, width + new], the texts padded on the left to ``width``, and ``width``.
+        Token ids [N, width + new], the texts padded on the left to ``width``.
     """
-    rows = [without_eos(tokenizer, tokenizer(text)["input_ids"]) for text in texts]
-    padded = pad_left(rows, input_device(model))
-    ids = padded.input_ids
-    return _continued(model, tokenizer, ids, padded.attention_mask, **options), ids.shape[1]
+    padded = pad_left(prompt_ids(tokenizer, texts), input_device(model))
+    return _continued(model, tokenizer, padded.input_ids, padded.attention_mask, **options)
 
 
 def sample(

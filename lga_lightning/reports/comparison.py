@@ -14,8 +14,8 @@ from rich.table import Table
 
 from lga_lightning.reports.figures import plain
 from lga_lightning.reports.markdown import escape_markdown
-from lga_lightning.reports.terminal import make_console
-from lga_lightning.results.comparison import Comparison, LocatorRow
+from lga_lightning.reports.terminal import make_console, print_plain
+from lga_lightning.results.comparison import COMPARISON_FILE, Comparison, LocatorRow
 from lga_lightning.results.regret import Candidate, Interval
 from lga_lightning.utils.io import write_text, write_whole
 
@@ -78,8 +78,7 @@ def leave_comparison(result: Comparison, root: Path) -> None:
     console = make_console()
     for sheet in sheets:
         sheet.print(console, SHOWN)
-    files = f"Files: {root}/comparison.md, comparison.json, comparison.png"
-    console.print(escape(files), highlight=False, soft_wrap=True)
+    print_plain(console, f"Files: {root}/{MARKDOWN_FILE}, {COMPARISON_FILE}, {PICTURE_FILE}")
 
 
 def regret_sheets(result: Comparison) -> list[Sheet]:

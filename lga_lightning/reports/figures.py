@@ -15,6 +15,8 @@ from lga_lightning.reports.wording import (
 from lga_lightning.results.attribution import LocatorResult
 from lga_lightning.utils.io import write_whole
 
+PICTURE_FILE = "layers.png"
+
 
 def draw_layers(result: LocatorResult, path: Path) -> None:
     """Draw the score of every layer with its standard error, the fences, and the golden layer.

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from lga_lightning.reports.figures import draw_layers
+from lga_lightning.reports.figures import PICTURE_FILE, draw_layers
 from lga_lightning.reports.heatmap import HEAT_MAP_FILE, draw_heat_map
 from lga_lightning.reports.html import write_report
 from lga_lightning.reports.terminal import print_attribution
 from lga_lightning.results.attribution import ATTRIBUTION_FILE, LocatorResult
-
-PICTURE_FILE = "layers.png"
 
 
 def leave_attribution(result: LocatorResult, root: Path, verbose: bool, others: Sequence[str] = ()) -> None:

@@ -12,6 +12,7 @@ from lga_lightning.exceptions import LGAError
 from lga_lightning.reports.examples import read_examples
 from lga_lightning.reports.html_edits import describe_edits
 from lga_lightning.reports.html_layers import describe_layers
+from lga_lightning.reports.rendering import template
 from lga_lightning.reports.wording import layers_in_words
 from lga_lightning.results.attribution import ATTRIBUTION_FILE, LocatorResult
 from lga_lightning.results.validation import REQUESTS_FILE, VALIDATION_FILE, ValidationResult
@@ -42,8 +43,6 @@ def render_report(root: Path) -> str:
     Args:
         root: Folder of a run.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     notes: list[str] = []
 
     def part(name: str, make: Callable[[Path], T]) -> T | None:
@@ -65,14 +64,7 @@ def render_report(root: Path) -> str:
     configs = {verb: part(name, lambda path: path.read_text(encoding="utf-8")) for verb, name in CONFIGS.items()}
     if result and validation and layers and edits:
         notes += _disagreements(result, validation)
-    environment = Environment(
-        loader=PackageLoader("lga_lightning.reports"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html.j2").render(
+    return template("report.html.j2", autoescape=True).render(
         layers=layers,
         edits=edits,
         examples=examples,

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from lga_lightning.data.requests import EditRequest
 from lga_lightning.models.loading import hub_name
 from lga_lightning.reports.markdown import escape_markdown
+from lga_lightning.reports.rendering import template
 from lga_lightning.reports.tables import number
 from lga_lightning.reports.wording import layers_in_words
 from lga_lightning.results.validation import ValidationResult
@@ -31,7 +32,6 @@ def model_card(
         kind: What the folder holds: a LoRA adapter, changes of whole matrices, or the edited model.
     """
     from huggingface_hub import ModelCard, ModelCardData
-    from jinja2 import Environment, PackageLoader, StrictUndefined
 
     base = hub_name(result.model)
     metadata = ModelCardData(
@@ -39,14 +39,7 @@ def model_card(
         library_name="peft" if kind == "adapter" else "transformers",
         tags=["knowledge-editing", "lga-lightning"],
     )
-    environment = Environment(
-        loader=PackageLoader("lga_lightning.reports"),
-        finalize=_escaped,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    text = environment.get_template("model_card.md.j2").render(
+    text = template("model_card.md.j2", finalize=_escaped).render(
         metadata=metadata.to_yaml(),
         result=result,
         base=base,

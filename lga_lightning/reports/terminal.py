@@ -11,6 +11,8 @@ from rich.table import Table
 
 from lga_lightning.covariance.store import CovarianceKey
 from lga_lightning.locators.aggregation import RelationLayers
+from lga_lightning.reports.figures import PICTURE_FILE
+from lga_lightning.reports.html import REPORT_FILE
 from lga_lightning.reports.tables import (
     RELATION_HEADINGS,
     drift_table,
@@ -31,7 +33,7 @@ from lga_lightning.reports.wording import (
     what_would_settle,
 )
 from lga_lightning.results.attribution import ATTRIBUTION_FILE, LocatorResult
-from lga_lightning.results.validation import ValidationResult
+from lga_lightning.results.validation import REQUESTS_FILE, ValidationResult
 from lga_lightning.results.validation_parts import DriftPoint, Metric
 
 
@@ -73,8 +75,8 @@ def print_attribution(result: LocatorResult, root: Path, top: int = 8, others: S
     console.print(f"[bold]Golden layer: {choice.golden_layer}[/bold], {sure}.")
     if not choice.settled:
         console.print(f"[bold]{NOT_SETTLED}[/bold] {escape(what_would_settle(result))}")
-    names = ["report.html", ATTRIBUTION_FILE, "layers.png", *others]
-    _print_plain(console, f"Files: {root}/{', '.join(names)}")
+    names = [REPORT_FILE, ATTRIBUTION_FILE, PICTURE_FILE, *others]
+    print_plain(console, f"Files: {root}/{', '.join(names)}")
 
 
 def print_edits(result: ValidationResult) -> None:
@@ -110,9 +112,9 @@ def print_places(result: ValidationResult, path: Path) -> None:
     """
     console = make_console()
     _print_layers(console, result)
-    _print_plain(console, f"What each number means, and every request: {path}")
-    _print_plain(console, f"A page to read: {path.with_name('report.html')}")
-    _print_plain(console, f"What the model said: {path.with_name('requests.parquet')}")
+    print_plain(console, f"What each number means, and every request: {path}")
+    print_plain(console, f"A page to read: {path.with_name(REPORT_FILE)}")
+    print_plain(console, f"What the model said: {path.with_name(REQUESTS_FILE)}")
 
 
 def print_written(result: ValidationResult, folder: Path, merged: bool) -> None:
@@ -126,7 +128,7 @@ def print_written(result: ValidationResult, folder: Path, merged: bool) -> None:
     console = make_console()
     _print_layers(console, result)
     alone = "The edits, a folder each" if result.mode == "independent" else "The edit"
-    _print_plain(console, f"{'The edited model' if merged else alone}: {folder}")
+    print_plain(console, f"{'The edited model' if merged else alone}: {folder}")
 
 
 def print_moments(key: CovarianceKey) -> None:
@@ -166,10 +168,10 @@ def _print_drift(console: Console, drift: Sequence[DriftPoint]) -> None:
 
 
 def _print_layers(console: Console, result: ValidationResult) -> None:
-    _print_plain(console, f"{layers_in_words(result.layers).capitalize()}: {result.layer_source}.")
+    print_plain(console, f"{layers_in_words(result.layers).capitalize()}: {result.layer_source}.")
 
 
-def _print_plain(console: Console, text: str) -> None:
+def print_plain(console: Console, text: str) -> None:
     """A line with a path in it: no colours, no line breaks."""
     console.print(escape(text), highlight=False, soft_wrap=True)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from lga_lightning.data.formats.base import Format, Reader
+from lga_lightning.data.formats.base import Format
 from lga_lightning.data.formats.counterfact import COUNTERFACT, COUNTERFACT_EDIT, MULTI_COUNTERFACT
 from lga_lightning.data.formats.jsonl import JSONL, to_record
 from lga_lightning.data.formats.knowedit import KNOWEDIT
@@ -13,7 +13,7 @@ from lga_lightning.data.formats.questions import QAEDIT, ZSRE, ZsreTarget
 from lga_lightning.data.records import Record
 from lga_lightning.exceptions import DataError
 
-__all__ = ["FORMATS", "Format", "FormatName", "Reader", "ZsreTarget", "find_format", "recognise", "to_record"]
+__all__ = ["FORMATS", "Format", "FormatName", "ZsreTarget", "find_format", "recognise", "to_record"]
 
 # in the order in which they are tried on a record of an unknown format: those with the most special fields come first
 FORMATS: tuple[Format, ...] = (
