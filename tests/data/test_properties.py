@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pyarrow import parquet
 
 from lga_lightning.data import load_requests, to_record
 from lga_lightning.data.formats import find_format, recognise
 from lga_lightning.data.records import Record
 from lga_lightning.data.requests import EditRequest, Probe
 from lga_lightning.exceptions import DataError, InvalidRequest
+from tests.helpers.tables import as_csv, as_parquet
 
 QUICK = settings(
     max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -91,7 +88,6 @@ def test_every_kind_of_file_there_and_back(tmp_path, kind, requests):
 
 
 def write(path: Path, records: list[dict]) -> None:
-    names = list(dict.fromkeys(name for record in records for name in record))
     if path.suffix == ".jsonl":
         path.write_text(
             "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records), encoding="utf-8", newline=""
@@ -99,15 +95,9 @@ def write(path: Path, records: list[dict]) -> None:
     elif path.suffix == ".json":
         path.write_text(json.dumps(records, indent=1), encoding="utf-8")
     elif path.suffix == ".csv":
-        file = io.StringIO(newline="")
-        writer = csv.writer(file)
-        writer.writerow(names)
-        for record in records:
-            cells = [record.get(name, "") for name in names]
-            writer.writerow([cell if isinstance(cell, str) else json.dumps(cell) for cell in cells])
-        path.write_text(file.getvalue(), encoding="utf-8", newline="")
+        path.write_text(as_csv(records), encoding="utf-8", newline="")
     else:
-        parquet.write_table(pa.table({name: [record.get(name) for record in records] for name in names}), path)
+        path.write_bytes(as_parquet(records))
 
 
 @given(edit_requests())

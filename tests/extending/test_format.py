@@ -36,8 +36,6 @@ def class_path(tmp_path, monkeypatch) -> str:
     """Dotted name of the page's class, on the path; trivia.jsonl is in the working directory."""
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
-    for module in [name for name in sys.modules if name.split(".")[0] == "extras"]:
-        monkeypatch.delitem(sys.modules, module)
     Path("trivia.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     return f"{extension(tmp_path, 'extending/format.md', 'trivia')}.Trivia"
 

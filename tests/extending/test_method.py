@@ -24,19 +24,15 @@ FAST = ["--model.editor.steps=3", "--model.editor.contexts_each=1", "--model.edi
 @pytest.fixture
 def module(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
-    yield extension(tmp_path, "extending/method.md", "method")
-    for name in [name for name in sys.modules if name.split(".")[0] == "extras"]:
-        del sys.modules[name]
+    return extension(tmp_path, "extending/method.md", "method")
 
 
 @pytest.fixture
-def arguments(module, tmp_path, tokenizer, monkeypatch):
+def arguments(module, model_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["lga"])
-    tiny_model("llama").save_pretrained(tmp_path / "model")
-    tokenizer.save_pretrained(tmp_path / "model")
     data = write_rows(tmp_path / "requests.jsonl", rows(5))
     return [
-        f"--model.model_name={tmp_path / 'model'}",
+        f"--model.model_name={model_folder}",
         f"--data.requests={data}",
         "--data.batch_size=2",
         "--model.layer=1",
@@ -48,14 +44,14 @@ def arguments(module, tmp_path, tokenizer, monkeypatch):
     ]
 
 
-def test_it_runs_from_the_command_line(arguments, tmp_path):
+def test_it_runs_from_the_command_line(arguments, model_folder, tmp_path):
     run(["validate", *arguments])
     content = json.loads((tmp_path / "run" / "validation.json").read_text())
     method = content["method"]
     assert (method["name"], method["ridge"], method["second_moment"]) == ("least squares", 0.01, "identity")
     assert content["layers"] == [1]
     run(["predict", *arguments])
-    model, _ = load_model(str(tmp_path / "model"))
+    model, _ = load_model(str(model_folder))
     delta = WeightDelta.load(tmp_path / "run" / "adapter", model)
     assert delta.ranks == {"model.layers.1.mlp.down_proj": 5}
     assert delta.matrix("model.layers.1.mlp.down_proj").norm() > 1e-3

