@@ -67,6 +67,11 @@ def _second_moments(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.fixture(autouse=True)
+def _width(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")  # not that of whoever runs the tests
+
+
+@pytest.fixture(autouse=True)
 def _threads() -> None:
     torch.set_num_threads(1)  # tiny models gain nothing from more, and lose much on a busy machine
 
