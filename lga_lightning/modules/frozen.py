@@ -23,7 +23,8 @@ class FrozenModule(L.LightningModule):
     """A LightningModule around a language model that is left as it is.
 
     Args:
-        model_name: Name to load it by, or, with ``model``, what to call that; None takes its own name, or the embedded model.
+        model_name: Name to load it by (``smollm2-135m``, ``gemma3-270m``, a Hub id, a local folder or a local .gguf file), or, with
+            ``model``, what to call that; None takes its own name, or the embedded model.
         dtype: Dtype of the weights that are loaded; ``auto`` takes the checkpoint's.
         attn_implementation: Attention that transformers is to use for a model that is loaded.
         structure: Where blocks and matrices are in a model of an unusual architecture.

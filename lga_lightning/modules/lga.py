@@ -48,8 +48,8 @@ class LGAModule(FrozenModule):
     :class:`~lga_lightning.callbacks.EditReport`, :class:`~lga_lightning.callbacks.AdapterWriter`) join a trainer that has none.
 
     Args:
-        model_name: ``smollm2-135m`` for the embedded model, a Hub id or a local folder, which is loaded when a run begins. With
-            ``model``, what to call that in results and adapters; None takes its own name.
+        model_name: ``smollm2-135m`` for the embedded model, ``gemma3-270m``, a Hub id, a local folder or a local .gguf file, which
+            is loaded when a run begins. With ``model``, what to call that in results and adapters; None takes its own name.
         layer: The block to edit: a number, several (``4-8``, or a list), ``all``, ``golden`` (what ``fit`` left in
             ``--trainer.default_root_dir``; a window around it for MEMIT, AlphaEdit and PMET), ``default`` (what is published for the
             model and the method, or a choice by depth), or the path of an attribution.json.

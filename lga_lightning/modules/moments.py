@@ -27,7 +27,8 @@ class MomentsModule(FrozenModule):
     An interrupted run goes on by itself when it is started again, on any number of processes.
 
     Args:
-        model_name: ``smollm2-135m`` for the embedded model, else a Hub id or a local folder; with ``model``, what to call that.
+        model_name: ``smollm2-135m`` for the embedded model, ``gemma3-270m``, a Hub id, a local folder or a local .gguf file; with
+            ``model``, what to call that.
         layers: Blocks whose keys are counted: a number, a range (``4-8``), a list, ``all``, ``golden`` (what ``fit`` left in
             ``--trainer.default_root_dir``), or the path of an attribution.json.
         text: A file of texts, a data set of the Hub (``hub:owner/name``, or ``hub:owner/name?config=...``), or ``sampled``

