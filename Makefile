@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c const
 .PHONY: quickstart test lint bench clean
 
 quickstart: .venv/embedded
-	$(BIN)/lga fit --config configs/quickstart.yaml
+	$(BIN)/lga fit --config configs/quickstart.yaml --verify.budget 48
 	$(BIN)/lga validate --config configs/quickstart.yaml
 
 test: .venv/test

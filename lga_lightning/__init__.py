@@ -23,12 +23,14 @@ if TYPE_CHECKING:
     from lga_lightning.locators import (
         LGA,
         CausalTracing,
+        EditForecast,
         FixedLayer,
         LayerLocator,
         LayerSweep,
         MiddleLayer,
         ValueGradient,
     )
+    from lga_lightning.locators.race import RaceSettings
     from lga_lightning.models.loading import load_model
     from lga_lightning.models.structure import Structure, register_structure
     from lga_lightning.modules.datamodule import EditDataModule
@@ -63,11 +65,13 @@ _PLACES = {
     "find_golden_layer": "functional",
     "LGA": "locators",
     "CausalTracing": "locators",
+    "EditForecast": "locators",
     "FixedLayer": "locators",
     "LayerLocator": "locators",
     "LayerSweep": "locators",
     "MiddleLayer": "locators",
     "ValueGradient": "locators",
+    "RaceSettings": "locators.race",
     "Structure": "models.structure",
     "register_structure": "models.structure",
     "load_model": "models.loading",
@@ -89,6 +93,7 @@ __all__ = [
     "ApplyEdits",
     "CausalTracing",
     "EditDataModule",
+    "EditForecast",
     "EditMethod",
     "EditMetric",
     "EditReport",
@@ -104,6 +109,7 @@ __all__ = [
     "LayerSweep",
     "MiddleLayer",
     "Probe",
+    "RaceSettings",
     "ScoreCollector",
     "Structure",
     "ValueGradient",

@@ -8,17 +8,20 @@ import re
 import sys
 import warnings
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 import lightning as L
+from jsonargparse import Namespace
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from lga_lightning.callbacks import AdapterWriter, EditReport, ScoreCollector
 from lga_lightning.compare import LocatorComparison
 from lga_lightning.exceptions import DataError, SettingError
+from lga_lightning.locators.race import RaceSettings
 from lga_lightning.models.loading import EMBEDDED_NAME
 from lga_lightning.modules.datamodule import EditDataModule
 from lga_lightning.modules.lga import LGAModule
@@ -50,7 +53,7 @@ IN_PYTHON = {"model", "tokenizer", "evaluation"}
 
 # so that `--model.editor.steps` needs no `--model.editor`. As defaults of the parser they would hand their settings on to
 # whatever class a user chooses instead
-BEGIN_WITH = ("--model.locator=ValueGradient", "--model.editor=RROME")
+BEGIN_WITH = ("--model.locator=EditForecast", "--model.editor=RROME")
 
 
 class FrozenCLI(LightningCLI):
@@ -163,8 +166,17 @@ class LGACLI(FrozenCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Our callbacks, and defaults that ``--print_config`` shows."""
-        parser.add_class_arguments(ScoreCollector, "attribution", skip={"verbose"})
+        fits = self._preparing == "fit"
+        parser.add_class_arguments(ScoreCollector, "attribution", skip={"verbose"} if fits else {"verbose", "verify"})
         parser.callback_keys.append("attribution")
+        if fits:
+            verify = (
+                "Let real edits have the last word: a race among the layers that the scores name. Alone, it has its usual "
+                "settings; --verify.budget 200 or '5 min', --verify.tolerance, --verify.confidence, --verify.candidates and "
+                "--verify.requests switch it on as well."
+            )
+            parser.add_argument("--verify", type=RaceSettings | bool | None, default=None, help=verify)
+            parser.link_arguments("verify", "attribution.verify")
         writes = self._preparing == "predict"
         parser.add_lightning_class_args(AdapterWriter if writes else EditReport, "edits")
         if writes:
@@ -182,13 +194,19 @@ class LGACLI(FrozenCLI):
     def begin(self, words: Sequence[str]) -> list[str]:
         """A locator and an editor to begin with, for the verb."""
         verb = [word for word in words[:1] if not word.startswith("-")]
-        return [*verb, *(BEGIN_WITH if verb else ()), *words[len(verb) :]]
+        rest = [*words[len(verb) :], "--"]
+        alone = [word == "--verify" and after.startswith("-") for word, after in pairwise(rest)]
+        rest = [f"{word}=true" if flag else word for word, flag in zip(rest, alone, strict=False)]
+        return [*verb, *(BEGIN_WITH if verb else ()), *rest]
 
     def before_instantiate_classes(self) -> None:
         """Name the saved configuration after the verb, and look for the checkpoint before the model is loaded."""
         self.save_config_kwargs["config_filename"] = f"lga_{self.subcommand}.yaml"
         if self._get(self.config, "merge"):
             self.config[self.subcommand]["edits"]["merge"] = True
+        verify = self._get(self.config, "attribution.verify")
+        if isinstance(verify, Namespace):
+            RaceSettings(**verify.as_dict())  # out of range fails here, as one error and not as one for each type
         checkpoint = self._get(self.config, "ckpt_path")
         if checkpoint and not Path(checkpoint).is_file():
             raise DataError(

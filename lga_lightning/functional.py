@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lga_lightning.data.loading import AT_HAND
 from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing import RROME, EditMethod, WeightDelta
-from lga_lightning.locators import LayerLocator, ValueGradient
+from lga_lightning.locators import EditForecast, LayerLocator
+from lga_lightning.locators.layer_sweep import PARTS
+from lga_lightning.locators.race import RaceSettings
+from lga_lightning.locators.race_runner import EditRace, expected_scores
 from lga_lightning.locators.score_requests import score_all
 from lga_lightning.models.loading import name_of
 from lga_lightning.results.attribution import LocatorResult
 from lga_lightning.results.layer_spec import LayerSpec
+from lga_lightning.results.race import RaceResult
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -26,6 +31,8 @@ def find_golden_layer(
     locator: LayerLocator | None = None,
     batch_size: int = 8,
     only_known: bool = False,
+    editor: EditMethod | None = None,
+    verify: RaceSettings | bool = False,
 ) -> LocatorResult:
     """Score every layer of a model on proxy requests, and pick the golden one.
 
@@ -33,9 +40,11 @@ def find_golden_layer(
         model: A causal language model with L blocks, on any device; it is left as it was.
         tokenizer: Its fast tokenizer.
         requests: The proxy requests; one without an old target takes the model's own answer.
-        locator: How layers are scored; ValueGradient by default.
+        locator: How layers are scored; EditForecast by default.
         batch_size: Requests a batch.
         only_known: Whether to leave out requests whose old answer the model does not give greedily.
+        editor: How facts will be edited, for a locator that asks, and for the race; R-ROME by default.
+        verify: Whether real edits have the last word: a race among the likeliest layers, and when it ends.
 
     Returns:
         The result: ``.golden_layer``, ``.confidence``, and all that led to them.
@@ -45,11 +54,61 @@ def find_golden_layer(
         SettingError: If ``batch_size`` is below 1.
         NonFiniteScoreError: If a score is not finite.
     """
-    locator = locator or ValueGradient()
-    scores = score_all(locator, model, tokenizer, requests, batch_size, only_known)
-    return LocatorResult.from_scores(
-        locator, model, *scores.compute(), model_name=name_of(model), data_name=AT_HAND, requests=requests
+    editor = editor or RROME()
+    locator = (locator or EditForecast()).for_editor(editor)
+    index, values, status = score_all(locator, model, tokenizer, requests, batch_size, only_known).compute()
+    result = LocatorResult.from_scores(
+        locator, model, index, values, status, model_name=name_of(model), data_name=AT_HAND, requests=requests
     )
+    settings = race_settings(verify)
+    if settings is None:
+        return result
+    counted = [requests[row] for row in index[status == 0].tolist()]
+    expected = expected_scores(locator, values[status == 0, 0].cpu())
+    race = EditRace(model, tokenizer, counted, editor, expected, settings, batch_size)
+    race.run()
+    return raced(result, race)
+
+
+def race_settings(verify: RaceSettings | bool | None) -> RaceSettings | None:
+    """The settings of the race that is asked for; None for no race.
+
+    Args:
+        verify: The settings, or whether there is a race at all.
+    """
+    if isinstance(verify, RaceSettings):
+        return verify
+    return RaceSettings() if verify else None
+
+
+def raced(result: LocatorResult, run: EditRace) -> LocatorResult:
+    """A locator's result with what a race made of it.
+
+    Args:
+        result: The result.
+        run: The race, once it is over.
+    """
+    race, standing = run.race, run.race.standing()
+    ended = run.ended
+    means = run.values.nanmean(0)
+    outcome = RaceResult(
+        layers=run.editor.window_at(standing.layer),
+        layer=standing.layer,
+        confidence=standing.confidence,
+        tolerance=race.settings.tolerance,
+        settled=ended == "settled",
+        ended=ended,
+        edits=standing.edits,
+        seconds=run.seconds,
+        requests=len(run.edited),
+        edited=standing.edited,
+        scores=standing.scores,
+        intervals=standing.intervals,
+        parts={name: means[number].tolist() for number, name in enumerate(PARTS, start=1)},
+        editor=run.editor.settings(run.model),
+        settings=asdict(race.settings),
+    )
+    return replace(result, race=outcome)
 
 
 def edit(

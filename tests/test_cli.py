@@ -40,10 +40,11 @@ def test_fit_leaves_what_it_promises(arguments, tmp_path, capsys):
     assert result["schema"] == 1
     assert result["num_requests"] == 13
     assert result["num_skipped"] == {}
-    assert (result["locator"], result["scope"]) == ("ValueGradient", "value")
-    for name in ("scores", "standard_errors", "cosine", "old_norm", "new_norm"):
+    assert (result["locator"], result["scope"], result["fences"]) == ("EditForecast", None, None)
+    for name in ("scores", "standard_errors", "expected_rewrite", "expected_rephrase", "expected_locality", "reach"):
         assert len(result[name]) == 4
-    assert set(result["fences"]) == {"lower", "upper", "kappa"}
+    assert set(result["half_widths"]) >= {"expected_rewrite", "expected_rephrase", "expected_locality"}
+    assert result["race"] is None
     assert sorted(result["ranking"]) == [0, 1, 2, 3]
     assert result["golden_layer"] == result["ranking"][0]
     assert 0 < result["confidence"] <= 1
@@ -65,7 +66,7 @@ def test_fit_leaves_what_it_promises(arguments, tmp_path, capsys):
 def test_fit_equals_the_library(arguments, model_folder, tmp_path):
     from lga_lightning.data import load_requests
 
-    result = lga("fit", arguments, tmp_path / "run")
+    result = lga("fit", [*arguments, "--model.locator=ValueGradient"], tmp_path / "run")
     model, tokenizer = load_model(str(model_folder))
     values = ValueGradient().score(model, tokenizer, load_requests(tmp_path / "requests.jsonl").requests).values
     assert result["scores"] == pytest.approx(ValueGradient().choose(values[:, 0]).scores, rel=1e-4)
@@ -164,6 +165,76 @@ def test_counterfact_edit_format(arguments, tmp_path):
     assert set(metrics) == {"rewrite", "rephrase", "locality", "locality.neighborhood", *contests}
 
 
+def test_edits_verify_the_layer(arguments, tmp_path):
+    root = tmp_path / "run"
+    plain = lga("fit", arguments, tmp_path / "plain")
+    assert plain["race"] is None
+    result = lga("fit", [*arguments, *FAST_EDIT, "--verify.budget=16", "--verify.requests=2"], root)
+    race = result["race"]
+    assert race["edits"] == sum(race["edited"]) <= 16
+    assert race["settings"] == {"budget": 16, "tolerance": 1.0, "confidence": 0.95, "candidates": 4, "requests": 2}
+    assert result["golden_layer"] == plain["golden_layer"]  # that of the scores
+    assert (root / "race.safetensors").is_file()
+    assert lga("validate", [*arguments, *FAST_EDIT, "--data.limit=2"], root)["layers"] == race["layers"]
+
+
+USUAL = {"budget": None, "tolerance": 1.0, "confidence": 0.95, "candidates": 4, "requests": 4}
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], None),
+        (["--verify"], USUAL),
+        (["--verify", "--data.limit=3"], USUAL),
+        (["--verify", "true"], USUAL),
+        (["--verify", "false"], None),
+        (["--verify.budget", "200"], {**USUAL, "budget": 200}),
+        (["--verify.budget=5 min"], {**USUAL, "budget": "5 min"}),
+        (["--verify", "--verify.tolerance=2"], {**USUAL, "tolerance": 2.0}),
+        (["--verify.candidates=3", "--verify.requests=9"], {**USUAL, "candidates": 3, "requests": 9}),
+        (["verify: true"], USUAL),
+        (["verify: {budget: 30, confidence: 0.9}"], {**USUAL, "budget": 30, "confidence": 0.9}),
+        (["verify: {budget: 30}", "--verify.budget=1 h"], {**USUAL, "budget": "1 h"}),
+        (["verify: true", "--verify=false"], None),
+    ],
+)
+def test_ways_to_ask_for_a_race(words, expected, arguments, tmp_path, capsys, monkeypatch):
+    """Each of them, and what ``--print_config`` makes of it, read again."""
+    from dataclasses import asdict
+
+    from lga_lightning.cli import LGACLI
+
+    asked = []
+
+    def note(self) -> None:
+        asked.append(self.config_init["fit"]["attribution"].verify)
+
+    monkeypatch.setattr(LGACLI, "_run_subcommand", lambda self, subcommand: note(self))
+    if words and words[0].startswith("verify"):
+        (tmp_path / "given.yaml").write_text(words[0])
+        words = [f"--config={tmp_path / 'given.yaml'}", *words[1:]]
+    run(["fit", *arguments, *words])
+    with pytest.raises(SystemExit):
+        run(["fit", *arguments, *words, "--print_config"])
+    (tmp_path / "printed.yaml").write_text(capsys.readouterr().out)
+    run(["fit", "--config", str(tmp_path / "printed.yaml")])
+    assert [one and asdict(one) for one in asked] == [expected, expected]
+
+
+def test_a_race_that_cannot_be_is_refused_in_one_paragraph(arguments, capsys):
+    cases = {
+        "--verify.budget=soon": "The budget of a race must be a number of edits (200) or a time ('5 min'), got 'soon'.",
+        "--verify.budget=-3": "got -3",
+        "--verify.confidence=1.5": "got 1.5, 1.0, 4 and 4",
+        "--verify.candidates=1": "at least 2 `candidates`",
+    }
+    for word, message in cases.items():
+        error = refused(["fit", *arguments, word], capsys)
+        assert message in error
+        assert len(error.strip().splitlines()) == 1
+
+
 def test_bad_input_each_has_one_clear_paragraph(arguments, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     root = tmp_path / "run"
@@ -206,7 +277,7 @@ def test_non_finite_scores_name_layer_and_request(arguments, tmp_path, capsys):
     model.model.layers[2].mlp.down_proj.weight[0, 0] = float("nan")
     model.save_pretrained(tmp_path / "nan")
     tiny_tokenizer().save_pretrained(tmp_path / "nan")
-    error = refused(["fit", *arguments, f"--model.model_name={tmp_path / 'nan'}"], capsys)
+    error = refused(["fit", *arguments, *FAST_EDIT, f"--model.model_name={tmp_path / 'nan'}"], capsys)
     assert "The score of layer" in error
     assert "requests.jsonl, line" in error
 
@@ -228,15 +299,15 @@ def test_two_processes_give_the_scores_of_one(arguments, tmp_path):
         root = tmp_path / str(devices)
         common = [*arguments, f"--trainer.devices={devices}", f"--trainer.default_root_dir={root}"]
         explicit = ["--trainer.strategy=ddp"] if devices == 2 else []  # "auto" for the one, by name for the other
-        for verb, extra in (("fit", []), ("validate", [*FAST_EDIT, *explicit]), ("fit", explicit)):
-            done = shell(verb, *common, *extra)
+        for verb, extra in (("fit", []), ("validate", explicit), ("fit", explicit)):
+            done = shell(verb, *common, *FAST_EDIT, *extra)
             assert done.returncode == 0, done.stderr[-3000:]
             assert "sync_dist" not in done.stderr
             assert "overridden" not in done.stderr
         results[devices] = [json.loads((root / f"{name}.json").read_text()) for name in ("attribution", "validation")]
     (one, edits), (two, edits_of_two) = results[1], results[2]
     assert one["num_requests"] == two["num_requests"] == 13
-    for name in ("scores", "standard_errors", "cosine", "old_norm", "new_norm"):
+    for name in ("scores", "standard_errors", "expected_rewrite", "reach", "damage"):
         torch.testing.assert_close(torch.tensor(two[name]), torch.tensor(one[name]), rtol=1e-6, atol=1e-7)
     assert two["golden_layer"] == one["golden_layer"]
     assert [row["id"] for row in edits_of_two["requests"]] == [row["id"] for row in edits["requests"]]
@@ -268,7 +339,8 @@ def test_checkpoint_of_another_run_is_refused(arguments, tmp_path, capsys):
     lga("fit", arguments, tmp_path / "run")
     checkpoint = f"--ckpt_path={tmp_path / 'run' / 'attribution.ckpt'}"
     error = refused(["fit", *arguments, checkpoint, "--model.locator=LGA", "--model.locator.scope=mlp_out"], capsys)
-    assert "its scope is 'value', not 'mlp_out'" in error
+    assert "its locator is 'EditForecast', not 'LGA'" in error
+    assert "its editor is" in refused(["fit", *arguments, checkpoint, "--model.editor.steps=7"], capsys)
     assert "its requests is" in refused(["fit", *arguments, checkpoint, "--data.limit=4"], capsys)
     assert "its only_known is" in refused(["fit", *arguments, checkpoint, "--model.only_known=true"], capsys)
 

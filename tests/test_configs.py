@@ -11,13 +11,15 @@ import yaml
 
 from lga_lightning import editing
 from lga_lightning.cli import run
+from lga_lightning.data.sources.hub import HubSource
 from lga_lightning.editing import EMMET, FTL, FTM, MEMIT, PMET, ROME, RROME, AlphaEdit
 
 ROOT = Path(__file__).parents[1]
-
+METHODS = {AlphaEdit, EMMET, FTL, FTM, MEMIT, PMET, ROME, RROME}
 
 COMPARISONS = sorted((ROOT / "configs" / "compare").iterdir())
-OTHERS = sorted(set((ROOT / "configs").rglob("*.yaml")) - set(COMPARISONS))
+STUDIES = sorted((ROOT / "configs" / "paper").iterdir())
+OTHERS = sorted(set((ROOT / "configs").rglob("*.yaml")) - set(COMPARISONS) - set(STUDIES))
 
 
 @pytest.mark.parametrize("path", COMPARISONS, ids=lambda path: path.stem)
@@ -29,6 +31,23 @@ def test_comparison_is_accepted(path, monkeypatch, capsys):
     shown, written = yaml.safe_load(capsys.readouterr().out), yaml.safe_load(path.read_text())
     assert list(shown["compare"]["locators"]) == list(written["compare"]["locators"])
     assert shown["model"]["only_known"] is True
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_study_is_accepted(path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    from paper import read_study
+
+    study = read_study(path)
+    written = yaml.safe_load(path.read_text())
+    assert study.model == written["model"]
+    assert study.data == written["data"]
+    assert study.proxies == written["proxies"]
+    assert {type(method) for method in study.methods.values()} == METHODS
+    assert [method.name for method in study.methods.values()] == list(written["methods"])
+    for source in study.data.values():
+        if source and source.startswith("hub:"):
+            HubSource.parse(source)
 
 
 @pytest.mark.parametrize("verb", ["fit", "validate", "predict"])
@@ -55,7 +74,7 @@ def test_every_method_has_a_file():
         yaml.safe_load(path.read_text())["model"]["editor"]["class_path"]
         for path in (ROOT / "configs" / "editing").iterdir()
     }
-    assert named == {kind.__name__ for kind in (AlphaEdit, EMMET, FTL, FTM, MEMIT, PMET, ROME, RROME)}
+    assert named == {kind.__name__ for kind in METHODS}
 
 
 def printed(capsys, *words: str) -> dict:
@@ -99,7 +118,7 @@ def test_a_method_keeps_its_own_settings(path, before, monkeypatch, capsys):
 
 def test_settings_of_the_default_classes_need_no_class(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["lga"])
-    model = printed(capsys, "--model.editor.steps=7", "--model.locator.kappa=2")["model"]
+    model = printed(capsys, "--model.editor.steps=7", "--model.locator=LGA", "--model.locator.kappa=2")["model"]
     assert model["editor"]["class_path"].endswith("RROME")
     assert model["editor"]["init_args"]["steps"] == 7
     assert model["locator"]["init_args"]["kappa"] == 2

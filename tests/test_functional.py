@@ -27,8 +27,8 @@ def test_ways_to_name_the_layer(layer, edited, llama, tokenizer):
 
 
 def test_the_golden_layer_or_a_window_around_it(llama, tokenizer, tmp_path, monkeypatch):
-    golden = find_golden_layer(llama, tokenizer, requests(4))
     editor = RROME(**FAST_METHOD)
+    golden = find_golden_layer(llama, tokenizer, requests(4), editor=editor)
     delta = edit(llama, tokenizer, requests(2), golden, editor)
     expected = editor.compute(llama, tokenizer, requests(2), golden.golden_layer)
     assert delta.ranks == expected.ranks

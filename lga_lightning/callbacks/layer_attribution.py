@@ -12,7 +12,8 @@ from lga_lightning.callbacks.host import language_model_of
 from lga_lightning.data import load_requests
 from lga_lightning.data.loading import LoadedRequests
 from lga_lightning.data.requests import EditRequest
-from lga_lightning.locators import LayerLocator, ValueGradient
+from lga_lightning.editing import RROME
+from lga_lightning.locators import EditForecast, LayerLocator
 from lga_lightning.locators.score_requests import score_all
 from lga_lightning.reports.fit_files import leave_attribution
 from lga_lightning.results.attribution import LocatorResult
@@ -35,7 +36,7 @@ class LayerAttribution(L.Callback):
         proxies: The requests to score the layers by: a list, or a file or Hub data set; None takes the bundled facts.
         model: Where your module keeps the language model, as in ``"net.llm"``.
         tokenizer: Its tokenizer, or the name to load it by; None takes the model's ``config.name_or_path``.
-        locator: How layers are scored; :class:`~lga_lightning.ValueGradient` by default.
+        locator: How layers are scored; :class:`~lga_lightning.EditForecast` by default, of R-ROME with C = I, which needs no text.
         format: Format of a file of proxies; ``auto`` recognises it.
         limit: Number of proxies to use, the first ones of a file.
         batch_size: Proxies a batch.
@@ -69,7 +70,7 @@ class LayerAttribution(L.Callback):
         self.proxies = proxies
         self.model = model
         self.tokenizer = tokenizer
-        self.locator = locator or ValueGradient()
+        self.locator = locator or EditForecast(RROME(second_moment="identity"))
         self.format = format
         self.limit = limit
         self.batch_size = batch_size

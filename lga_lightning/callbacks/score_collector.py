@@ -12,10 +12,15 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
 from lga_lightning.callbacks.host import check_own_module
+from lga_lightning.callbacks.layer_race import RACE_FILE, edits_before, edits_fingerprint, race_layers
 from lga_lightning.exceptions import DataError, SettingError
+from lga_lightning.functional import race_settings, raced
+from lga_lightning.locators.race import RaceSettings
+from lga_lightning.locators.race_runner import EditRace
 from lga_lightning.metrics import LayerScores
 from lga_lightning.reports.fit_files import leave_attribution
 from lga_lightning.results.attribution import LocatorResult
+from lga_lightning.results.evidence import LocatorEvidence
 from lga_lightning.utils.settings import check_at_least_one
 
 CHECKPOINT_FILE = "attribution.ckpt"
@@ -31,15 +36,20 @@ class ScoreCollector(L.Callback):
     ``attribution.json``, ``layers.png`` and ``report.html`` in ``default_root_dir``, and ``heat_map.png`` where the locator
     draws one. LGAModule adds one to a trainer that has none.
 
+    With ``verify``, real edits have the last word: a race of edits among the layers that the scores name. What was edited is
+    left in ``race.safetensors`` after each round, and a run in the same folder goes on from there.
+
     Args:
         checkpoint_every: Batches between two checkpoints. One is also written after the first batch and, on a single process,
             on Ctrl-C.
         stop_at_confidence: Share of bootstrap resamples (0.95, say): ``fit`` ends when, at two looks in a row, as many choose
             the same layer, and at least 32 requests count. None scores all requests.
         verbose: Whether to print the result. False where another program (``lga compare``) does, and resumes by itself.
+        verify: Whether edits are to verify the layer, and when their race ends; True for its usual settings.
 
     Attributes:
         result: The golden layer, once ``fit`` is over.
+        race: The race of edits, once it has begun.
         scores: Evidence by request, so far.
         collected: Index [N], evidence [N, C, L] and status [N] of all processes' requests, once ``fit`` is over.
         seconds: Time that the scores took, with what the locator prepared for them.
@@ -49,7 +59,11 @@ class ScoreCollector(L.Callback):
     """
 
     def __init__(
-        self, checkpoint_every: int = 10, stop_at_confidence: float | None = None, verbose: bool = True
+        self,
+        checkpoint_every: int = 10,
+        stop_at_confidence: float | None = None,
+        verbose: bool = True,
+        verify: RaceSettings | bool | None = None,
     ) -> None:
         check_at_least_one(checkpoint_every=checkpoint_every)
         if stop_at_confidence is not None and not 0 < stop_at_confidence <= 1:
@@ -57,11 +71,13 @@ class ScoreCollector(L.Callback):
         self.checkpoint_every = checkpoint_every
         self.stop_at_confidence = stop_at_confidence
         self.verbose = verbose
+        self.verify = race_settings(verify)
         self._begin()
 
     def _begin(self) -> None:
         self.scores = LayerScores()
         self.result: LocatorResult | None = None
+        self.race: EditRace | None = None
         self.collected: tuple[Tensor, ...] = ()
         self.seconds = 0.0
         self._since = 0.0
@@ -69,6 +85,7 @@ class ScoreCollector(L.Callback):
         self._sure_of: int | None = None
         self._stopped = False
         self._resumed_from: dict[str, str] | None = None
+        self._edits: LocatorEvidence | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Refuse a module in which there is nothing to collect, and forget an earlier run."""
@@ -82,6 +99,11 @@ class ScoreCollector(L.Callback):
         self._since = time.perf_counter()
         if self._resumed_from is not None:
             check_fingerprint(self._resumed_from, pl_module.fingerprint())
+        if self.verify is not None:
+            self._edits = edits_before(trainer)
+            if self._edits is not None:
+                what, anew = f"The race in {RACE_FILE}", "without that file, or in another folder"
+                check_fingerprint(self._edits.made_with, edits_fingerprint(pl_module), what, anew)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -111,8 +133,12 @@ class ScoreCollector(L.Callback):
             stopped=self._stopped,
         )
         _save(trainer)
+        if self.verify is not None:
+            self.race = race_layers(trainer, pl_module, self.verify, self.collected, self._edits, self.verbose)
+            self.result = raced(self.result, self.race)
         if trainer.is_global_zero:
-            leave_attribution(self.result, Path(trainer.default_root_dir), self.verbose, [CHECKPOINT_FILE])
+            files = [CHECKPOINT_FILE] if self.verify is None else [CHECKPOINT_FILE, RACE_FILE]
+            leave_attribution(self.result, Path(trainer.default_root_dir), self.verbose, files)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Leave a checkpoint when the user interrupts a run.
@@ -180,12 +206,19 @@ def _save(trainer: L.Trainer) -> None:
     trainer.save_checkpoint(Path(trainer.default_root_dir) / CHECKPOINT_FILE, weights_only=False)
 
 
-def check_fingerprint(made_with: dict[str, str], wanted: dict[str, str]) -> None:
+def check_fingerprint(
+    made_with: dict[str, str],
+    wanted: dict[str, str],
+    what: str = "The checkpoint",
+    anew: str = "without --ckpt_path, or in another folder",
+) -> None:
     """Refuse the scores of something else.
 
     Args:
         made_with: What the scores were made with, by name of the setting.
         wanted: What this run scores with.
+        what: What holds the scores.
+        anew: How to start anew.
 
     Raises:
         DataError: Says what differs.
@@ -193,7 +226,7 @@ def check_fingerprint(made_with: dict[str, str], wanted: dict[str, str]) -> None
     differ = [name for name in wanted if made_with.get(name) != wanted[name]]
     if differ:
         raise DataError(
-            "The checkpoint belongs to another run: "
+            f"{what} belongs to another run: "
             + "; ".join(f"its {name} is {made_with.get(name)!r}, not {wanted[name]!r}" for name in differ)
-            + ". Resume with the settings it was made with, or start anew: without --ckpt_path, or in another folder."
+            + f". Resume with the settings it was made with, or start anew: {anew}."
         )

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing.delta import WeightDelta
+from lga_lightning.editing.first_order import LinearisedFacts
 from lga_lightning.exceptions import DataError, SettingError
 from lga_lightning.models.architecture import check_layer
 from lga_lightning.utils.settings import check_at_least_one
@@ -111,6 +112,64 @@ class EditMethod(ABC):
             history: Keys [m, d_in] of an editing session's earlier edits by block, for a method that ``keeps_history``, which reads
                 them and adds its own. None for an edit that stands alone.
         """
+
+    def window_at(self, layer: int) -> list[int]:
+        """The blocks that a layer stands for: the window that ends there, shorter at the bottom of the model.
+
+        Args:
+            layer: Index of a block.
+        """
+        return list(range(max(0, layer - self.window + 1), layer + 1))
+
+    def prepare_forecast(  # noqa: B027 - some have nothing to do
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, layers: Sequence[int]
+    ) -> None:
+        """Have at hand what :meth:`expected_directions` needs; see :meth:`prepare`."""
+
+    def expected_change(self, model: PreTrainedModel, facts: LinearisedFacts) -> Tensor:
+        """What the method is expected to add to the outputs of the matrix, to first order: vectors p of dW = sum_r p_r q_r^T.
+
+        By default one vector, as long as the value at the subject's last token, down the gradient of the new answer's NLL.
+
+        Args:
+            model: A causal language model.
+            facts: B requests at the last of the blocks that would be edited.
+
+        Returns:
+            [B, R, d_out].
+        """
+        gradients = facts.value_gradients
+        size = facts.values.norm(dim=-1) / gradients.norm(dim=-1).clamp_min(torch.finfo(gradients.dtype).tiny)
+        return -(size.unsqueeze(-1) * gradients).unsqueeze(1)
+
+    def expected_directions(self, model: PreTrainedModel, facts: LinearisedFacts) -> Tensor:
+        """Which inputs of the matrix the edit answers to, to first order: vectors q of dW = sum_r p_r q_r^T.
+
+        By default k / |k|^2, k the key at the subject's last token: the least change of the weights that moves its value.
+
+        Args:
+            model: A causal language model.
+            facts: B requests at one of the blocks that would be edited.
+
+        Returns:
+            [B, R, d_in].
+        """
+        keys = facts.keys
+        return (keys / keys.square().sum(-1, keepdim=True)).unsqueeze(1)
+
+    def expected_share(self, model: PreTrainedModel, facts: LinearisedFacts, changes: Tensor, left: int) -> Tensor:
+        """What of the expected change one of the blocks of a window writes, as a change of its matrix's outputs.
+
+        Args:
+            model: A causal language model.
+            facts: B requests at that block.
+            changes: What :meth:`expected_change` gave at the last block of the window, [B, R, d].
+            left: Number of blocks that are left, this one included.
+
+        Returns:
+            [B, R, d_out]; by default the change divided by the number of blocks.
+        """
+        return changes / self.window
 
     @abstractmethod
     def settings(self, model: PreTrainedModel) -> dict[str, Any]:

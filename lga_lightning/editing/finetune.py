@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lga_lightning.editing.base import EditMethod, EditTargets
 from lga_lightning.editing.delta import WeightDelta
+from lga_lightning.editing.first_order import LinearisedFacts
 from lga_lightning.editing.presets import preset_for
 from lga_lightning.editing.target_value import RowAdam
 from lga_lightning.editing.updates import DenseUpdate
@@ -152,6 +153,24 @@ class FineTuning(EditMethod):
             if self.epsilon is not None:
                 change.clamp_(-self.epsilon, self.epsilon)
         return active, losses.detach().double().cpu(), members.double().cpu()
+
+    def expected_change(self, model: PreTrainedModel, facts: LinearisedFacts) -> Tensor:
+        """The gradient at every token, as long as the loss asks for, were it linear, or as the bounds let the matrix change.
+
+        Adam moves every entry by the learning rate a step. Here the change is spread over the entries as the gradient is.
+        """
+        site = facts.site
+        squared = (facts.inputs @ facts.inputs.mT * (facts.gradients @ facts.gradients.mT)).sum((1, 2)).clamp_min(0)
+        entry = self.steps * self.learning_rate
+        largest = min(entry, self.epsilon or entry) * (site.in_features * site.out_features) ** 0.5  # |dW|, Frobenius
+        tiny = torch.finfo(squared.dtype).tiny
+        wanted = (facts.nll - self.stop_loss).clamp_min(0) / squared.clamp_min(tiny)
+        scale = torch.minimum(wanted, largest / squared.sqrt().clamp_min(tiny))
+        return -scale.view(-1, 1, 1) * facts.gradients
+
+    def expected_directions(self, model: PreTrainedModel, facts: LinearisedFacts) -> Tensor:
+        """The inputs at every token."""
+        return facts.inputs
 
     def settings(self, model: PreTrainedModel) -> dict[str, Any]:
         """The method's name and settings, for result files."""

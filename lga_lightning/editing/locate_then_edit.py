@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 
 from lga_lightning.covariance.solver import CovarianceSolver
 from lga_lightning.editing.base import EditMethod
 from lga_lightning.editing.context_templates import ContextTemplates
+from lga_lightning.editing.first_order import LinearisedFacts
 from lga_lightning.editing.target_value import TargetValues, TargetValueSettings, find_target_values
 from lga_lightning.models.architecture import edit_site
 
@@ -89,6 +91,12 @@ class LocateThenEditMethod(EditMethod):
         self.contexts.of(model, tokenizer)
         self.covariance.prepare(model, tokenizer, layers)
 
+    def prepare_forecast(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, layers: Sequence[int]
+    ) -> None:
+        """Find the second moments of the layers in one pass."""
+        self.covariance.prepare(model, tokenizer, layers)
+
     def optimize_targets(
         self,
         model: PreTrainedModel,
@@ -102,6 +110,29 @@ class LocateThenEditMethod(EditMethod):
         layer = self.target_layer(layers)
         site, modules = edit_site(model, layer), self.intervention_modules(model, layer)
         return find_target_values(model, tokenizer, requests, contexts, site, self.search(model), modules)
+
+    def expected_change(self, model: PreTrainedModel, facts: LinearisedFacts) -> Tensor:
+        """Where the search is expected to end: down the gradient, at the clamp, or where Adam's steps end before.
+
+        A step of Adam moves each entry by the learning rate, and as the search turns, half of its way is lost.
+        """
+        return self.search_end(model, facts.values, facts.value_gradients)
+
+    def search_end(self, model: PreTrainedModel, values: Tensor, gradients: Tensor) -> Tensor:
+        """See :meth:`expected_change`.
+
+        Args:
+            model: A causal language model.
+            values: What the search starts from, [B, d].
+            gradients: Gradients of the new answers' NLL with respect to it, [B, d].
+
+        Returns:
+            [B, 1, d].
+        """
+        search = self.search(model)
+        way = search.learning_rate * values.shape[-1] ** 0.5 * max(1, search.steps - 1) / 2
+        size = (search.clamp * values.norm(dim=-1)).clamp_max(way)
+        return -(size.unsqueeze(-1) * functional.normalize(gradients, dim=-1)).unsqueeze(1)
 
     def settings(self, model: PreTrainedModel) -> dict[str, Any]:
         """The method's name and settings, for result files."""

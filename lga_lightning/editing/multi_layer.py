@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lga_lightning.editing.context_templates import in_contexts
 from lga_lightning.editing.delta import WeightDelta, attached
+from lga_lightning.editing.first_order import LinearisedFacts
 from lga_lightning.editing.locate_then_edit import LocateThenEditMethod
 from lga_lightning.editing.presets import WINDOW, preset_for
 from lga_lightning.editing.target_value import TargetValues
@@ -63,6 +64,31 @@ class MultiLayerMethod(LocateThenEditMethod):
             A [n, d_in].
         """
 
+    def expected_change(self, model: PreTrainedModel, facts: LinearisedFacts) -> Tensor:
+        """Of the value that the method aims at; see :class:`EditMethod`."""
+        if self._aims_at_stream(model, facts.site):
+            return self.search_end(model, facts.stream, facts.stream_gradients)
+        return super().expected_change(model, facts)
+
+    def expected_directions(self, model: PreTrainedModel, facts: LinearisedFacts) -> Tensor:
+        """The closed form for one key; see :class:`EditMethod`."""
+        each = [self.solve_update(model, facts.site.layer, key.unsqueeze(0)) for key in facts.keys]
+        return torch.stack(each).to(facts.keys)
+
+    def expected_share(self, model: PreTrainedModel, facts: LinearisedFacts, changes: Tensor, left: int) -> Tensor:
+        """What the window's blocks write in turn, each of what those before it leave; see :class:`EditMethod`."""
+        rest = 1.0
+        for more in range(self.window, left, -1):
+            rest -= rest / self.residual_divisor(more)
+        share = changes * (rest / self.residual_divisor(left))
+        if self._aims_at_stream(model, facts.site):
+            return facts.site.before_norm(facts.values.unsqueeze(1), share)
+        return share
+
+    def _aims_at_stream(self, model: PreTrainedModel, site: EditSite) -> bool:
+        """Whether the target is a value of the residual stream, and not of the edited matrix."""
+        return self.intervention_modules(model, site.layer)[-1] is not site.module
+
     def residual_divisor(self, left: int) -> float:
         """What a layer divides the residual by.
 
@@ -108,14 +134,14 @@ class MultiLayerMethod(LocateThenEditMethod):
         owner = torch.arange(len(groups)).repeat_interleave(torch.tensor(sizes))
         targets = TargetValues.join(groups)
         target_site = edit_site(model, layers[-1])
-        target_module = self.intervention_modules(model, layers[-1])[-1]
+        self.intervention_modules(model, layers[-1])[-1]
         for number, layer in enumerate(layers):
             site = edit_site(model, layer)
             keys, outputs, values = self._keys_and_values(
                 model, tokenizer, targets.requests, site, target_site.layer, deltas, owner
             )
             residual = (targets.before + targets.delta - values) / self.residual_divisor(len(layers) - number)
-            if target_module is not target_site.module:  # the target is a value of the residual stream
+            if self._aims_at_stream(model, target_site):
                 residual = site.before_norm(outputs, residual)
             earlier = (history or {}).get(layer, keys[:0]).to(keys)
             for group, (k, r) in enumerate(zip(keys.split(sizes), residual.split(sizes), strict=True)):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lga_lightning.editing.delta import WeightDelta
+from lga_lightning.editing.first_order import LinearisedFacts
 from lga_lightning.editing.locate_then_edit import LocateThenEditMethod
 from lga_lightning.editing.presets import preset_for
 from lga_lightning.editing.target_value import TargetValues
@@ -59,6 +60,11 @@ class ROME(LocateThenEditMethod):
         """Steps and weight decay."""
         known = preset_for(model)
         return {"steps": known.steps, "weight_decay": known.weight_decay}
+
+    def expected_directions(self, model: PreTrainedModel, facts: LinearisedFacts) -> Tensor:
+        """C^-1 k / (k . C^-1 k) for the key on the bare prompt; see :class:`EditMethod`."""
+        solved = self.covariance.solve(model, facts.site.layer, facts.keys)
+        return (solved / (facts.keys * solved).sum(-1, keepdim=True)).unsqueeze(1)
 
     def target_layer(self, layers: Sequence[int]) -> int:
         """The first layer; the later ones have their targets found in :meth:`write`, with the edits so far in place."""

@@ -15,7 +15,7 @@ from lga_lightning.locators.base import Evidence, LayerLocator
 from lga_lightning.locators.gram import matrix_gram, norm_gram, vector_gram
 from lga_lightning.metrics.accuracy import token_accuracy
 from lga_lightning.models.architecture import SCOPES, Scope, Site, scored_sites
-from lga_lightning.models.encoding import EncodedAnswers, encode_answers
+from lga_lightning.models.encoding import EncodedAnswers, encode_answers, with_prompts
 from lga_lightning.models.hooks import OutputGradients, frozen, per_row
 from lga_lightning.models.likelihood import answer_logits, answer_nll, input_device
 from lga_lightning.models.structure import is_matrix, normalised
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 Statistic = Literal["dot", "cosine", "new_norm", "dot_per_old_norm", "dot_per_new_norm"]
 STATISTICS: tuple[str, ...] = get_args(Statistic)
+Loss = Literal["answer", "text"]
+LOSSES: tuple[str, ...] = get_args(Loss)
 
 
 class GradientLocator(LayerLocator):
@@ -46,6 +48,9 @@ class GradientLocator(LayerLocator):
             have *little* to do with the answer. ``new_norm``: |g_new|. ``cosine``; ``dot_per_old_norm``
             <g_old, g_new> / |g_old|; ``dot_per_new_norm`` <g_old, g_new> / |g_new|.
         neighbours: A layer's contributions are the means over it and so many layers on either side.
+        loss: What the loss is a mean over. ``answer``: the answer's tokens. ``text``: all tokens of prompt and answer but the very
+            first; both gradients then share the prompt's terms, which lift ``dot`` at all layers. Whether a request is known is
+            judged by the answer's tokens alone.
     """
 
     columns = ("scores", "cosine", "old_norm", "new_norm")
@@ -57,14 +62,18 @@ class GradientLocator(LayerLocator):
         aggregate: Aggregate,
         statistic: Statistic,
         neighbours: int,
+        loss: Loss = "answer",
     ) -> None:
         super().__init__(kappa, aggregate, neighbours)
         if scope not in SCOPES:
             raise SettingError(f"`scope` must be one of {list(SCOPES)}, got {scope!r}.")
         if statistic not in STATISTICS:
             raise SettingError(f"`statistic` must be one of {list(STATISTICS)}, got {statistic!r}.")
+        if loss not in LOSSES:
+            raise SettingError(f"`loss` must be one of {list(LOSSES)}, got {loss!r}.")
         self.scope: Scope = scope
         self.statistic: Statistic = statistic
+        self.loss: Loss = loss
 
     def score(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, requests: Sequence[EditRequest]
@@ -83,14 +92,18 @@ class GradientLocator(LayerLocator):
             ValueError: If a request has no old target.
         """
         batch = encode_pairs(tokenizer, requests).to(input_device(model))
-        gram, logits = gradient_grams(model, batch, self.scope)
+        whole = self.loss == "text"
+        gram, logits = gradient_grams(model, with_prompts(batch) if whole else batch, self.scope)
         # a gradient of zero may come out a rounding error below zero
         old, new = (gram[..., side, side].clamp_min(0).sqrt() for side in range(2))
         dot = gram[..., 0, 1]
         cosine = dot / (old * new).clamp_min(torch.finfo(dot.dtype).tiny)
         scores = gradient_statistics(dot, cosine, old, new)[self.statistic]
         values = torch.stack([scores, cosine, old, new], dim=1)
-        right = token_accuracy(logits.argmax(-1), batch.labels)
+        predicted = logits.argmax(-1)
+        if whole:  # at every position: take those of the answer
+            predicted = predicted.gather(1, batch.positions.to(predicted.device))
+        right = token_accuracy(predicted, batch.labels)
         return Evidence(values, known=right[::2] == 1)
 
     def settings(self, model: PreTrainedModel) -> dict[str, Any]:
@@ -140,11 +153,11 @@ def gradient_grams(model: PreTrainedModel, batch: EncodedAnswers, scope: Scope) 
 
     Args:
         model: A causal language model with L blocks.
-        batch: 2B rows, 2i and 2i + 1 the two answers of request i, on the model's device.
+        batch: 2B rows, 2i and 2i + 1 the two answers of request i, on the model's device; the losses are means over their labels.
         scope: What gradients are taken of.
 
     Returns:
-        [B, L, 2, 2] Gram matrices, and the logits [2B, A, V] at the answers.
+        [B, L, 2, 2] Gram matrices, and the logits [2B, A, V] at the batch's positions.
     """
     sites = scored_sites(model, scope)
     grams: list[Tensor | None] = [None] * len(sites)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing import RROME, EditMethod
@@ -18,19 +19,22 @@ from lga_lightning.models.architecture import blocks
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+PARTS = ("rewrite", "rephrase", "locality")
+"""What an edit is scored by."""
+
 
 class LayerSweep(LayerLocator):
     """Scores a layer by editing each request there, on its own, and evaluating it: the mean of rewrite, rephrase and locality.
 
     All requests of a batch are edited and evaluated together, each row with its own edit attached. What does not depend on the
     layer is found once: the unedited model's responses, and whatever the editor keeps, such as its context texts. The layer
-    is the one of the highest mean; there are no fences.
+    is the one of the highest mean; there are no fences. Of a method that edits a window, a layer stands for the window that ends there.
 
     Args:
         editor: How facts are edited. None edits as the run does, and by itself with R-ROME.
     """
 
-    columns = ("scores", "rewrite", "rephrase", "locality")
+    columns = ("scores", *PARTS)
     costly = True
 
     def __init__(self, editor: EditMethod | None = None) -> None:
@@ -62,16 +66,40 @@ class LayerSweep(LayerLocator):
             a request has no such prompt.
         """
         self.editor = self.editor or RROME()
-        evaluate = Evaluator(model, tokenizer, requests, EvaluationConfig(generate=False, families=self.columns[1:]))
-        by_layer = []
-        for layer in range(len(blocks(model))):
-            results = evaluate(self.editor.compute_each(model, tokenizer, requests, layer))
-            after = [mean_scores(results, family, "token")[:, 1] for family in self.columns[1:]]
-            by_layer.append(torch.stack(after, dim=1))
-        three = torch.stack(by_layer, dim=-1)
-        values = torch.cat([three.nanmean(1, keepdim=True), three], dim=1)
+        values = score_edits(
+            model, tokenizer, requests, self.editor, map(self.editor.window_at, range(len(blocks(model))))
+        )
         return Evidence(values.float(), knows_old_answer(model, tokenizer, requests))
 
     def settings(self, model: PreTrainedModel) -> dict[str, Any]:
         """The editor's."""
         return {"editor": (self.editor or RROME()).settings(model)}
+
+
+def score_edits(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    requests: Sequence[EditRequest],
+    editor: EditMethod,
+    places: Iterable[int | Sequence[int]],
+) -> Tensor:
+    """What edits score at each of some places: each request is edited there on its own, and evaluated.
+
+    Args:
+        model: A causal language model; it is left as it was.
+        tokenizer: Its fast tokenizer.
+        requests: B requests.
+        editor: How facts are edited.
+        places: P places: the block that is edited, or several.
+
+    Returns:
+        [B, 4, P] in float64: the mean of those of ``PARTS`` that a request has, and each of them; NaN where a request has no
+        such prompt.
+    """
+    evaluate = Evaluator(model, tokenizer, requests, EvaluationConfig(generate=False, families=PARTS))
+    by_place = []
+    for layers in places:
+        results = evaluate(editor.compute_each(model, tokenizer, requests, layers))
+        by_place.append(torch.stack([mean_scores(results, part, "token")[:, 1] for part in PARTS], dim=1))
+    three = torch.stack(by_place, dim=-1)
+    return torch.cat([three.nanmean(1, keepdim=True), three], dim=1)

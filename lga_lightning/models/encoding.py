@@ -95,6 +95,28 @@ def encode_answers(
     )
 
 
+def with_prompts(batch: EncodedAnswers) -> EncodedAnswers:
+    """The same rows with a label for every token but the very first: those of the prompt as well as the answer's.
+
+    Args:
+        batch: N rows of prompt and answer, T tokens at most.
+
+    Returns:
+        Rows with ``positions`` and ``labels`` [N, T - 1], as those of a plain loss of a causal language model; the j-th position
+        is j, except on padding.
+
+    Example:
+        >>> row = EncodedAnswers(torch.tensor([[5, 6, 7, 8]]), torch.tensor([[2]]), torch.tensor([[8]]), torch.tensor([1]))
+        >>> with_prompts(row).positions.tolist(), with_prompts(row).labels.tolist()
+        ([[0, 1, 2]], [[6, 7, 8]])
+    """
+    counted = (batch.labels != IGNORE).sum(1, keepdim=True)
+    last = batch.positions[:, :1] + counted  # of each row's tokens
+    places = torch.arange(batch.input_ids.shape[1] - 1, device=last.device).expand(len(batch), -1)
+    real = places < last
+    return replace(batch, positions=places.where(real, 0), labels=batch.input_ids[:, 1:].where(real, IGNORE))
+
+
 def encode_subjects(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], subject_ends: Sequence[int]
 ) -> EncodedAnswers:

@@ -17,7 +17,7 @@ from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing import RROME, EditMethod
 from lga_lightning.evaluation.evaluator import EvaluationConfig
 from lga_lightning.exceptions import DataError, SettingError
-from lga_lightning.locators import LayerLocator, ValueGradient
+from lga_lightning.locators import EditForecast, LayerLocator
 from lga_lightning.locators.score_requests import score_requests
 from lga_lightning.models.chat import ChatTokenizer, plain
 from lga_lightning.models.structure import Structure
@@ -53,7 +53,7 @@ class LGAModule(FrozenModule):
         layer: The block to edit: a number, several (``4-8``, or a list), ``all``, ``golden`` (what ``fit`` left in
             ``--trainer.default_root_dir``; a window around it for MEMIT, AlphaEdit and PMET), ``default`` (what is published for the
             model and the method, or a choice by depth), or the path of an attribution.json.
-        locator: How layers are scored; ValueGradient by default.
+        locator: How layers are scored; EditForecast by default.
         editor: How facts are edited; R-ROME by default.
         mode: ``independent`` edits each request alone, on the unedited model; ``batch`` all together; ``sequential`` in the
             order of the data, a batch of ``--data.batch_size`` at a time, with what was edited before in place. The last two
@@ -106,7 +106,7 @@ class LGAModule(FrozenModule):
         if mode is not None and mode not in SCHEDULES:
             raise SettingError(f"`mode` must be one of {list(SCHEDULES)}, got {mode!r}.")
         self.editor = editor or RROME()
-        self.locator = (locator or ValueGradient()).for_editor(self.editor)
+        self.locator = (locator or EditForecast()).for_editor(self.editor)
         self.layer = LayerSpec.parse(layer)
         self.mode = mode
         self.only_known = only_known

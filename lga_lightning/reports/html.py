@@ -98,7 +98,7 @@ def _disagreements(result: LocatorResult, validation: ValidationResult) -> list[
         return [
             f"The layer is one of {result.model}, but the edits are of {validation.model}: two runs share this folder."
         ]
-    golden = result.choice.golden_layer
+    golden = result.golden_layer
     if golden not in validation.layers:
         return [
             f"The edits were made at {layers_in_words(validation.layers)} ({validation.layer_source}), not at the golden "

@@ -6,16 +6,31 @@ import base64
 from pathlib import Path
 from typing import Any
 
+from lga_lightning.reports.curves import has_curves, mean_curve
 from lga_lightning.reports.heatmap import HEAT_MAP_FILE
 from lga_lightning.reports.svg import layer_chart
-from lga_lightning.reports.tables import RELATION_HEADINGS, listed_means, number, relation_rows, settings_rows
+from lga_lightning.reports.svg_curves import curve_chart
+from lga_lightning.reports.tables import (
+    RELATION_HEADINGS,
+    expected_table,
+    listed_means,
+    number,
+    relation_rows,
+    settings_rows,
+)
 from lga_lightning.reports.wording import (
     NOT_SETTLED,
     OUTSIDE_FENCES,
+    VERIFY,
     WITHIN_FENCES,
     confidence_in_words,
     confidence_set_in_words,
+    counted,
+    full_verdict,
+    golden_layers,
     headline,
+    layers_in_words,
+    name_layers,
     relations_verdict,
     remarks,
     score_in_words,
@@ -38,12 +53,13 @@ def describe_layers(result: LocatorResult, sweep: LocatorResult | None, root: Pa
     score = score_in_words(result).translate(str.maketrans("", "", "${}"))
     heat_map = root / HEAT_MAP_FILE
     headings, by_layer = _numbers(result, sweep)
+    chart = curve_chart if has_curves(result) else layer_chart
     return {
         "headline": headline(result),
         "data": result.data,
         "locator": result.locator,
         "num_requests": result.num_requests,
-        "golden": choice.golden_layer,
+        "golden": name_layers(golden_layers(result)),
         "count": len(choice.scores),
         "confidence": confidence_in_words(choice),
         "confidence_set": confidence_set_in_words(choice),
@@ -54,10 +70,14 @@ def describe_layers(result: LocatorResult, sweep: LocatorResult | None, root: Pa
         and f"{WITHIN_FENCES}, {number(choice.fences.lower)} to {number(choice.fences.upper)}",
         "outside_fences": OUTSIDE_FENCES if choice.excluded else None,
         "remarks": remarks(result),
-        "chart": layer_chart(result, score, sweep),
-        "sweep": sweep and _sweep(sweep, choice.golden_layer),
+        "forecast": _forecast(result) if result.is_forecast or result.verified else None,
+        "chart": chart(result, score, sweep),
+        "sweep": sweep and _sweep(sweep, result),
         "headings": headings,
         "by_layer": by_layer,
+        "by_layer_caption": "Expected scores by layer, in points, with their 95% intervals"
+        if result.is_forecast
+        else "Scores by layer",
         "relations": found
         and {
             "headings": RELATION_HEADINGS,
@@ -75,17 +95,24 @@ def describe_layers(result: LocatorResult, sweep: LocatorResult | None, root: Pa
 def _numbers(result: LocatorResult, sweep: LocatorResult | None) -> tuple[list[str], list[list[str]]]:
     """Headings and rows of the table of all layers."""
     choice = result.choice
+    if result.is_forecast:
+        headings, rows = expected_table(result, whole=True)
+        if sweep is None:
+            return headings, rows
+        swept = [number(100 * score, 1) for score in sweep.choice.scores]
+        return [*headings, "sweep"], [[*row, score] for row, score in zip(rows, swept, strict=True)]
     signed = {"signed sum": result.signed_scores} if result.scope and result.aggregate != "sum" else {}
     columns = {
         "score": choice.scores,
         "standard error": choice.standard_errors,
         **signed,
         **{name.replace("_", " "): column for name, column in listed_means(result).items()},
+        **({"edits made": result.race.edited} if result.race is not None else {}),
         **({"sweep": sweep.choice.scores} if sweep else {}),
     }
     rows = [
         [
-            f"{layer}{' (golden)' * (layer == choice.golden_layer)}{' (outside)' * (layer in choice.excluded)}",
+            f"{layer}{' (golden)' * (layer == result.golden_layer)}{' (outside)' * (layer in choice.excluded)}",
             *(number(column[layer]) for column in columns.values()),
         ]
         for layer in range(len(choice.scores))
@@ -93,13 +120,31 @@ def _numbers(result: LocatorResult, sweep: LocatorResult | None) -> tuple[list[s
     return ["layer", *columns], rows
 
 
-def _sweep(sweep: LocatorResult, golden: int) -> dict[str, Any]:
-    scores, best = sweep.choice.scores, sweep.choice.golden_layer
+def _forecast(result: LocatorResult) -> dict[str, Any]:
+    """What stands where another locator's result says how often it was chosen."""
+    score = f"expected score {mean_curve(result)[1][result.golden_layer]:.1f}, " if result.is_forecast else ""
+    known = "not verified" if result.race is None else f"after {counted(result.race.edits, 'edit')}"
+    return {
+        "tile": score + known,
+        "full_verdict": full_verdict(result),
+        "verified": result.verified,
+        "way_out": VERIFY,
+        "golden_words": layers_in_words(golden_layers(result)).capitalize(),
+    }
+
+
+def _sweep(sweep: LocatorResult, result: LocatorResult) -> dict[str, Any]:
+    scores, best, golden = sweep.choice.scores, sweep.choice.golden_layer, result.golden_layer
+    best_score, golden_score = (
+        f"{100 * scores[layer]:.1f}" if result.is_forecast else f"{scores[layer]:.3f}" for layer in (best, golden)
+    )
     return {
         "data": sweep.data,
         "num_requests": sweep.num_requests,
         "best": best,
-        "best_score": f"{scores[best]:.3f}",
-        "golden_score": f"{scores[golden]:.3f}",
+        "best_score": best_score,
+        "golden_score": golden_score,
+        "golden": golden,
+        "is_golden": best == golden,
         "points": f"{100 * (scores[best] - scores[golden]):.1f}",
     }

@@ -53,7 +53,7 @@ class Scale:
         """About five round numbers."""
         rough = (self.high - self.low) / 5 or 1.0
         power = 10.0 ** math.floor(math.log10(rough))
-        step = next(step for step in (power, 2 * power, 5 * power, 10 * power) if step >= rough * 0.999)
+        step = next(step for step in (power, 2 * power, 5 * power, 10 * power) if step >= rough * 0.85)
         first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
         return [(self(step * n), f"{round(step * n, 12):.4g}", False) for n in range(first, last + 1)]
 
@@ -73,6 +73,14 @@ class Bar:
 
 
 @dataclass(frozen=True)
+class Mark:
+    """A point of its own: its kind, and its outline as an SVG path."""
+
+    kind: str
+    path: str
+
+
+@dataclass(frozen=True)
 class Line:
     """A curve: its parts between gaps, each a list of points."""
 
@@ -80,6 +88,8 @@ class Line:
     kind: str
     parts: list[list[tuple[float, float]]]
     right: bool = False
+    dotted: bool = True  # a dot at each of its points
+    mark: Mark | None = None  # in the legend, of points that go with it
 
 
 @dataclass(frozen=True)
@@ -94,6 +104,11 @@ class Chart:
     lines: list[Line] = field(default_factory=list)
     band: tuple[float, float] | None = None
     zero: float | None = None
+    golden: tuple[float, float, str] | None = None  # left edge, width, name
+    areas: list[Line] = field(default_factory=list)  # each part the outline of one
+    marks: list[Mark] = field(default_factory=list)
+    keys: list[tuple[str, str]] = field(default_factory=list)  # more of the legend: kind, words
+    mark_keys: list[tuple[Mark, str]] = field(default_factory=list)
     dots: list[float] = field(default_factory=list)
     hover: list[tuple[float, float, str]] = field(default_factory=list)  # left edge, width, text
     right_name: str = ""
@@ -109,8 +124,7 @@ class Chart:
 def layer_chart(result: LocatorResult, y_name: str, sweep: LocatorResult | None = None) -> Chart:
     """Scores of the layers as bars with their standard errors, and a sweep's as a curve with an axis of its own.
 
-    The axis ends where the scores within the fences do; what is longer is cut, with its number beside it. A sweep that is
-    itself the result is drawn as curves: its scores are accuracies, and a bar from zero would hide how they differ.
+    The axis ends where the scores within the fences do; what is longer is cut, with its number beside it.
 
     Args:
         result: Scores of the layers, and the choice.
@@ -120,43 +134,32 @@ def layer_chart(result: LocatorResult, y_name: str, sweep: LocatorResult | None 
     choice = result.choice
     count = len(choice.scores)
     errors = [_finite(error) for error in choice.standard_errors]
-    curves = result.is_sweep
-    end = WIDTH - RIGHT - (SECOND_AXIS if sweep is not None and not curves else 0)
-    slot = (end - LEFT) / count
-    centres = [round(LEFT + slot * (layer + 0.5), 2) for layer in range(count)]
+    end = WIDTH - RIGHT - (SECOND_AXIS if sweep is not None else 0)
+    slot, centres = layer_places(count, end)
     kept = [layer for layer in range(count) if layer not in choice.excluded]
     fences = [choice.fences.lower, choice.fences.upper] if choice.fences else []
     values = [choice.scores[k] + side * errors[k] for k in kept for side in (-1, 1)]
-    if curves:
-        values += [v for mean in result.means.values() for v in mean if math.isfinite(v)]
-    scale = _vertical([*values, *fences], zero=not curves)
-    bars, lines = [], []
-    if curves:
-        named = {"mean of these": choice.scores, **result.means}
-        lines = [Line(n, f"c{i}", _parts(centres, column, scale)) for i, (n, column) in enumerate(named.items())]
-    else:
-        bars = [_bar(layer, result, centres[layer], 0.72 * slot, scale, errors[layer]) for layer in range(count)]
+    scale = _vertical([*values, *fences], zero=True)
+    bars = [_bar(layer, result, centres[layer], 0.72 * slot, scale, errors[layer]) for layer in range(count)]
+    lines: list[Line] = []
     right_name, right_ticks = "", []
-    if sweep is not None and not curves:
+    if sweep is not None:
         found = sweep.choice.scores
         right = _vertical(found, zero=False)
         lines.append(
-            Line("sweep: mean of rewrite, rephrase and locality", "c1", _parts(centres, found, right), right=True)
+            Line("sweep: mean of rewrite, rephrase and locality", "c1", line_parts(centres, found, right), right=True)
         )
         right_name, right_ticks = "sweep: accuracy after an edit there", right.ticks()
-    step = max(1, math.ceil(count / 24))
-    golden = choice.golden_layer
-    named_layers = [k for k in range(0, count, step) if k == golden or abs(k - golden) >= step] + [golden]
     return Chart(
         x_name=LAYER_AXIS,
         y_name=y_name,
-        x_ticks=[(centres[k], str(k), k == golden) for k in sorted(set(named_layers))],
+        x_ticks=layer_ticks(centres, result.golden_layer),
         y_ticks=scale.ticks(),
         bars=bars,
         lines=lines,
         band=(scale(fences[1]), scale(fences[0])) if fences else None,
         zero=scale(0) if scale.low <= 0 <= scale.high else None,
-        dots=[centres[k] for k in choice.confidence_set],
+        dots=[] if result.verified else [centres[k] for k in choice.confidence_set],
         hover=[
             (round(centres[k] - slot / 2, 2), round(slot, 2), _said_of(k, result, errors[k], sweep))
             for k in range(count)
@@ -184,7 +187,7 @@ def drift_chart(edits: Sequence[int], columns: Mapping[str, Sequence[float]]) ->
         y_name="token accuracy of the facts edited so far",
         x_ticks=[(place, str(number), False) for place, number in zip(places, edits, strict=True)],
         y_ticks=scale.ticks(),
-        lines=[Line(n, f"c{i}", _parts(places, column, scale)) for i, (n, column) in enumerate(columns.items())],
+        lines=[Line(n, f"c{i}", line_parts(places, column, scale)) for i, (n, column) in enumerate(columns.items())],
         hover=[
             (
                 round(edges[i], 2),
@@ -203,7 +206,7 @@ def _bar(layer: int, result: LocatorResult, centre: float, width: float, scale: 
     cut = not scale.low <= score <= scale.high
     kind = (
         "golden"
-        if layer == choice.golden_layer
+        if layer == result.golden_layer
         else "out"
         if layer in choice.excluded
         else "alternative"
@@ -224,11 +227,9 @@ def _bar(layer: int, result: LocatorResult, centre: float, width: float, scale: 
 
 def _said_of(layer: int, result: LocatorResult, error: float, sweep: LocatorResult | None) -> str:
     choice = result.choice
-    role = " (golden)" if layer == choice.golden_layer else " (outside the fences)" if layer in choice.excluded else ""
+    role = " (golden)" if layer == result.golden_layer else " (outside the fences)" if layer in choice.excluded else ""
     said = f"Layer {layer}{role}: {choice.scores[layer]:.4g}" + (f" ± {error:.2g}" if error else "")
-    if result.is_sweep:
-        said += "".join(f", {name} {_short(column[layer])}" for name, column in result.means.items())
-    elif sweep is not None:
+    if sweep is not None:
         said += f"; sweep {sweep.choice.scores[layer]:.3f}"
     return said
 
@@ -240,7 +241,26 @@ def _vertical(values: Sequence[float], zero: bool) -> Scale:
     return Scale(low - margin * (low < 0 or not zero), high + margin, HEIGHT - BOTTOM, TOP)
 
 
-def _parts(places: Sequence[float], column: Sequence[float], scale: Scale) -> list[list[tuple[float, float]]]:
+def layer_places(count: int, end: float) -> tuple[float, list[float]]:
+    """Width of a layer in pixels, and the centres of all of them.
+
+    Args:
+        count: How many layers there are.
+        end: Right end of the axis.
+    """
+    slot = (end - LEFT) / count
+    return slot, [round(LEFT + slot * (layer + 0.5), 2) for layer in range(count)]
+
+
+def layer_ticks(centres: Sequence[float], golden: int) -> list[Tick]:
+    """At most about 24 layers by number, the golden one among them, which stands out."""
+    step = max(1, math.ceil(len(centres) / 24))
+    named = [k for k in range(0, len(centres), step) if k == golden or abs(k - golden) >= step] + [golden]
+    return [(centres[k], str(k), k == golden) for k in sorted(set(named))]
+
+
+def line_parts(places: Sequence[float], column: Sequence[float], scale: Scale) -> list[list[tuple[float, float]]]:
+    """A curve's points, in parts between the numbers that are missing."""
     parts: list[list[tuple[float, float]]] = [[]]
     for place, value in zip(places, column, strict=True):
         if not math.isfinite(value):

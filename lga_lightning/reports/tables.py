@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from lga_lightning.locators.aggregation import RelationLayers
+from lga_lightning.reports.curves import mean_curve, mean_intervals, metric_curves
 from lga_lightning.results.attribution import LocatorResult
 from lga_lightning.results.validation_parts import DriftPoint
 
@@ -28,6 +29,47 @@ def number(value: float, decimals: int | None = None) -> str:
 def listed_means(result: LocatorResult) -> dict[str, list[float]]:
     """The columns of means that stand beside the scores; those of a heat map are drawn, not listed."""
     return {} if result.has_heat_map else result.means
+
+
+def expected_table(result: LocatorResult, whole: bool) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows, in the order of the layers, of what a forecast expects of edits, in points.
+
+    Args:
+        result: A forecast, before or after a race.
+        whole: With the intervals of every metric and the locator's other columns; otherwise what fits a terminal.
+    """
+    _, scores = mean_curve(result)
+    columns = {"layer": [f"{k}{' (golden)' * (k == result.golden_layer)}" for k in range(len(scores))]}
+    ends = mean_intervals(result)
+    if whole:
+        columns["expected score"] = _beside(scores, ends)
+    else:
+        columns |= {
+            "expected score": [number(v, 1) for v in scores],
+            "95% interval": [_interval(*pair) for pair in ends],
+        }
+    for curve in metric_curves(result):
+        ends = [*zip(curve.low, curve.high, strict=True)] if whole else []
+        columns[curve.name] = _beside(curve.values, ends)
+    if result.race is not None:
+        columns["edits made"] = list(map(str, result.race.edited))
+    if whole:
+        others = {name: column for name, column in result.means.items() if not name.startswith("expected_")}
+        columns |= {name.replace("_", " "): list(map(number, column)) for name, column in others.items()}
+    return [*columns], [list(row) for row in zip(*columns.values(), strict=True)]
+
+
+def _beside(values: Sequence[float], ends: Sequence[tuple[float, float]]) -> list[str]:
+    """Points, with the ends of their intervals where there are any."""
+    if not ends:
+        return [number(value, 1) for value in values]
+    pairs = zip(values, map(_interval, *zip(*ends, strict=True)), strict=True)
+    return [f"{number(value, 1)} ({interval})" if interval else number(value, 1) for value, interval in pairs]
+
+
+def _interval(low: float, high: float) -> str:
+    """Ends in whole points; "" where there is nothing between them."""
+    return f"{low:.0f}…{high:.0f}" if low < high else ""
 
 
 def relation_rows(found: RelationLayers) -> list[list[str]]:

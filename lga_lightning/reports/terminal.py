@@ -11,11 +11,13 @@ from rich.table import Table
 
 from lga_lightning.covariance.store import CovarianceKey
 from lga_lightning.locators.aggregation import RelationLayers
+from lga_lightning.reports.curves import ranking
 from lga_lightning.reports.figures import PICTURE_FILE
 from lga_lightning.reports.html import REPORT_FILE
 from lga_lightning.reports.tables import (
     RELATION_HEADINGS,
     drift_table,
+    expected_table,
     listed_means,
     metric_label,
     number,
@@ -23,11 +25,15 @@ from lga_lightning.reports.tables import (
 )
 from lga_lightning.reports.wording import (
     NOT_SETTLED,
+    VERIFY,
     confidence_in_words,
     confidence_set_in_words,
+    full_verdict,
+    golden_layers,
     how_to_read,
     layers_in_words,
     mode_in_words,
+    name_layers,
     relations_verdict,
     remarks,
     what_would_settle,
@@ -43,7 +49,7 @@ def make_console() -> Console:
 
 
 def print_attribution(result: LocatorResult, root: Path, top: int = 8, others: Sequence[str] = ()) -> None:
-    """Print the best layers and how sure the choice is.
+    """Print the best layers and how sure the choice is; of a forecast, whether edits have verified it.
 
     Args:
         result: Scores of the layers, and the choice.
@@ -52,13 +58,33 @@ def print_attribution(result: LocatorResult, root: Path, top: int = 8, others: S
         others: Names of more files that were left there.
     """
     choice, console = result.choice, make_console()
-    table = Table(
-        title=escape(f"{result.locator} on {result.model}, {result.num_requests} requests of {result.data}"),
-    )
+    title = f"{result.locator} on {result.model}, {result.num_requests} requests of {result.data}"
+    console.print(_expected_table(title, result, top) if result.is_forecast else _score_table(title, result, top))
+    for remark in remarks(result):
+        console.print(escape(remark))
+    if result.relations is not None:
+        _print_relations(console, result.relations, choice.golden_layer)
+    if result.is_forecast or result.verified:
+        layers = golden_layers(result)
+        golden = f"Golden layer{'s' * (len(layers) > 1)}: {name_layers(layers)}"
+        console.print(f"[bold]{golden}[/bold], {escape(full_verdict(result))}.")
+        if not result.verified:
+            console.print(VERIFY)
+    else:
+        sure = "; ".join(filter(None, (confidence_in_words(choice), confidence_set_in_words(choice))))
+        console.print(f"[bold]Golden layer: {choice.golden_layer}[/bold], {sure}.")
+        if not choice.settled:
+            console.print(f"[bold]{NOT_SETTLED}[/bold] {escape(what_would_settle(result))}")
+    names = [REPORT_FILE, ATTRIBUTION_FILE, PICTURE_FILE, *others]
+    print_plain(console, f"Files: {root}/{', '.join(names)}")
+
+
+def _score_table(title: str, result: LocatorResult, top: int) -> Table:
+    choice, table = result.choice, Table(title=escape(title))
     means = listed_means(result)
     for heading in ("layer", "score", "± standard error", *means):
         table.add_column(escape(heading.replace("_", " ")), justify="right")
-    for place, layer in enumerate(choice.ranking[:top]):
+    for place, layer in enumerate(ranking(result)[:top]):
         table.add_row(
             f"{layer} (golden)" if place == 0 else f"{layer} (outlier)" if layer in choice.excluded else str(layer),
             f"{choice.scores[layer]:.4g}",
@@ -66,17 +92,18 @@ def print_attribution(result: LocatorResult, root: Path, top: int = 8, others: S
             *(f"{column[layer]:.4g}" for column in means.values()),
             style="bold yellow" if place == 0 else None,
         )
-    console.print(table)
-    for remark in remarks(result):
-        console.print(escape(remark))
-    if result.relations is not None:
-        _print_relations(console, result.relations, choice.golden_layer)
-    sure = "; ".join(filter(None, (confidence_in_words(choice), confidence_set_in_words(choice))))
-    console.print(f"[bold]Golden layer: {choice.golden_layer}[/bold], {sure}.")
-    if not choice.settled:
-        console.print(f"[bold]{NOT_SETTLED}[/bold] {escape(what_would_settle(result))}")
-    names = [REPORT_FILE, ATTRIBUTION_FILE, PICTURE_FILE, *others]
-    print_plain(console, f"Files: {root}/{', '.join(names)}")
+    return table
+
+
+def _expected_table(title: str, result: LocatorResult, top: int) -> Table:
+    table = Table(title=escape(f"{title}, in points"))
+    headings, rows = expected_table(result, whole=False)
+    for heading in headings:  # broken so that 80 columns are enough
+        broken = heading.replace(" ", "\n").replace("generalisation", "generali-\nsation")
+        table.add_column(broken, justify="right", no_wrap=True)
+    for place, layer in enumerate(ranking(result)[:top]):
+        table.add_row(*rows[layer], style=None if place else "bold yellow")
+    return table
 
 
 def print_edits(result: ValidationResult) -> None:

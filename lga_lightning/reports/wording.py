@@ -2,26 +2,85 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from lga_lightning.locators.aggregation import RelationLayers
 from lga_lightning.locators.selection import Choice
 from lga_lightning.results.attribution import LocatorResult
+from lga_lightning.results.race import RaceResult
 from lga_lightning.results.validation import ValidationResult
 
 LAYER_AXIS = "layer (block of the model, shallowest first)"
 WITHIN_FENCES = "within the Tukey fences"
 OUTSIDE_FENCES = "outside the fences: left out"
 NOT_SETTLED = "The choice is not settled."
+VERIFY = "To verify it with a few real edits: `lga fit --verify`."
+FEW_REQUESTS = 30
+METRICS = {"rewrite": "efficacy", "rephrase": "generalisation", "locality": "locality"}
+"""What the parts of an edit's score are called where they are drawn and listed by layer."""
 
 
 def headline(result: LocatorResult) -> str:
     """The choice in one line."""
+    if result.is_forecast or result.verified:
+        return f"{layers_in_words(golden_layers(result)).capitalize()} of {result.model}: {verdict(result)}"
     return f"Layer {result.choice.golden_layer} is the golden layer of {result.model}"
+
+
+def golden_layers(result: LocatorResult) -> list[int]:
+    """The golden layer, or the blocks of the window that won a race."""
+    return result.race.layers if result.race is not None else [result.golden_layer]
+
+
+def verdict(result: LocatorResult) -> str:
+    """What is known of the golden layer of a forecast, or after a race: what it is expected to score, or what the edits say."""
+    race = result.race
+    if race is None:
+        score = 100 * result.choice.scores[result.golden_layer]
+        return f"expected score {score:.1f} (forecast from {counted(result.num_requests, 'request')}, not verified)"
+    return f"{_within(race)}{'' if race.settled else ' only'}, after {counted(race.edits, 'edit')}"
+
+
+def full_verdict(result: LocatorResult) -> str:
+    """The verdict; of a race that is not settled, with what would settle it."""
+    race = result.race
+    if race is None or race.settled:
+        return verdict(result)
+    if race.ended == "requests":
+        used = f"all {counted(race.requests, 'request')} are used up"
+        return f"{_within(race)} only: {used}; give more (--data.requests, --data.limit)"
+    budget = str(race.settings.get("budget") or race.edits)
+    if len(budget.split()) > 1:  # a time
+        return (
+            f"{_within(race)} only: the budget of {budget} is used up, after {counted(race.edits, 'edit')}; more: "
+            "--verify.budget 'N min'"
+        )
+    return f"{_within(race)} only: the budget of {budget} edits is used up; more: --verify.budget N"
+
+
+def basis_in_words(result: LocatorResult) -> str:
+    """What the choice rests on."""
+    scope = f" over {result.scope}" if result.scope not in (None, "value") else ""
+    said = f"{result.locator}{scope} on {counted(result.num_requests, 'request')} of {result.data}"
+    if result.race is not None:
+        return f"{said}, then {counted(result.race.edits, 'real edit')} of {result.race.requests} of them"
+    return f"{said}; {stability_in_words(result)}"
+
+
+def stability_in_words(result: LocatorResult) -> str:
+    """In which share of the resamples the choice is the same; of a forecast, that says how stable it is, not whether it is right."""
+    if result.is_forecast:
+        return f"the same layer in {result.choice.confidence:.0%} of the resamples of the requests"
+    return confidence_in_words(result.choice)
 
 
 def score_in_words(result: LocatorResult) -> str:
     """What the vertical axis shows."""
+    if result.is_forecast:
+        return "expected score of an edit there, in points"
+    if result.is_sweep:
+        return "score of an edit there, in points"
     if result.aggregate == "mean":
         return "score: mean over requests"
     statistic = result.settings.get("statistic", "dot" if result.scope else "scores")
@@ -61,8 +120,50 @@ def remarks(result: LocatorResult) -> list[str]:
         said.append(f"Scored in {result.seconds:.1f} s.")
     if result.stopped_early is not None:
         early = result.stopped_early
-        said.append(f"Ended early, after {early['after']} of {early['of']} requests: the choice was settled.")
+        why = (
+            f"the same layer in {early['confidence']:.0%} of the resamples"
+            if result.is_forecast
+            else "the choice was settled"
+        )
+        said.append(f"Ended early, after {early['after']} of {early['of']} requests: {why}.")
+    said += _remarks_on_forecast(result) if result.is_forecast else []
+    return said + (_remarks_on_race(result, result.race) if result.race is not None else [])
+
+
+def _remarks_on_forecast(result: LocatorResult) -> list[str]:
+    said = []
+    missing = [name for part, name in METRICS.items() if all(map(math.isnan, result.means[f"expected_{part}"]))]
+    if missing:
+        said.append(f"Not in the score, for the requests have no prompts for it: {', '.join(missing)}.")
+    if result.num_requests < FEW_REQUESTS:
+        said.append(
+            f"Few requests: {result.num_requests} counted, so the expected scores are rough. Give {FEW_REQUESTS} or more if you can "
+            "(--data.requests, --data.limit)."
+        )
+    if not result.verified:
+        stable = _stability(result)
+        said.append(f"{stable[0].upper()}{stable[1:]}.")
     return said
+
+
+def _remarks_on_race(result: LocatorResult, race: RaceResult) -> list[str]:
+    took = "" if race.seconds is None else f", in {race.seconds:.1f} s"
+    alone = "The forecast" if result.is_forecast else result.locator
+    return [
+        f"{alone} alone named layer {result.choice.golden_layer}: {_stability(result)}.",
+        f"The race made {counted(race.edits, 'edit')} of {counted(race.requests, 'request')}{took}.",
+    ]
+
+
+def _stability(result: LocatorResult) -> str:
+    return "; ".join(filter(None, (stability_in_words(result), confidence_set_in_words(result.choice))))
+
+
+def _within(race: RaceResult) -> str:
+    """How close to the best with which probability: rounded down, and never to certainty, for it comes from draws."""
+    points = f"{race.tolerance:.1f} point{'s' * (race.tolerance > 1)}"
+    what = "window" if len(race.layers) > 1 else "layer"
+    return f"within {points} of the best {what} with {min(99, math.floor(100 * race.confidence + 1e-9))}%"
 
 
 def skipped_in_words(result: LocatorResult | ValidationResult) -> list[str]:
@@ -112,6 +213,16 @@ def how_to_read(result: ValidationResult) -> str:
     else:
         flatters = "All of it is teacher-forced, which flatters: the model was not asked for its own words."
     return f"Under each mean its 95% interval over requests. {flatters}"
+
+
+def counted(count: int, noun: str) -> str:
+    """A number of things.
+
+    Example:
+        >>> counted(1, "edit"), counted(210, "edit")
+        ('1 edit', '210 edits')
+    """
+    return f"{count} {noun}{'s' * (count != 1)}"
 
 
 def layers_in_words(layers: Sequence[int]) -> str:

@@ -15,10 +15,11 @@ from lga_lightning.exceptions import DataError, LayerError
 from lga_lightning.locators.aggregation import RelationLayers, requests_to_settle
 from lga_lightning.locators.base import LayerLocator
 from lga_lightning.locators.causal_tracing import GROUPS, KINDS
-from lga_lightning.locators.layer_sweep import LayerSweep
+from lga_lightning.locators.layer_sweep import PARTS
 from lga_lightning.locators.score_requests import SKIPPED
 from lga_lightning.locators.selection import Choice, Fences
 from lga_lightning.results.files import SCHEMA, ResultFile, numbers, take, take_fields
+from lga_lightning.results.race import RaceResult
 from lga_lightning.results.versions import versions
 from lga_lightning.utils.io import write_json
 
@@ -59,6 +60,7 @@ class LocatorResult:
         relations: A layer for each relation, where the data has relations.
         seconds: How long the scores took; None where nobody looked.
         neighbours: How many layers on either side shared their evidence.
+        race: What a race of real edits made of it; None where there was none.
     """
 
     model: str
@@ -79,6 +81,7 @@ class LocatorResult:
     relations: RelationLayers | None = None
     seconds: float | None = None
     neighbours: int = 0
+    race: RaceResult | None = None
 
     @classmethod
     def from_scores(
@@ -153,18 +156,32 @@ class LocatorResult:
 
     @property
     def golden_layer(self) -> int:
-        """Index of the golden layer."""
-        return self.choice.golden_layer
+        """Index of the golden layer: the race's winner (of a window, its last block) where there was a race."""
+        return self.choice.golden_layer if self.race is None else self.race.layer
 
     @property
     def confidence(self) -> float:
-        """Share of bootstrap resamples of the requests that choose the golden layer."""
-        return self.choice.confidence
+        """How sure the golden layer is, from 0 to 1; of one of two things.
+
+        After a race, the probability that it is within the race's tolerance of the best of all layers. Without one, the share of
+        bootstrap resamples of the requests that choose it: how stable the choice is, which does not say whether it is right.
+        """
+        return self.choice.confidence if self.race is None else self.race.confidence
 
     @property
     def is_sweep(self) -> bool:
-        """Whether the scores are what edits scored at each layer: the evidence is that of a :class:`LayerSweep`."""
-        return set(LayerSweep.columns[1:]) <= set(self.means)
+        """Whether the scores are what edits scored at each layer: the evidence is that of a :class:`~lga_lightning.LayerSweep`."""
+        return set(PARTS) <= set(self.means)
+
+    @property
+    def is_forecast(self) -> bool:
+        """Whether the scores are what edits are expected to score at each layer: ``expected_rewrite`` and so on are in the means."""
+        return {f"expected_{part}" for part in PARTS} <= set(self.means)
+
+    @property
+    def verified(self) -> bool:
+        """Whether real edits had the last word."""
+        return self.race is not None
 
     @property
     def has_heat_map(self) -> bool:
@@ -192,11 +209,12 @@ class LocatorResult:
             choice = take_fields(Choice, content, known=content)
             choice["fences"] = choice["fences"] and Fences(**take_fields(Fences, choice["fences"]))
             choice["standard_errors"] = numbers(choice["standard_errors"])
-            found = take_fields(cls, content, optional=("choice", "means"), known=(*of_choice, *columns))
+            found = take_fields(cls, content, optional=("choice", "means", "race"), known=(*of_choice, *columns))
             found["half_widths"] = {name: numbers(column) for name, column in found["half_widths"].items()}
             found["relations"] = found["relations"] and RelationLayers(
                 **take_fields(RelationLayers, found["relations"])
             )
+            found["race"] = None if found.get("race") is None else RaceResult.from_json(found["race"])
             means = {name: numbers(take(content, name)) for name in columns}
             return cls(**found, choice=Choice(**choice), means=means)
 

@@ -127,7 +127,7 @@ class LayerSpec:
         """
         if self.result is not None:
             window = editor.window if editor is not None else 1
-            layers = golden_window(self.result.choice, window)
+            layers = _golden_layers(self.result, editor, window)
             source = f"golden {'layer' if window == 1 else 'window'} of {self.source}"
         elif self.given:
             layers, source = list(self.given), "given"
@@ -142,6 +142,17 @@ class LayerSpec:
         else:
             raise RuntimeError(f"The layer {self.word!r} stands for a file. Call find() before layers_for().")
         return ascending(llm, layers), source
+
+
+def _golden_layers(result: LocatorResult, editor: EditMethod | None, window: int) -> list[int]:
+    """The window that a forecast, a sweep or a race is about, which ends at its layer; else the one of the best scores around it."""
+    golden, race = result.golden_layer, result.race
+    if editor is not None:
+        ending = editor.window_at(golden)
+        about = result.settings.get("editor", {}) if result.is_forecast or result.is_sweep else {}
+        if (race is not None and race.layers == ending) or (race is None and about.get("name") == editor.name):
+            return ending
+    return golden_window(replace(result.choice, golden_layer=golden), window)
 
 
 def golden_window(choice: Choice, window: int) -> list[int]:

@@ -33,8 +33,8 @@ def out_projection(block: torch.nn.Module) -> torch.nn.Module:
     return found
 
 
-def reference(model: PreTrainedModel, tokenizer, request, scope: str) -> Tensor:
-    """[4, L] dot, cosine and norms, from materialised gradients of one request at a time."""
+def reference(model: PreTrainedModel, tokenizer, request, scope: str, whole: bool = False) -> Tensor:
+    """[4, L] dot, cosine and norms, from materialised gradients of one request at a time; of the loss over the whole text."""
     gradients = []
     moves = [torch.zeros(model.config.hidden_size, dtype=model.dtype, requires_grad=True) for _ in blocks(model)]
     spans = tokenizer(request.prompt, return_offsets_mapping=True)["offset_mapping"]
@@ -53,8 +53,10 @@ def reference(model: PreTrainedModel, tokenizer, request, scope: str) -> Tensor:
     for answer in (request.target_old, request.target_new):
         prompt = tokenizer(request.prompt)["input_ids"]
         target = tokenizer(" " + answer, add_special_tokens=False)["input_ids"]
-        logits = model(torch.tensor([prompt + target])).logits[0, len(prompt) - 1 : -1]
-        loss = torch.nn.functional.cross_entropy(logits, torch.tensor(target))
+        ids = torch.tensor([prompt + target])
+        logits = model(ids).logits[0, :-1]
+        asked = slice(0 if whole else len(prompt) - 1, None)
+        loss = torch.nn.functional.cross_entropy(logits[asked], ids[0, 1:][asked])
         per_block = []
         for block, move in zip(blocks(model), moves, strict=True):
             leaves = [move] if scope == "value" else block_parameters(block, scope)

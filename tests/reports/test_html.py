@@ -25,11 +25,12 @@ from lga_lightning.modules.datamodule import EditDataModule
 from lga_lightning.reports.examples import read_examples
 from lga_lightning.reports.html import render_report, write_report
 from lga_lightning.reports.svg import drift_chart, layer_chart
+from lga_lightning.reports.svg_curves import curve_chart
 from lga_lightning.results.attribution import LocatorResult
 from lga_lightning.results.validation import write_results
 from lga_lightning.results.validation_parts import DriftPoint
 from tests.helpers.data import rows, write_rows
-from tests.helpers.results import locator_result, sweep_result, validation
+from tests.helpers.results import forecast_result, likely_parts, locator_result, race_result, sweep_result, validation
 from tests.helpers.runs import module, trainer
 
 EVIL = "<script>alert('x')</script> & \"Co\" <b"
@@ -270,15 +271,110 @@ def test_examples_come_from_all_over_the_data_and_are_cut(tmp_path):
     "scores",
     [torch.randn(20, 30), torch.randn(1, 4), torch.zeros(3, 5), torch.rand(9, 1), -torch.rand(5, 96) * 1e-9 - 1e-9],
 )
-@pytest.mark.parametrize("make", [locator_result, sweep_result])
-def test_charts_of_results_at_the_edge(scores, make):
-    chart = layer_chart(make(scores), "score")
-    assert bool(chart.bars) is (make is locator_result)
-    places = [place for line in chart.lines for part in line.parts for point in part for place in point]
+@pytest.mark.parametrize(("make", "draw"), [(locator_result, layer_chart), (sweep_result, curve_chart)])
+def test_charts_of_results_at_the_edge(scores, make, draw):
+    chart = draw(make(scores), "score")
+    assert len(chart.bars) == (scores.shape[1] if make is locator_result else 0)
+    shapes = [*chart.lines, *chart.areas]
+    assert len(shapes) == (0 if make is locator_result else 7)
+    places = [place for line in shapes for part in line.parts for point in part for place in point]
     places += [place for bar in chart.bars for place in (bar.x, bar.y, bar.width, bar.height, *(bar.whisker or ()))]
     assert all(0 <= place <= chart.width for place in places)
     assert len(chart.hover) == scores.shape[1]
     assert 2 <= len(chart.y_ticks) <= 12
+
+
+def forecast_folder(root: Path, edited: list[int] | None = None, **changes: object) -> LocatorResult:
+    """A folder with a forecast, and its race where edits are given."""
+    facts = {"model": "tiny <model>", "data": EVIL, **changes}
+    if edited:
+        facts["race"] = race_result(
+            5, edited, settled=False, ended="budget", confidence=0.8129, settings={"budget": EVIL}
+        )
+    found = forecast_result(likely_parts(40, LAYERS), **facts)
+    found.save(root / "attribution.json")
+    return found
+
+
+def test_a_forecast_says_that_it_is_not_verified(tmp_path):
+    found = forecast_folder(tmp_path)
+    page = render_report(tmp_path)
+    words = Page(page).words
+    golden, choice = found.golden_layer, found.choice
+    score = f"expected score {100 * choice.scores[golden]:.1f}"
+    for expected in (
+        f"Layer {golden} of tiny <model>: {score} (forecast from 40 requests, not verified)",
+        f"golden layer {golden} {score}, not verified",
+        "To verify it with a few real edits: lga fit --verify .",
+        f"The same layer in {choice.confidence:.0%} of the resamples of the requests",
+        "expected efficacy expected generalisation expected locality expected score 95% interval",
+        "Expected scores by layer, in points, with their 95% intervals layer expected score efficacy generalisation locality reach",
+    ):
+        assert expected in words, expected
+    for word in ("settled", "chosen in", "sure", "real edits ("):
+        assert word not in words, word
+    mean, half = (100 * column["expected_rewrite"][0] for column in (found.means, found.half_widths))
+    assert f"{mean:.1f} ({mean - half:.0f}…{mean + half:.0f})" in words
+    assert f", expected efficacy {mean:.1f}, expected generalisation" in page  # when one points at the layer
+    assert page.count('class="area ') == 3
+    assert page.count('<polyline class="curve ') == 4
+    assert 'class="mark ' not in page
+    assert "script" not in Page(page).tags
+
+
+def test_a_race_and_a_sweep_are_points_over_the_forecast(tmp_path):
+    edited = [0, 2, 0, 4, 8, 12, 8, 0, 0, 0, 0, 0]
+    found = forecast_folder(tmp_path, edited)
+    page = render_report(tmp_path)
+    words = Page(page).words
+    for expected in (
+        "Layer 5 of tiny <model>: within 1.0 point of the best layer with 81% only, after 34 edits",
+        f"Layer 5 : within 1.0 point of the best layer with 81% only: the budget of {EVIL} is used up, after 34 edits; more: "
+        "--verify.budget 'N min'.",
+        f"The forecast alone named layer {found.choice.golden_layer}: the same layer in",
+        "The race made 34 edits of 12 requests, in 61.2 s.",
+        "real edits (larger: more, up to 12)",
+        "locality edits made reach",
+    ):
+        assert expected in words, expected
+    assert "confidence set" not in words
+    assert "script" not in Page(page).tags
+    marks = page.split("</svg>")[0].count
+    assert (marks(' real" d='), marks(' hollow" d=')) == (3 * 5, 0)
+    assert f"; 12 real edits: efficacy {100 * found.race.parts['rewrite'][5]:.1f}, generalisation" in page
+    assert page.count(" real edits: efficacy") == 5
+    (tmp_path / "sweep").mkdir()
+    sweep = sweep_result(torch.rand(6, LAYERS), model="tiny <model>", data="sweepset")
+    sweep.save(tmp_path / "sweep" / "attribution.json")
+    page = render_report(tmp_path)
+    marks = page.split("</svg>")[0].count
+    assert (marks(' real" d='), marks(' hollow" d=')) == (3 * 5, 3 * LAYERS)
+    best, own = (100 * sweep.choice.scores[layer] for layer in (sweep.golden_layer, 5))
+    words = Page(page).words
+    assert f"Its best layer is {sweep.golden_layer} ({best:.1f})" in words
+    assert f"the golden layer 5 has {own:.1f} in it, {best - own:.1f} points less" in words
+
+
+def test_a_metric_without_prompts_is_not_drawn():
+    parts = likely_parts(9, LAYERS)
+    parts[:, 1] = torch.nan
+    chart = curve_chart(forecast_result(parts, race=race_result(2, [0, 0, 3] + [0] * 9)), "score")
+    assert [line.name for line in chart.lines] == [
+        "expected efficacy",
+        "expected locality",
+        "expected score after the race",
+    ]
+    assert [len(area.parts) for area in chart.areas] == [1, 1]
+    assert len(chart.marks) == 2
+    assert "nan" not in json.dumps([area.parts for area in chart.areas]).lower()
+
+
+def test_edits_elsewhere_than_where_the_race_ended_are_named(tmp_path):
+    forecast_folder(tmp_path, [0, 0, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0])
+    for layer, said in ((5, False), (4, True)):
+        validation(OUTCOMES, model_name="tiny <model>", layers=[layer]).save(tmp_path / "validation.json")
+        words = Page(render_report(tmp_path)).words
+        assert ("not at the golden layer 5" in words) is said
 
 
 def test_drift_has_a_gap_where_there_is_no_number():
@@ -324,6 +420,7 @@ window.onload = () => {{
     overflow: page.documentElement.scrollWidth - page.documentElement.clientWidth,
     charts: [...page.querySelectorAll("svg.chart")].map(box),
     bars: [...page.querySelectorAll("rect.bar")].map(box),
+    marks: [...page.querySelectorAll("svg.chart path.mark, svg.chart polygon.area")].map(box),
     heading: page.querySelector("h1").textContent,
     scripts: page.querySelectorAll("script").length,
   }});
@@ -333,8 +430,12 @@ window.onload = () => {{
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome on PATH")
 @pytest.mark.parametrize("width", [360, 1100])
-def test_in_a_browser(width, tmp_path):
-    write_report(fill(tmp_path / "run"))
+@pytest.mark.parametrize("forecast", [False, True], ids=["bars", "curves"])
+def test_in_a_browser(width, forecast, tmp_path):
+    fill(tmp_path / "run")
+    if forecast:
+        forecast_folder(tmp_path / "run", [1] * LAYERS)
+    write_report(tmp_path / "run")
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     (tmp_path / "look.html").write_text(LOOK.format(width=width, page=html.escape(page)), encoding="utf-8")
 
@@ -356,8 +457,10 @@ def test_in_a_browser(width, tmp_path):
     assert seen["overflow"] == 0  # wide tables scroll by themselves, not the page
     assert len(seen["charts"]) == 2
     assert all(side > 200 for chart in seen["charts"] for side in chart)
-    assert len(seen["bars"]) == LAYERS
-    assert sum(height > 1 for _, height in seen["bars"]) > LAYERS / 2
+    assert len(seen["bars"]) == (0 if forecast else LAYERS)
+    assert sum(height > 1 for _, height in seen["bars"]) >= len(seen["bars"]) / 2
+    assert len(seen["marks"]) == (3 + 2 * 3 * LAYERS if forecast else 0)  # bands, edits of the race and of the sweep
+    assert all(side > 3 for mark in seen["marks"] for side in mark)
     assert seen["heading"].startswith("Layer")
     assert seen["scripts"] == 0
     browse(

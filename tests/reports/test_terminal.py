@@ -14,7 +14,7 @@ from lga_lightning.reports.figures import draw_layers
 from lga_lightning.reports.heatmap import draw_heat_map
 from lga_lightning.reports.terminal import print_attribution, print_edits, print_places, print_written
 from lga_lightning.results.attribution import LocatorResult, means_by_layer
-from tests.helpers.results import locator_result, validation
+from tests.helpers.results import forecast_result, likely_parts, locator_result, race_result, validation
 
 
 @pytest.mark.parametrize(
@@ -82,6 +82,96 @@ def test_says_when_the_signed_sum_misleads(tmp_path, capsys):
     for aggregate, said in (("sum", True), ("absolute", False)):
         print_attribution(locator_result(scores if said else -scores, aggregate), tmp_path)
         assert ("Every score is negative" in capsys.readouterr().out) is said
+
+
+def printed(result: LocatorResult, root, capsys) -> str:
+    print_attribution(result, root)
+    return " ".join(capsys.readouterr().out.split())
+
+
+def test_a_forecast_is_not_verified(tmp_path, capsys):
+    result = forecast_result(likely_parts(48, 18))
+    said = printed(result, tmp_path, capsys)
+    score = f"{100 * result.choice.scores[result.golden_layer]:.1f}"
+    assert (
+        f"Golden layer: {result.golden_layer}, expected score {score} (forecast from 48 requests, not verified). "
+        "To verify it with a few real edits: `lga fit --verify`. Files:"
+    ) in said
+    assert f"The same layer in {result.choice.confidence:.0%} of the resamples of the requests; 90% of them" in said
+    for word in ("settled", "chosen in", "sure", "Few requests", "nan"):
+        assert word not in said
+    assert "Few requests: 29 counted" in printed(forecast_result(likely_parts(29, 18)), tmp_path, capsys)
+    assert "Few requests" not in printed(forecast_result(likely_parts(30, 18)), tmp_path, capsys)
+
+
+def test_a_forecast_that_was_stopped_early_is_not_settled_either(tmp_path, capsys):
+    early = {"after": 40, "of": 90, "confidence": 0.95}
+    said = printed(forecast_result(likely_parts(40, 6), stopped_early=early), tmp_path, capsys)
+    assert "Ended early, after 40 of 90 requests: the same layer in 95% of the resamples." in said
+    assert "settled" not in said
+
+
+def test_a_forecast_without_rephrases_has_no_column_for_them(tmp_path, capsys):
+    parts = likely_parts(40, 6)
+    assert "sation ┃" in printed(forecast_result(parts), tmp_path, capsys)
+    parts[:, 1] = torch.nan
+    said = printed(forecast_result(parts), tmp_path, capsys)
+    assert "sation ┃" not in said
+    assert "Not in the score, for the requests have no prompts for it: generalisation." in said
+    assert "n/a" not in said
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, "Golden layer: 3, within 1.0 point of the best layer with 96%, after 24 edits. Files:"),
+        ({"confidence": 1.0, "tolerance": 2.0}, "within 2.0 points of the best layer with 99%, after 24 edits."),
+        (
+            {"settled": False, "ended": "budget", "confidence": 0.8199},
+            "within 1.0 point of the best layer with 81% only: the budget of 24 edits is used up; more: --verify.budget N.",
+        ),
+        (
+            {"settled": False, "ended": "budget", "settings": {"budget": 30}},
+            "only: the budget of 30 edits is used up; more: --verify.budget N.",
+        ),
+        (
+            {"settled": False, "ended": "budget", "settings": {"budget": "5 min"}},
+            "only: the budget of 5 min is used up, after 24 edits; more: --verify.budget 'N min'.",
+        ),
+        (
+            {"settled": False, "ended": "requests"},
+            "only: all 12 requests are used up; give more (--data.requests, --data.limit).",
+        ),
+        ({"layers": [1, 2, 3]}, "Golden layers: 1-3, within 1.0 point of the best window with 96%, after 24 edits."),
+    ],
+)
+def test_a_race_says_how_sure_the_layer_is(changes, expected, tmp_path, capsys):
+    race = race_result(3, [0, 4, 8, 12, 0, 0], **changes)
+    forecast, other = (
+        make(likely_parts(40, 6)) for make in (forecast_result, lambda parts: locator_result(parts[:, 0]))
+    )
+    for result, alone in ((forecast, "The forecast alone named"), (other, "LGA alone named")):
+        said = printed(replace(result, race=race), tmp_path, capsys)
+        assert expected in said
+        assert f"{alone} layer {result.choice.golden_layer}: " in said
+        assert "The race made 24 edits of 12 requests, in 61.2 s." in said
+        assert "3 (golden)" in said
+        assert "not verified" not in said
+        assert "not settled" not in said
+
+
+def test_the_table_of_a_forecast_fits_a_terminal(tmp_path, capsys):
+    scores, intervals = [50.0] * 13 + [60.0], [(47.0, 53.0)] * 14
+    race = race_result(11, [0] * 8 + [4, 8, 12, 100, 8, 0], scores=scores, intervals=intervals)
+    print_attribution(forecast_result(likely_parts(40, 14), race=race), tmp_path)
+    lines = capsys.readouterr().out.splitlines()
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if line.startswith("│")]
+    assert len(rows) == 8  # a line a layer
+    assert [row[0] for row in rows[:2]] == ["11 (golden)", "13"]  # the winner, then by score after the race
+    assert rows[0][1:3] == ["50.0", "47…53"]
+    assert rows[0][-1] == "100"  # edits made
+    assert not any("…" in line for line in lines if line.startswith("┃"))  # no heading is cut
+    assert max(map(len, lines[1:16])) <= 80
 
 
 MARKUP = "[/red] [bold]x[/bold] :smile: \\[y]"

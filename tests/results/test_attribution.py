@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -15,10 +16,10 @@ from lga_lightning.locators.aggregation import RelationLayers
 from lga_lightning.locators.selection import choose
 from lga_lightning.results.attribution import LocatorResult, means_by_layer
 from tests.helpers.models import requests
-from tests.helpers.results import locator_result, sweep_result
+from tests.helpers.results import forecast_result, likely_parts, locator_result, race_result, sweep_result
 
 FIELDS = """schema model data locator scope aggregate num_requests num_skipped settings half_widths requests_to_settle
-stopped_early relations seconds neighbours scores standard_errors signed_scores cosine fences excluded ranking golden_layer
+stopped_early relations seconds neighbours race scores standard_errors signed_scores cosine fences excluded ranking golden_layer
 confidence confidence_set versions"""
 
 
@@ -29,6 +30,8 @@ def test_the_file_round_trips(tmp_path):
         locator_result(scores),
         locator_result(scores, relations=relations, stopped_early={"after": 7, "of": 9, "confidence": 0.9}),
         locator_result(scores, means={}, half_widths={}),
+        forecast_result(likely_parts(7, 6)),
+        locator_result(scores, race=race_result(2, [1] * 6, layers=[0, 1, 2], ended="budget", settled=False)),
     ):
         result.save(tmp_path / "attribution.json")
         assert LocatorResult.load(tmp_path / "attribution.json") == result
@@ -46,7 +49,27 @@ def test_numbers_that_are_none_come_back_as_nan(tmp_path):
     assert all(map(math.isnan, found.choice.standard_errors))
 
 
-@pytest.mark.parametrize("name", FIELDS.split()[1:])
+def test_a_race_comes_back_with_its_gaps(tmp_path):
+    race = race_result(4, [0, 2, 0, 0, 9, 4], seconds=None)
+    forecast_result(likely_parts(9, 6), race=race).save(tmp_path / "attribution.json")
+    found = LocatorResult.load(tmp_path / "attribution.json").race
+    for part, column in race.parts.items():
+        assert found.parts[part] == pytest.approx(column, abs=0, nan_ok=True)
+        assert [*map(math.isnan, found.parts[part])] == [True, False, True, True, False, False]
+    assert replace(found, parts=race.parts) == race
+
+
+def test_a_file_of_before_has_no_race(tmp_path):
+    path = tmp_path / "attribution.json"
+    result = locator_result(torch.randn(7, 6))
+    result.save(path)
+    content = json.loads(path.read_text())
+    del content["race"]
+    path.write_text(json.dumps(content))
+    assert LocatorResult.load(path) == result
+
+
+@pytest.mark.parametrize("name", [name for name in FIELDS.split()[1:] if name != "race"])
 def test_a_field_that_is_missing_is_named(name, tmp_path):
     path = tmp_path / "attribution.json"
     locator_result(torch.randn(7, 6)).save(path)
@@ -65,6 +88,10 @@ def test_a_field_that_is_missing_is_named(name, tmp_path):
         ({"fences": {"lower": 0.0, "upper": 1.0, "kapa": 1.0}}, "unknown field 'kapa'"),
         ({"fences": 3}, "has 3 where an object with the fields of Fences should be"),
         ({"half_widths": 3}, "a field holds what it should not"),
+        ({"race": 3}, "has 3 where an object with the fields of RaceResult should be"),
+        ({"race": {}}, "lacks the field 'layers'"),
+        ({"race": {**asdict(race_result(1, [0, 2])), "speed": 1}}, "unknown field 'speed'"),
+        ({"race": {**asdict(race_result(1, [0, 2])), "intervals": [[1.0]]}}, "a field holds what it should not"),
     ],
 )
 def test_fields_that_nobody_knows_are_refused(change, said, tmp_path):
@@ -137,6 +164,17 @@ def test_what_a_result_is_shows_in_its_evidence(llama):
     ):
         result = build(locator, torch.rand(3, len(locator.columns), 4), [0] * 3, llama)
         assert (result.is_sweep, result.has_heat_map) == (is_sweep, has_heat_map)
+
+
+def test_a_race_has_the_last_word():
+    forecast = forecast_result(likely_parts(20, 6))
+    assert (forecast.is_forecast, forecast.is_sweep, forecast.verified) == (True, False, False)
+    assert not sweep_result(torch.rand(3, 4)).is_forecast
+    assert not locator_result(torch.rand(3, 4)).is_forecast
+    assert (forecast.golden_layer, forecast.confidence) == (forecast.choice.golden_layer, forecast.choice.confidence)
+    other = (forecast.golden_layer + 1) % 6
+    raced = replace(forecast, race=race_result(other, [3] * 6, confidence=0.8125))
+    assert (raced.golden_layer, raced.confidence, raced.verified) == (other, 0.8125, True)
 
 
 def test_without_fences(tmp_path):

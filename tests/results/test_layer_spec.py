@@ -8,7 +8,7 @@ import torch
 from lga_lightning.editing import MEMIT, RROME
 from lga_lightning.exceptions import LayerError
 from lga_lightning.results.layer_spec import LayerSpec, golden_window
-from tests.helpers.results import locator_result
+from tests.helpers.results import locator_result, race_result
 
 SCORES = torch.tensor([[1.0, 2.0, 9.0, 8.0], [1.0, 2.5, 9.0, 8.5]])
 
@@ -72,6 +72,23 @@ def test_golden_is_the_layer_or_the_window_that_the_method_wants(llama, tmp_path
     spec = LayerSpec.of(result, "this run")
     assert spec.find(tmp_path / "nowhere", "another") is spec
     assert spec.layers_for(RROME(), llama) == ([golden], "golden layer of this run")
+
+
+@pytest.mark.parametrize(
+    ("won", "alone", "three"),
+    [
+        ([3], [3], [1, 2, 3]),  # a race of single layers: its winner, and the window around it
+        ([0, 1, 2], [2], [0, 1, 2]),  # where the scores alone would take 1-3
+        ([0, 1], [1], [0, 1]),  # a window that the bottom of the model cuts short
+    ],
+)
+def test_golden_is_what_won_the_race(won, alone, three, llama):
+    result = locator_result(SCORES, race=race_result(won[-1], [2] * 4, layers=won))
+    assert golden_window(result.choice, 3) == [1, 2, 3]
+    spec = LayerSpec.of(result, "this run")
+    assert spec.layers_for(None, llama) == (alone, "golden layer of this run")
+    assert spec.layers_for(RROME(), llama)[0] == alone
+    assert spec.layers_for(MEMIT(window=3), llama) == (three, "golden window of this run")
 
 
 def test_a_golden_layer_is_of_one_model(llama, tmp_path):
