@@ -169,6 +169,16 @@ def curve_table(cases: list[Case]) -> str:
     return table([*head, "cost against causal tracing"], rows)
 
 
+def gap_table(cases: list[Case]) -> str:
+    """What the best fixed layer scores, and what the best layer of each fact by itself."""
+    rows = []
+    for case in cases:
+        points = 100 * case.sweep[:, 0]
+        fixed, own = float(points.mean(0).max()), float(points.amax(1).mean())
+        rows.append([case.name, str(int(points.mean(0).argmax())), f"{fixed:.1f}", f"{own:.1f}", f"{own - fixed:.1f}"])
+    return table(["", "best fixed layer", "its score", "each fact's own best layer", "gap"], rows)
+
+
 def honesty_table(cases: list[Case]) -> str:
     """What races say of their confidence, and how often the layer is within a point of the best over all facts."""
     edges = (0.0, 0.5, 0.7, 0.8, 0.9, 1.01)
@@ -212,6 +222,7 @@ def main() -> None:
         f"### Expected regret with {size} proxies, in points\n\n{regret_table(main_cases, size)}" for size in SIZES
     ]
     parts += [f"### The forecast's curves against the sweep's\n\n{curve_table(cases)}"]
+    parts += [f"### The best fixed layer, and each fact's own best\n\n{gap_table(cases)}"]
     parts += [f"### Is the race's confidence honest?\n\n{honesty_table(main_cases)}"]
     text = "\n".join(parts)
     if args.output:

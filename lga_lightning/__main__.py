@@ -11,7 +11,7 @@ usage: lga [--help] [--version] {fit,validate,predict,compare,moments} [options]
 Find the layer of a causal language model at which facts are best edited, edit them there, score the edits, and ship them.
 
 commands:
-  fit        score every layer on proxy requests and pick the golden one
+  fit        forecast what edits at every layer would do, on proxy requests, and pick the golden one
              -> report.html, attribution.json, layers.png, attribution.ckpt
   validate   edit facts and score rewrite, rephrase, portability, locality and more, before and after
              -> report.html, validation.json, requests.parquet
@@ -25,7 +25,8 @@ commands:
 options of fit, validate and predict (all of them: lga fit --help, lga validate --help, ...):
   --model.model_name NAME          smollm2-135m (embedded), gemma3-270m, a Hub id, a local folder, or a local .gguf file
   --model.layer LAYER              what to edit: golden (what fit found), 5, 4-8, all, default, or the path of an attribution.json
-  --model.locator NAME             how fit scores layers: ValueGradient, LGA, CausalTracing, LayerSweep, MiddleLayer, FixedLayer
+  --model.locator NAME             how fit scores layers: EditForecast, LGA, ValueGradient, CausalTracing, LayerSweep, ...
+  --verify, --verify.budget N      fit: let a race of N edits look over the forecast
   --model.editor NAME              how facts are edited: RROME, ROME, MEMIT, EMMET, AlphaEdit, PMET, FTL, FTM
   --model.mode MODE                independent (each alone; validate), batch (all together; predict), sequential
   --data.requests SOURCE           a JSON, JSON Lines, CSV or Parquet file, or hub:owner/name; the bundled facts by default

@@ -128,10 +128,9 @@ class EditRace:
                     after_round()
             bar.set_description(self._who_leads())
         if not self.race.edits:
-            layers = min(self.race.settings.candidates, self.race.table.shape[1])
             raise SettingError(
-                f"A budget of {self.race.budget} edits of {len(self.requests)} requests is not enough for one request at each of "
-                f"{layers} layers. Give a higher budget (--verify.budget), more requests, or fewer candidates (--verify.candidates)."
+                f"A budget of {self.race.budget} edits of {len(self.requests)} requests is not enough for one request at "
+                "two layers. Give a higher budget (--verify.budget)."
             )
 
     def _edit(self, round: Round, rank: int, world_size: int, device: torch.device) -> None:

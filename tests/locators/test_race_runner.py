@@ -187,5 +187,5 @@ def test_real_edits_have_the_last_word(llama, tokenizer):
 def test_bad_settings(llama, tokenizer):
     with pytest.raises(SettingError, match="`batch_size` must be at least 1"):
         race_of(llama, tokenizer, batch_size=0)
-    with pytest.raises(SettingError, match="A budget of 3 edits of 8 requests is not enough"):
-        race_of(llama, tokenizer, settings=RaceSettings(budget=3)).run()
+    with pytest.raises(SettingError, match="A budget of 1 edits of 8 requests is not enough"):
+        race_of(llama, tokenizer, settings=RaceSettings(budget=1)).run()
