@@ -9,23 +9,15 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
-from collections.abc import Callable
 
 import torch
 from rich.console import Console
+from sweep import timed
 
 from lga_lightning import RROME, load_model, load_requests
 from lga_lightning.locators.first_order import encode_rows, forecast_rows
 from lga_lightning.models.hooks import logits_at
 from lga_lightning.models.likelihood import answer_nll
-
-
-def seconds(call: Callable[[], object]) -> float:
-    """Wall-clock time of a call."""
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
 
 
 def main() -> None:
@@ -55,7 +47,7 @@ def main() -> None:
             torch.autograd.grad(answer_nll(logits, rows.batch.labels).sum(), embedded)
 
     forecast(), bare()
-    pairs = [(seconds(forecast), seconds(bare)) for _ in range(args.rounds)]
+    pairs = [(timed(forecast), timed(bare)) for _ in range(args.rounds)]
     ours, theirs = (statistics.median(side) for side in zip(*pairs, strict=True))
     ratio = statistics.median(a / b for a, b in pairs)
     rows = sum(len(rows.batch) for rows, _ in batches)
