@@ -213,7 +213,7 @@ def main() -> None:
     args = parser.parse_args()
     cases = [case for folder in args.folders for case in read(folder)]
     main_cases = [case for case in cases if case.editor.startswith("RROME")]
-    about = {folder.name: json.loads(next(folder.glob("about-*.json")).read_text()) for folder in args.folders}
+    about = {folder.name: json.loads((folder / "about-RROME.json").read_text()) for folder in args.folders}
     models = "; ".join(
         f"{name}: {one['model'].split('/')[-1]}, {one['facts']} facts, {one['dtype']}" for name, one in about.items()
     )
