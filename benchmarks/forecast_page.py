@@ -22,7 +22,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from lga_lightning import LGA, CausalTracing, EditForecast, FixedLayer, MiddleLayer, ValueGradient
+from lga_lightning import LGA, CausalTracing, EditForecast, LayerSweep, MiddleLayer, ValueGradient
 from lga_lightning.locators import LayerLocator
 from lga_lightning.locators.race import Race, RaceSettings
 from lga_lightning.utils.io import write_text
@@ -75,7 +75,7 @@ def read(folder: Path) -> Iterator[Case]:
         middle = torch.zeros(count, layers, dtype=torch.float64)
         middle[:, layers // 2] = 1
         scores["MiddleLayer"] = (MiddleLayer(), middle)
-        scores["the proxies' own sweep"] = (FixedLayer(0), sweep[:count, 0])
+        scores["the proxies' own sweep"] = (LayerSweep(), sweep[:count, 0])
         yield Case(folder.name, editor, sweep[:count], forecast[:count], scores, seconds)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing.delta import WeightDelta
@@ -138,9 +139,8 @@ class EditMethod(ABC):
         Returns:
             [B, R, d_out].
         """
-        gradients = facts.value_gradients
-        size = facts.values.norm(dim=-1) / gradients.norm(dim=-1).clamp_min(torch.finfo(gradients.dtype).tiny)
-        return -(size.unsqueeze(-1) * gradients).unsqueeze(1)
+        size = facts.values.norm(dim=-1, keepdim=True)
+        return -(size * functional.normalize(facts.value_gradients, dim=-1)).unsqueeze(1)
 
     def expected_directions(self, model: PreTrainedModel, facts: LinearisedFacts) -> Tensor:
         """Which inputs of the matrix the edit answers to, to first order: vectors q of dW = sum_r p_r q_r^T.

@@ -98,7 +98,6 @@ def forecast_rows(model: PreTrainedModel, editor: EditMethod, rows: Rows, count:
     changes = torch.zeros(total, len(sites), dtype=torch.float64, device=rows.owner.device)
     behind_norm: dict[int, Tensor] = {}  # gradients at the outputs of norms
     windows: list[tuple[int, Tensor]] = []  # (last layer, expected change) of the windows that the present layer is in
-    losses: list[Tensor] = []
 
     def receive(key: tuple[str, int], inputs: Tensor, gradients: Tensor) -> None:
         kind, layer = key
@@ -108,7 +107,7 @@ def forecast_rows(model: PreTrainedModel, editor: EditMethod, rows: Rows, count:
             return
         inputs, site = at_least_float32(per_row(inputs, total)), sites[layer]
         at_stream = behind_norm.pop(layer, gradients)
-        stream = at_least_float32(per_row(streams[layer], total)).to(gradients.device)
+        stream = at_least_float32(per_row(streams[layer].detach(), total)).to(gradients.device)
         place = subject.to(gradients.device)
         facts = LinearisedFacts(
             site=site,
@@ -117,7 +116,7 @@ def forecast_rows(model: PreTrainedModel, editor: EditMethod, rows: Rows, count:
             stream=stream[own, place],
             stream_gradients=at_stream[own, place],
             subject=place,
-            nll=losses[0][:count].to(gradients),
+            nll=nll.detach()[:count].to(gradients),
         )
         windows.append((layer, editor.expected_change(model, facts)))
         while windows[0][0] - layer >= editor.window:
@@ -125,11 +124,11 @@ def forecast_rows(model: PreTrainedModel, editor: EditMethod, rows: Rows, count:
         directions = editor.expected_directions(model, facts)
         owner = rows.owner.to(gradients.device)
         answered = inputs @ directions[owner].mT  # [N, T, R]
+        outputs = inputs if site.norm is None else site.values(inputs)  # which the norm alone asks for
         for last, change in windows:
             share = editor.expected_share(model, facts, change.to(gradients.device), last - layer + 1)
             moved = answered @ share[owner]
             if site.norm is not None:
-                outputs = site.values(inputs)
                 moved = site.norm(outputs + moved) - site.norm(outputs)
             changes[:, last] += saturating_change(stream, moved, at_stream).to(changes)
 
@@ -147,8 +146,6 @@ def forecast_rows(model: PreTrainedModel, editor: EditMethod, rows: Rows, count:
         behind = behind_the_top(logits[:, 0], rows.rival)
         nll = answer_nll(logits, labels)
         loss = torch.where(rows.ask == Ask.REWRITE, nll, behind)
-        losses.append(nll.detach())
-        streams[:] = [stream.detach() for stream in streams]
         watcher.backward(loss.sum())
     return ForecastRows(behind.detach().double(), -changes)
 

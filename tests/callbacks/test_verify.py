@@ -27,7 +27,7 @@ from lga_lightning.results.evidence import LocatorEvidence
 from tests.helpers.cli import FAST_METHOD
 from tests.helpers.data import rows, write_rows
 from tests.helpers.models import requests, tiny_tokenizer
-from tests.helpers.runs import module, trainer
+from tests.helpers.runs import cut_off_in_round, module, trainer
 
 SETTINGS = RaceSettings(budget=20, requests=2, confidence=0.999999)
 
@@ -74,15 +74,7 @@ def test_no_race_without_being_asked(data, tokenizer, tmp_path):
 
 def test_a_race_that_was_cut_off_goes_on(data, tokenizer, tmp_path, monkeypatch):
     whole = fit(tmp_path / "whole", tokenizer, data)
-    edit, rounds = EditRace._edit, []
-
-    def third_is_cut_off(self, round, *arguments):
-        rounds.append(round)
-        if len(rounds) == 3:
-            raise KeyboardInterrupt
-        edit(self, round, *arguments)
-
-    monkeypatch.setattr(EditRace, "_edit", third_is_cut_off)
+    rounds = cut_off_in_round(3, monkeypatch)
     with pytest.raises((KeyboardInterrupt, SystemExit)):
         fit(tmp_path / "cut", tokenizer, data)
     assert not (tmp_path / "cut" / "attribution.json").exists()

@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import lightning as L
+import pytest
 from transformers import PreTrainedTokenizerBase
 
 from lga_lightning import RROME, EditMethod, LGAModule
+from lga_lightning.locators.race import Round
+from lga_lightning.locators.race_runner import EditRace
 from tests.helpers.cli import FAST_METHOD
 from tests.helpers.models import tiny_model
 
@@ -32,3 +35,18 @@ def module(
     """A module with a tiny llama of its own."""
     editor = editor or RROME(**FAST_METHOD)
     return LGAModule(layer=layer, editor=editor, model=tiny_model("llama"), tokenizer=tokenizer, **settings)
+
+
+def cut_off_in_round(number: int, monkeypatch: pytest.MonkeyPatch) -> list[Round]:
+    """Interrupts a race in a round, once. The list holds the rounds that are begun, in that race and in later ones."""
+    rounds: list[Round] = []
+    edit = EditRace._edit
+
+    def count(self: EditRace, round: Round, *arguments: object) -> None:
+        rounds.append(round)
+        if len(rounds) == number:
+            raise KeyboardInterrupt
+        edit(self, round, *arguments)
+
+    monkeypatch.setattr(EditRace, "_edit", count)
+    return rounds

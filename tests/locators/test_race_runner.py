@@ -17,6 +17,7 @@ from lga_lightning.locators.race import RaceSettings
 from lga_lightning.locators.race_runner import EditRace, expected_scores
 from tests.helpers.cli import FAST_METHOD
 from tests.helpers.models import requests
+from tests.helpers.runs import cut_off_in_round
 
 EDITOR = RROME(**FAST_METHOD)
 SETTINGS = RaceSettings(budget=20, requests=2, confidence=0.999999)
@@ -80,15 +81,7 @@ def test_a_layer_stands_for_the_window_that_ends_there(llama, tokenizer):
 def test_an_interrupted_race_goes_on_to_the_same_end(llama, tokenizer, monkeypatch):
     whole = race_of(llama, tokenizer)
     whole.run()
-    rounds, edit = [], EditRace._edit
-
-    def third_is_cut_off(self, round, *arguments):
-        rounds.append(round)
-        if len(rounds) == 3:
-            raise KeyboardInterrupt
-        edit(self, round, *arguments)
-
-    monkeypatch.setattr(EditRace, "_edit", third_is_cut_off)
+    rounds = cut_off_in_round(3, monkeypatch)
     first = race_of(llama, tokenizer)
     with pytest.raises(KeyboardInterrupt):
         first.run()
