@@ -68,22 +68,27 @@ def score(
     facts: list[EditRequest],
     batch: int,
 ) -> None:
-    """What each locator says of the facts."""
+    """What each locator says of the facts, and of a forecast each of its rows."""
     for name, locator in locators.items():
-        path = folder / f"locator-{name}.safetensors"
-        if path.exists():
+        paths = [folder / f"locator-{name}" / f"{start:04d}.safetensors" for start in range(0, len(facts), batch)]
+        if all(path.exists() for path in paths):
             continue
-        since = time.perf_counter()
         locator.prepare(model, tokenizer, facts)  # type: ignore[arg-type]
-        values = [
-            locator.score(model, tokenizer, facts[start : start + batch]).values  # type: ignore[arg-type]
-            for start in range(0, len(facts), batch)
-        ]
-        seconds = time.perf_counter() - since
-        tensors = {"values": torch.cat(values).float().contiguous()}
-        note = {"seconds": repr(seconds), "columns": json.dumps(locator.columns)}
-        write_whole(path, lambda scratch, t=tensors, n=note: save_file(t, scratch, metadata=n))  # type: ignore[misc]
-        console.print(f"{folder.name}: {name}, {seconds:.0f} s")
+        since = time.perf_counter()
+        for number, path in enumerate(paths):
+            part = facts[number * batch : (number + 1) * batch]
+            if path.exists():
+                continue
+            begun = time.perf_counter()
+            if isinstance(locator, EditForecast):
+                rows, found = locator.forecast(model, tokenizer, part)  # type: ignore[arg-type]
+                tensors = {"owner": rows.owner + number * batch, "ask": rows.ask, **vars(found)}
+            else:
+                tensors = {"values": locator.score(model, tokenizer, part).values.float()}  # type: ignore[arg-type]
+            note = {"seconds": repr(time.perf_counter() - begun)}
+            tensors = {key: tensor.contiguous() for key, tensor in tensors.items()}
+            write_whole(path, lambda scratch, t=tensors, n=note: save_file(t, scratch, metadata=n))  # type: ignore[misc]
+        console.print(f"{folder.name}: {name}, {time.perf_counter() - since:.0f} s")
 
 
 def main() -> None:
@@ -116,6 +121,7 @@ def main() -> None:
     about = {
         "model": args.model,
         "data": Path(args.data).name,
+        "family": model.config.model_type,
         "facts": len(facts),
         "dtype": args.dtype,
         "editors": described,

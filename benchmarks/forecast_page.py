@@ -3,7 +3,8 @@
     python benchmarks/forecast_page.py runs/forecast/* [--output docs/results/forecast.md]
 
 Reads what ``benchmarks/forecast.py`` left of each model. Proxies are drawn from the facts, and the tests are all other facts, so a
-choice is never judged by what led to it. A race replays the sweep's own edits of the proxies.
+choice is never judged by what led to it; a model's forecast has the constants that all other families of models give
+(``benchmarks/forecast_links.py``). A race replays the sweep's own edits of the proxies.
 """
 
 from __future__ import annotations
@@ -17,24 +18,25 @@ from pathlib import Path
 from statistics import fmean
 
 import torch
+from forecast_links import Swept, batches, read_sweeps, without
 from rich.console import Console
-from safetensors import safe_open
-from safetensors.torch import load_file
 from torch import Tensor
 
 from lga_lightning import LGA, CausalTracing, EditForecast, LayerSweep, MiddleLayer, ValueGradient
 from lga_lightning.locators import LayerLocator
+from lga_lightning.locators.first_order import Ask
+from lga_lightning.locators.forecast import Link
 from lga_lightning.locators.race import Race, RaceSettings
 from lga_lightning.utils.io import write_text
 
 DRAWS = 100
-SIZES = (10, 24, 48)
+SIZES = (10, 24, 50)
 PARTS = ("efficacy", "generalisation", "locality")
 
 
 @dataclass(frozen=True)
 class Case:
-    """A model with an editor: the sweep [N, 4, L], and every locator's evidence on the same facts."""
+    """A model with an editor: the sweep and the forecast [N, 4, L], and every locator's evidence on the same facts."""
 
     model: str
     editor: str
@@ -49,34 +51,31 @@ class Case:
         return f"{self.model}, {self.editor}"
 
 
-def read(folder: Path) -> Iterator[Case]:
-    """The cases of a model's folder."""
-    known: dict[str, LayerLocator] = {
-        "ValueGradient": ValueGradient(),
-        "LGA-answer": LGA(),
-        "LGA-text": LGA(loss="text"),
-    }
-    evidence, seconds = {}, {}
-    for path in sorted(folder.glob("locator-*.safetensors")):
-        with safe_open(path, "pt") as file:
-            name = path.stem.removeprefix("locator-")
-            evidence[name], seconds[name] = file.get_tensor("values").double(), float(file.metadata()["seconds"])
-    for path in sorted(folder.glob("sweep-*")):
-        editor = path.name.removeprefix("sweep-")
-        sweep = torch.cat([load_file(part)["values"] for part in sorted(path.glob("*.safetensors"))]).double()
-        forecast = evidence[f"EditForecast-{editor}"]
-        count, layers = min(len(sweep), len(forecast)), sweep.shape[-1]
-        scores: dict[str, tuple[LayerLocator, Tensor]] = {"EditForecast": (EditForecast(), forecast[:count, 0])}
-        for name, values in evidence.items():
-            if name in known:
-                scores[name] = (known[name], values[:count, 0])
-            elif name.startswith("CausalTracing"):
-                scores[name] = (CausalTracing(), values[:count, 0])
-        middle = torch.zeros(count, layers, dtype=torch.float64)
-        middle[:, layers // 2] = 1
-        scores["MiddleLayer"] = (MiddleLayer(), middle)
-        scores["the proxies' own sweep"] = (LayerSweep(), sweep[:count, 0])
-        yield Case(folder.name, editor, sweep[:count], forecast[:count], scores, seconds)
+def evidence(folder: Path) -> dict[str, tuple[LayerLocator, Tensor, float]]:
+    """What the locators that know nothing of edits say of a model's facts, and the seconds that took."""
+    known = {"ValueGradient": ValueGradient(), "LGA-answer": LGA(), "LGA-text": LGA(loss="text")}
+    found: dict[str, tuple[LayerLocator, Tensor, float]] = {}
+    for path in sorted(folder.glob("locator-*")):
+        name = path.name.removeprefix("locator-")
+        if not name.startswith("EditForecast"):
+            tensors, seconds = batches(path)
+            found[name] = (known.get(name, CausalTracing()), tensors["values"][:, 0].double(), seconds)
+    return found
+
+
+def case_of(swept: Swept, links: dict[Ask, Link], others: dict[str, tuple[LayerLocator, Tensor, float]]) -> Case:
+    """An editor of a model, with the evidence on it."""
+    count, layers = len(swept.sweep), swept.sweep.shape[-1]
+    forecast = swept.curves(links)
+    scores: dict[str, tuple[LayerLocator, Tensor]] = {"EditForecast": (EditForecast(), forecast[:, 0])}
+    scores |= {name: (locator, values[:count]) for name, (locator, values, _) in others.items() if len(values) >= count}
+    middle = torch.zeros(count, layers, dtype=torch.float64)
+    middle[:, layers // 2] = 1
+    scores["MiddleLayer"] = (MiddleLayer(), middle)
+    scores["the proxies' own sweep"] = (LayerSweep(), swept.sweep[:, 0])
+    seconds = {"EditForecast": swept.seconds / count}
+    seconds |= {name: spent / len(values) for name, (_, values, spent) in others.items()}
+    return Case(swept.model, swept.editor, swept.sweep, forecast, scores, seconds)
 
 
 def draws(facts: int, size: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -157,8 +156,7 @@ def curve_table(cases: list[Case]) -> str:
         correlations = [f"{rank_correlation(said[part], real[part]):.2f}" for part in range(4)]
         errors = [f"{100 * (said[part] - real[part]).abs().mean():.0f}" for part in range(4)]
         tracing = next((n for n in case.scores if n.startswith("CausalTracing")), None)
-        spent = case.seconds[f"EditForecast-{case.editor}"]
-        cost = f"1/{case.seconds[tracing] / spent:.0f}" if tracing else ""
+        cost = f"1/{case.seconds[tracing] / case.seconds['EditForecast']:.0f}" if tracing else ""
         rows.append([case.name, str(len(case.sweep)), *correlations, *errors, cost])
     head = [
         "",
@@ -205,13 +203,22 @@ def honesty_table(cases: list[Case]) -> str:
     return first + "\n" + table(["", "mean stated", "within 1.0 point", "edits, of the sweep's"], by_case)
 
 
+def links_table(links: dict[str, dict[Ask, Link]]) -> str:
+    """Thresholds and steepnesses, by the family that was left out."""
+    rows = [[family, *(f"{link.threshold}, {link.steepness}" for link in of.values())] for family, of in links.items()]
+    return table(["left out", *(ask.name.lower() for ask in Ask)], rows)
+
+
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folders", type=Path, nargs="+")
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
-    cases = [case for folder in args.folders for case in read(folder)]
+    sweeps = [one for folder in args.folders for one in read_sweeps(folder)]
+    links = {family: without(family, sweeps) for family in dict.fromkeys(one.family for one in sweeps)}
+    others = {folder.name: evidence(folder) for folder in args.folders}
+    cases = [case_of(one, links[one.family], others[one.model]) for one in sweeps]
     main_cases = [case for case in cases if case.editor.startswith("RROME")]
     about = {folder.name: json.loads((folder / "about-RROME.json").read_text()) for folder in args.folders}
     models = "; ".join(
@@ -224,6 +231,9 @@ def main() -> None:
     parts += [f"### The forecast's curves against the sweep's\n\n{curve_table(cases)}"]
     parts += [f"### The best fixed layer, and each fact's own best\n\n{gap_table(cases)}"]
     parts += [f"### Is the race's confidence honest?\n\n{honesty_table(main_cases)}"]
+    parts += [
+        f"### The constants, without each family of models\n\n{links_table({**links, 'none': without('', sweeps)})}"
+    ]
     text = "\n".join(parts)
     if args.output:
         before = args.output.read_text(encoding="utf-8").split("<!-- tables -->")[0] if args.output.exists() else ""

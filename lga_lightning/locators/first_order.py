@@ -11,7 +11,8 @@ in which a long D_t drowns x_t and grows no further. So the loss changes by
 
     sum_t (g_t . D_t) |x_t| / sqrt(|x_t|^2 + |D_t|^2)        with g_t its gradient at the block's output
 
-which is <dL/dW, dW> for a small update. No gradient of a weight and no update is ever materialised.
+which is <dL/dW, dW> for a small update. On the request's own prompt nothing is taken to saturate: the search for the target value
+sees that very loss bend, and turns with it. No gradient of a weight and no update is ever materialised.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from torch import Tensor, nn
 from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing import EditMethod
 from lga_lightning.editing.first_order import LinearisedFacts
+from lga_lightning.metrics.accuracy import token_accuracy
 from lga_lightning.models.architecture import blocks, edit_site
 from lga_lightning.models.encoding import EncodedAnswers, encode_answers
 from lga_lightning.models.hooks import OutputGradients, frozen, per_row, whole_outputs
@@ -75,11 +77,13 @@ class ForecastRows:
 
     Attributes:
         behind: [N] how far the new answer's first token is behind the model's own before the edit, in logits, at least 0.
+        right: [N] share of the new answer's tokens that the model gives already, each after the right ones before it.
         gain: [N, L] what the edit of the row's owner is expected to make of that up, in logits; on the request's own prompt in nats
             of the new answer's NLL, which is what the method works on.
     """
 
     behind: Tensor
+    right: Tensor
     gain: Tensor
 
 
@@ -93,7 +97,7 @@ def forecast_rows(model: PreTrainedModel, editor: EditMethod, rows: Rows, count:
         count: Number B of requests.
     """
     sites = [edit_site(model, layer) for layer in range(len(blocks(model)))]
-    total, own = len(rows.batch), torch.arange(count)
+    total, own, elsewhere = len(rows.batch), torch.arange(count), rows.ask != Ask.REWRITE
     subject = rows.batch.subject[:count]
     changes = torch.zeros(total, len(sites), dtype=torch.float64, device=rows.owner.device)
     behind_norm: dict[int, Tensor] = {}  # gradients at the outputs of norms
@@ -130,7 +134,8 @@ def forecast_rows(model: PreTrainedModel, editor: EditMethod, rows: Rows, count:
             moved = answered @ share[owner]
             if site.norm is not None:
                 moved = site.norm(outputs + moved) - site.norm(outputs)
-            changes[:, last] += saturating_change(stream, moved, at_stream).to(changes)
+            left = saturation(stream, moved).where(elsewhere.to(gradients.device).unsqueeze(1), 1.0)
+            changes[:, last] += ((at_stream * moved).sum(-1) * left).sum(1).to(changes)
 
     watcher = OutputGradients(receive)
     watched: list[tuple[tuple[str, int], nn.Module]] = [(("site", site.layer), site.module) for site in sites]
@@ -145,25 +150,22 @@ def forecast_rows(model: PreTrainedModel, editor: EditMethod, rows: Rows, count:
         logits, labels = answer_logits(model, rows.batch), rows.batch.labels
         behind = behind_the_top(logits[:, 0], rows.rival)
         nll = answer_nll(logits, labels)
-        loss = torch.where(rows.ask == Ask.REWRITE, nll, behind)
-        watcher.backward(loss.sum())
-    return ForecastRows(behind.detach().double(), -changes)
+        watcher.backward(torch.where(elsewhere, behind, nll).sum())
+    return ForecastRows(behind.detach().double(), token_accuracy(logits.argmax(-1), labels).double(), -changes)
 
 
-def saturating_change(stream: Tensor, moved: Tensor, gradients: Tensor) -> Tensor:
-    """What moving the residual stream changes of losses, where all that reads it reads it normalised.
+def saturation(stream: Tensor, moved: Tensor) -> Tensor:
+    """Shares of what moving the residual stream would do that are left, where all that reads it reads it normalised.
 
     Args:
-        stream: [N, T, d] the stream.
-        moved: [N, T, d] what is added to it.
-        gradients: [N, T, d] gradients of N losses with respect to it.
+        stream: [N, T, d] the stream x.
+        moved: [N, T, d] what is added to it, D.
 
     Returns:
-        [N] sum_t (g_t . D_t) |x_t| / sqrt(|x_t|^2 + |D_t|^2).
+        [N, T] |x| / sqrt(|x|^2 + |D|^2).
     """
     before = stream.square().sum(-1)
-    share = (before / (before + moved.square().sum(-1)).clamp_min(torch.finfo(before.dtype).tiny)).sqrt()
-    return ((gradients * moved).sum(-1) * share).sum(1)
+    return (before / (before + moved.square().sum(-1)).clamp_min(torch.finfo(before.dtype).tiny)).sqrt()
 
 
 def behind_the_top(logits: Tensor, tokens: Tensor) -> Tensor:

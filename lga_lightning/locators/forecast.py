@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from torch import Tensor
 from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing import RROME, EditMethod
 from lga_lightning.locators.base import Evidence, LayerLocator, knows_old_answer
-from lga_lightning.locators.first_order import Ask, encode_rows, forecast_rows
+from lga_lightning.locators.first_order import Ask, ForecastRows, Rows, encode_rows, forecast_rows
 from lga_lightning.models.architecture import blocks
 from lga_lightning.models.likelihood import input_device
 from lga_lightning.utils.per_model import PerModel
@@ -52,9 +52,46 @@ class Link:
         made_up = gain.clamp_min(0) ** self.steepness
         return made_up / (made_up + needed**self.steepness).clamp_min(torch.finfo(gain.dtype).tiny)
 
+    def expected(self, ask: Ask, found: ForecastRows) -> Tensor:
+        """What edits are expected to score on rows that ask one thing.
 
-LINKS = {Ask.REWRITE: Link(0.5, 2.0), Ask.REPHRASE: Link(1.0, 1.0), Ask.KEEP: Link(0.7, 1.0)}
-"""Fitted to sweeps of four models, each left out in turn: docs/results/forecast.md."""
+        Args:
+            ask: What they ask: a share of the new answer's tokens, some of which the model may give already, or that it stays away.
+            found: N such rows.
+
+        Returns:
+            [N, L] from 0 to 1.
+        """
+        leads = self(found.behind, found.gain)
+        return 1 - leads if ask is Ask.KEEP else leads + (1 - leads) * found.right.unsqueeze(1)
+
+
+LINKS = {Ask.REWRITE: Link(0.3, 0.75), Ask.REPHRASE: Link(1.0, 1.0), Ask.KEEP: Link(0.8, 1.0)}
+"""Fitted to sweeps by ``benchmarks/forecast_links.py``; how they do on models that were left out: docs/results/forecast.md."""
+
+
+def forecast_columns(rows: Rows, found: ForecastRows, count: int, links: Mapping[Ask, Link] = LINKS) -> Tensor:
+    """The columns of an :class:`EditForecast` from a forecast of rows.
+
+    Args:
+        rows: N rows.
+        found: Their forecast.
+        count: Number B of requests.
+        links: For each thing that a row asks.
+
+    Returns:
+        [B, 7, L], NaN where a request has no row that asks a thing.
+    """
+    values = torch.full((count, len(EditForecast.columns), found.gain.shape[1]), torch.nan, dtype=torch.float64)
+    for number in range(count):
+        for ask, link in links.items():
+            mine = ((rows.owner == number) & (rows.ask == ask)).to(found.gain.device)
+            if mine.any():
+                part = ForecastRows(found.behind[mine], found.right[mine], found.gain[mine])
+                values[number, 1 + ask] = link.expected(ask, part).mean(0)
+                values[number, 4 + ask] = (part.gain / part.behind.clamp_min(1e-3).unsqueeze(1)).median(0).values
+    values[:, 0] = values[:, 1:4].nanmean(1)
+    return values
 
 
 class EditForecast(LayerLocator):
@@ -111,24 +148,19 @@ class EditForecast(LayerLocator):
             (transfer) and on what must not change (damage), each the median over a request's rows. NaN where a request has no such
             prompt.
         """
+        rows, found = self.forecast(model, tokenizer, requests)
+        values = forecast_columns(rows, found, len(requests))
+        return Evidence(values.float(), knows_old_answer(model, tokenizer, requests))
+
+    def forecast(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, requests: Sequence[EditRequest]
+    ) -> tuple[Rows, ForecastRows]:
+        """What edits would do to each row of requests, on which :meth:`score` sums up."""
         if model not in self._others:
             self.prepare(model, tokenizer, requests)
-        editor = self.editor or RROME()
         others = [self._others[model].get(request.prompt, []) for request in requests]
         rows = encode_rows(tokenizer, requests, others).to(input_device(model))
-        found = forecast_rows(model, editor, rows, len(requests))
-        values = torch.full((len(requests), len(self.columns), found.gain.shape[1]), torch.nan, dtype=torch.float64)
-        shares = found.gain / found.behind.clamp_min(1e-3).unsqueeze(1)
-        for ask, link in LINKS.items():
-            leads = link(found.behind, found.gain)
-            expected = 1 - leads if ask is Ask.KEEP else leads
-            for number in range(len(requests)):
-                mine = (rows.owner == number) & (rows.ask == ask)
-                if mine.any():
-                    values[number, 1 + ask] = expected[mine].mean(0).cpu()
-                    values[number, 4 + ask] = shares[mine].median(0).values.cpu()
-        values[:, 0] = values[:, 1:4].nanmean(1)
-        return Evidence(values.float(), knows_old_answer(model, tokenizer, requests))
+        return rows, forecast_rows(model, self.editor or RROME(), rows, len(requests))
 
     def settings(self, model: PreTrainedModel) -> dict[str, Any]:
         """The editor's."""

@@ -23,7 +23,7 @@ RATE, CLAMP = 0.5, 4.0
 
 
 def look(model, tokenizer, prompt: str, answer: str, behind: bool):
-    """What is looked at, and by block the inputs and outputs of the matrix, the block's output, and the gradients at both.
+    """What is looked at, the share of tokens that are right, and by block the matrix's inputs, outputs and the block's, with gradients.
 
     ``behind``: how far the answer's first token is behind the most likely one; else the answer's NLL.
     """
@@ -57,7 +57,8 @@ def look(model, tokenizer, prompt: str, answer: str, behind: bool):
         found["norm"] = next((c for n, c in block.named_children() if n == "post_feedforward_layernorm"), None)
     model.zero_grad(set_to_none=True)
     model.requires_grad_(False)
-    return loss.detach(), seen
+    right = (logits.argmax(-1) == torch.tensor(target)).double().mean()
+    return loss.detach(), float(right), seen
 
 
 def flat(tensor: Tensor) -> Tensor:
@@ -130,8 +131,8 @@ EDITORS = {
 }
 
 
-def effect(seen, dW: dict[int, Tensor]) -> float:
-    """What updates of several blocks change, block by block: through the norm behind, saturating in the stream, else linear."""
+def effect(seen, dW: dict[int, Tensor], saturates: bool) -> float:
+    """What updates of several blocks change, block by block: through the norm behind, linear but for saturation in the stream."""
     total = 0.0
     for layer, update in dW.items():
         found = seen[layer]
@@ -140,7 +141,8 @@ def effect(seen, dW: dict[int, Tensor]) -> float:
         if found["norm"] is not None:
             moved = found["norm"](outputs + moved) - found["norm"](outputs)
         for x, d, g in zip(stream, moved, flat(found["stream"].grad), strict=True):
-            total += float((g @ d) * x.norm() / (x.square().sum() + d.square().sum()).sqrt())
+            left = x.norm() / (x.square().sum() + d.square().sum()).sqrt() if saturates else 1
+            total += float((g @ d) * left)
     return total
 
 
@@ -162,21 +164,24 @@ def test_equals_autograd_in_float64(family, name, tokenizer):
     expected = []
     for request, instead in zip(data, others, strict=True):
         subject = subject_last_token(tokenizer, request.prompt, request.subject)
-        nll, own = look(model, tokenizer, request.prompt, request.target_new, False)
-        behind, _ = look(model, tokenizer, request.prompt, request.target_new, True)
+        nll, _, own = look(model, tokenizer, request.prompt, request.target_new, False)
+        behind, right, _ = look(model, tokenizer, request.prompt, request.target_new, True)
         kept = [probe.prompt for kind in request.locality.values() for probe in kind] or [r.prompt for r in instead]
-        rows = [(Ask.REWRITE, behind, own)]
+        rows = [(Ask.REWRITE, (behind, right, own))]
         for ask, prompts in ((Ask.REPHRASE, request.rephrases), (Ask.KEEP, kept)):
-            rows += [(ask, *look(model, tokenizer, prompt, request.target_new, True)) for prompt in prompts]
+            rows += [(ask, look(model, tokenizer, prompt, request.target_new, True)) for prompt in prompts]
         dW = [updates(editor, model, own, subject, nll, last) for last in layers]
-        table = [[ask, float(loss), *(-effect(seen, one) for one in dW)] for ask, loss, seen in rows]
+        table = [
+            [ask, float(loss), right, *(-effect(seen, one, ask != Ask.REWRITE) for one in dW)]
+            for ask, (loss, right, seen) in rows
+        ]
         expected.append(torch.tensor(table, dtype=torch.float64))
     for size in (1, 2):
         for start in range(0, len(data), size):
             part = slice(start, start + size)
             rows = encode_rows(tokenizer, data[part], others[part])
             found = forecast_rows(model, editor, rows, len(data[part]))
-            values = torch.cat([rows.ask.unsqueeze(1), found.behind.unsqueeze(1), found.gain], 1)
+            values = torch.cat([torch.stack([rows.ask, found.behind, found.right], 1), found.gain], 1)
             for number, wanted in enumerate(expected[part]):
                 mine = values[rows.owner == number]
                 assert ((mine - wanted).abs() <= EXACT * wanted.abs().amax()).all()
@@ -191,7 +196,7 @@ def test_a_small_update_changes_what_its_gradient_says(tokenizer, monkeypatch):
     found = forecast_rows(model, editor, rows, 2)
     for number, request in enumerate(data):
         subject = subject_last_token(tokenizer, request.prompt, request.subject)
-        _, own = look(model, tokenizer, request.prompt, request.target_new, False)
+        *_, own = look(model, tokenizer, request.prompt, request.target_new, False)
         for layer, at in enumerate(own):
             key, gradient = flat(at["input"])[subject], flat(at["value"].grad)[subject]
             dW = torch.outer(-1e-7 * gradient, key / (key @ key))
