@@ -41,7 +41,8 @@ options of fit, validate and predict (all of them: lga fit --help, lga validate 
   --ckpt_path PATH                 fit: go on where an interrupted run stopped (attribution.ckpt)
 
 options of compare, beside those of --model, --data and --trainer:
-  --compare.locators {NAME: LOCATOR, ...}, --compare.tests N, --compare.others [SOURCE, ...], --compare.candidates true
+  --compare.locators {NAME: LOCATOR, ...}, --compare.tests N, --compare.others [SOURCE, ...],
+  --compare.judge {sweep,candidates}, --compare.candidates true
 
 options of moments:
   --model.model_name NAME, --model.layers LAYERS, --model.text SOURCE, --model.tokens N

@@ -5,15 +5,18 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import lightning as L
+import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from lga_lightning.callbacks.score_collector import CHECKPOINT_FILE, ScoreCollector, check_fingerprint
 from lga_lightning.exceptions import DataError, SettingError
 from lga_lightning.locators import LGA, CausalTracing, FixedLayer, LayerLocator, LayerSweep, MiddleLayer
+from lga_lightning.locators.selection import Choice
+from lga_lightning.models.architecture import blocks
 from lga_lightning.modules.datamodule import EditDataModule
 from lga_lightning.modules.lga import LGAModule
 from lga_lightning.results.comparison import Comparison, LocatorRow, SweepResult
@@ -24,6 +27,10 @@ from lga_lightning.utils.settings import check_at_least_one
 if TYPE_CHECKING:
     MakeTrainer = Callable[[Path, L.Callback], L.Trainer]
 
+CANDIDATES = 4
+"""Layers that the first locator finds best, and that are judged in any case."""
+MAX_EDITS = 5000
+"""Of a sweep that is made unasked."""
 SIZES = (5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 
 
@@ -41,6 +48,9 @@ class LocatorComparison:
         candidates: Also judge every rule that the gradients' evidence allows: all statistics under all aggregates, with and without fences
             and neighbours, for the scope of each locator of gradients among the locators.
         batch_size: Test requests a batch of the sweep.
+        judge: ``sweep`` edits the tests at every layer. ``candidates`` edits them, all of them, at the layers that were picked and at
+            those that the first locator finds best: it tells which of these layers is best, and not whether another is better.
+            None: a sweep, unless it takes more than 5,000 edits.
     """
 
     def __init__(
@@ -50,16 +60,24 @@ class LocatorComparison:
         others: list[str] | None = None,
         candidates: bool = False,
         batch_size: int = 32,
+        judge: Literal["sweep", "candidates"] | None = None,
     ) -> None:
         check_at_least_one(batch_size=batch_size)
         folders = [folder_name(name) for name in locators or ()]
         if len(set(folders)) < len(folders) or "" in folders:
             raise SettingError(f"The names of the locators make the same folder, or none: {list(locators or ())}.")
+        if judge not in (None, "sweep", "candidates"):
+            raise SettingError(f"`judge` must be sweep, candidates, or left out, got {judge!r}.")
+        if candidates and judge == "candidates":
+            raise SettingError(
+                "`candidates` judges rules by edits at every layer, which `judge: candidates` does not make. Leave one of them out."
+            )
         self.locators = locators
         self.tests = tests
         self.others = others or []
         self.candidates = candidates
         self.batch_size = batch_size
+        self.judge = "sweep" if candidates else judge
 
     def run(self, module: LGAModule, data: EditDataModule, root: Path, make_trainer: MakeTrainer) -> Comparison:
         """Score, sweep and judge; in every process of the run.
@@ -86,18 +104,30 @@ class LocatorComparison:
             name: gather(root / "proxies" / folder_name(name), locator, pairs[0][0])
             for name, locator in locators.items()
         }
-        swept, sweeps = [], []
-        for number, (proxies, tests) in enumerate(pairs):
-            place = root / f"tests-{number}"
-            swept.append(gather(place / "sweep", LayerSweep(), tests))
-            sweep = _sweep_result(tests.name, swept[-1])
-            if number:
-                first = next(iter(locators.values()))
-                picked = first.choose(gather(place / "proxies", first, proxies).scores, resamples=1).golden_layer
-                sweep = replace(sweep, own_layer=picked)
-            sweeps.append(sweep)
+        choices = {name: locators[name].choose(one.scores) for name, one in found.items()}
+        first = next(iter(locators))
+        own: list[int | None] = [None]
+        for number, (proxies, _) in enumerate(pairs[1:], start=1):
+            scores = gather(root / f"tests-{number}" / "proxies", locators[first], proxies).scores
+            own.append(locators[first].choose(scores, resamples=1).golden_layer)
+        layers = None
+        if self._judge(sum(len(tests.loaded.requests) for _, tests in pairs), module) == "candidates":
+            picked = [choice.golden_layer for choice in choices.values()]
+            layers = sorted({*picked, *choices[first].ranking[:CANDIDATES], *(one for one in own if one is not None)})
+        swept = [
+            gather(root / f"tests-{number}" / "sweep", LayerSweep(layers=layers), tests)
+            for number, (_, tests) in enumerate(pairs)
+        ]
+        sweeps = [
+            _sweep_result(tests.name, one, layers, picked)
+            for (_, tests), one, picked in zip(pairs, swept, own, strict=True)
+        ]
         per_request = sum(s.seconds for s in swept) / sum(len(s.evidence) for s in swept)
-        rows = [_row(name, locators[name], found[name], swept, per_request, module) for name in locators]
+        sizes = SIZES if layers is None else ()
+        rows = [
+            _row(name, locators[name], choices[name], found[name], swept, per_request, sizes, module)
+            for name in locators
+        ]
         candidates = []
         if self.candidates:
             by_scope = {locator.scope: name for name, locator in locators.items() if locator.scope is not None}
@@ -106,6 +136,16 @@ class LocatorComparison:
             candidates.sort(key=lambda candidate: candidate.expected_regret)
         editor = module.editor.settings(module.language_model[0])
         return Comparison(module.model_name, pairs[0][0].name, editor, sweeps, rows, candidates)
+
+    def _judge(self, tests: int, module: LGAModule) -> str:
+        edits = tests * len(blocks(module.language_model[0]))
+        if self.judge is None and edits > MAX_EDITS:
+            rank_zero_info(
+                f"Edits of {tests:,} tests at every layer would be {edits:,}, so the tests are edited at the candidates alone: the layers "
+                "that were picked, and the best of the first locator. For all layers: --compare.judge sweep; fewer tests: --compare.tests N."
+            )
+            return "candidates"
+        return self.judge or "sweep"
 
     def _usual(self, module: LGAModule) -> dict[str, LayerLocator]:
         locators: dict[str, LayerLocator] = {type(module.locator).__name__: module.locator}
@@ -181,24 +221,28 @@ def _gather(
     return found
 
 
-def _sweep_result(data: str, swept: LocatorEvidence) -> SweepResult:
+def _sweep_result(data: str, swept: LocatorEvidence, layers: list[int] | None, own_layer: int | None) -> SweepResult:
     points = 100 * swept.evidence.double()
     scores = points[:, 0].mean(0)
+    best, optimum = int(scores.argmax()), points[:, 0].amax(1).mean().item()
+    if layers is not None:
+        left_out = torch.ones(len(scores), dtype=torch.bool).index_fill_(0, torch.tensor(layers), False)
+        scores[left_out] = torch.nan
     names = LayerSweep.columns[1:]
     parts = {name: points[:, number].nanmean(0).tolist() for number, name in enumerate(names, start=1)}
-    optimum = points[:, 0].amax(1).mean().item()
-    return SweepResult(data, len(points), swept.seconds, scores.tolist(), parts, int(scores.argmax()), optimum)
+    return SweepResult(data, len(points), swept.seconds, scores.tolist(), parts, best, optimum, own_layer)
 
 
 def _row(
     name: str,
     locator: LayerLocator,
+    choice: Choice,
     found: LocatorEvidence,
     swept: Sequence[LocatorEvidence],
     per_request: float,
+    sizes: Sequence[int],
     module: LGAModule,
 ) -> LocatorRow:
-    choice = locator.choose(found.scores)
     return LocatorRow(
         name=name,
         layer=choice.golden_layer,
@@ -207,7 +251,7 @@ def _row(
         seconds=found.seconds,
         speed_up=per_request * len(found.scores) / max(found.seconds, 1e-9),
         regrets=[layer_regret(one.scores, choice.golden_layer) for one in swept],
-        points=regret_points(locator, found.scores, swept[0].scores, SIZES) if locator.uses_requests else [],
+        points=regret_points(locator, found.scores, swept[0].scores, sizes) if locator.uses_requests else [],
         settings={
             "class": type(locator).__name__,
             "aggregate": locator.aggregate,

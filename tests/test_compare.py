@@ -18,6 +18,7 @@ from lga_lightning.exceptions import SettingError
 from lga_lightning.locators import Evidence, LayerLocator, causal_tracing
 from lga_lightning.locators.score_requests import score_requests
 from lga_lightning.models.loading import load_model
+from lga_lightning.results.comparison import Comparison
 from lga_lightning.results.regret import layer_regret
 from tests.helpers.cli import FAST_EDIT, QUICK, refused, shell
 from tests.helpers.data import rows, write_rows
@@ -50,9 +51,9 @@ def arguments(model_folder: Path, tmp_path: Path) -> list[str]:
     ]
 
 
-def compare(arguments: list[str]) -> dict:
+def compare(arguments: list[str], folder: str = "runs") -> dict:
     run(["compare", *arguments])
-    return json.loads(Path("runs/comparison.json").read_text())
+    return json.loads(Path(folder, "comparison.json").read_text())
 
 
 def test_compare_says_what_its_parts_say(arguments, model_folder, tmp_path, capsys):
@@ -110,6 +111,38 @@ def test_compare_says_what_its_parts_say(arguments, model_folder, tmp_path, caps
     printed = capsys.readouterr().out
     assert "MiddleLayer" in printed
     assert max(map(len, printed.splitlines())) <= 80
+
+
+def test_candidates_alone_are_judged_where_a_sweep_is_too_dear(arguments, tmp_path, monkeypatch, caplog):
+    full = compare([*arguments, "--trainer.default_root_dir=full"], "full")
+    other = write_rows(tmp_path / "other.jsonl", facts(21)[12:])
+    arguments += ["--model.locator=EditForecast", f"--compare.others=[{other}]"]
+    monkeypatch.setattr("lga_lightning.compare.CANDIDATES", 1)
+    monkeypatch.setattr("lga_lightning.compare.MAX_EDITS", 20)  # 4 + 3 tests at 4 layers are 28
+    with caplog.at_level("INFO"):
+        result = compare(arguments)
+    assert "Edits of 7 tests at every layer would be 28" in caplog.text
+    assert "--compare.judge sweep" in caplog.text
+    picked = {row["layer"] for row in result["rows"]} | {result["sweeps"][1]["own_layer"]}
+    assert 1 < len(picked) < 4
+    for sweep in result["sweeps"]:
+        assert {layer for layer, score in enumerate(sweep["scores"]) if score is not None} == picked
+        assert sweep["best_layer"] in picked
+    scores = full["sweeps"][0]["scores"]
+    for mine, theirs in zip(result["rows"], full["rows"], strict=True):
+        layer = mine["layer"]
+        assert layer == theirs["layer"]
+        assert result["sweeps"][0]["scores"][layer] == pytest.approx(scores[layer], abs=1e-4)
+        wanted = max(scores[one] for one in picked) - scores[layer]
+        assert mine["regrets"][0]["regret"] == pytest.approx(wanted, abs=1e-4)
+        assert mine["points"] == []
+    assert f"at {len(picked)} candidates" in Path("runs/comparison.md").read_text()
+    assert Comparison.load(Path("runs")).sweeps[0].edited == sorted(picked)
+    assert Path("runs/comparison.png").stat().st_size > 10_000
+    with pytest.raises(SettingError, match="Leave one of them out"):
+        LocatorComparison(candidates=True, judge="candidates")
+    with pytest.raises(SettingError, match="sweep, candidates, or left out"):
+        LocatorComparison(judge="jury")
 
 
 def test_compare_goes_on_where_it_was_and_does_nothing_twice(arguments, monkeypatch):

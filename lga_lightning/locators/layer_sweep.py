@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing import RROME, EditMethod
+from lga_lightning.editing.base import ascending
 from lga_lightning.evaluation.evaluator import EvaluationConfig, Evaluator
 from lga_lightning.evaluation.results import mean_scores
 from lga_lightning.locators.base import Evidence, LayerLocator, knows_old_answer
@@ -32,14 +33,16 @@ class LayerSweep(LayerLocator):
 
     Args:
         editor: How facts are edited. None edits as the run does, and by itself with R-ROME.
+        layers: Edit at these alone; all others count as 0. None for all.
     """
 
     columns = ("scores", *PARTS)
     costly = True
 
-    def __init__(self, editor: EditMethod | None = None) -> None:
+    def __init__(self, editor: EditMethod | None = None, layers: Sequence[int] | None = None) -> None:
         super().__init__(kappa=None, aggregate="mean")
         self.editor = editor
+        self.layers = None if layers is None else sorted(set(layers))
 
     def for_editor(self, editor: EditMethod) -> LayerLocator:
         """A sweep that edits as the run does, if it does not say how."""
@@ -63,17 +66,24 @@ class LayerSweep(LayerLocator):
 
         Returns:
             Values [B, 4, L]: the mean of those of rewrite, rephrase and locality that a request has, and each of them; NaN where
-            a request has no such prompt.
+            a request has no such prompt. At layers that are left out, the mean is 0 and the others NaN.
+
+        Raises:
+            SettingError: If ``layers`` is empty.
+            LayerError: If the model lacks one of them.
         """
         self.editor = self.editor or RROME()
-        values = score_edits(
-            model, tokenizer, requests, self.editor, map(self.editor.window_at, range(len(blocks(model))))
-        )
+        layers = range(len(blocks(model))) if self.layers is None else ascending(model, self.layers)
+        values = torch.full((len(requests), len(self.columns), len(blocks(model))), torch.nan, dtype=torch.float64)
+        values[:, 0] = 0
+        places = map(self.editor.window_at, layers)
+        values[..., list(layers)] = score_edits(model, tokenizer, requests, self.editor, places)
         return Evidence(values.float(), knows_old_answer(model, tokenizer, requests))
 
     def settings(self, model: PreTrainedModel) -> dict[str, Any]:
-        """The editor's."""
-        return {"editor": (self.editor or RROME()).settings(model)}
+        """The editor's, and the layers where they are not all."""
+        chosen = {} if self.layers is None else {"layers": self.layers}
+        return {"editor": (self.editor or RROME()).settings(model), **chosen}
 
 
 def score_edits(

@@ -118,6 +118,9 @@ def regret_sheets(result: Comparison) -> list[Sheet]:
             )
         count = result.rows[0].num_requests
         title = f"{what} {count} proxies of {result.proxies}, judged on {sweep.num_requests} tests of {sweep.data}"
+        if len(sweep.edited) < len(sweep.scores):
+            title += f" at {len(sweep.edited)} candidates"
+            note += f" Best: of the {len(sweep.edited)} layers that were edited, of {len(sweep.scores)}."
         sheets.append(Sheet(title, headings, rows, note))
     return sheets
 
@@ -161,10 +164,12 @@ def draw_comparison(result: Comparison, path: Path) -> None:
     figure = Figure(figsize=(13, 5), layout="constrained")
     left, right = figure.subplots(1, 2)
     sweep = result.sweeps[0]
-    layers = range(len(sweep.scores))
-    left.plot(layers, sweep.scores, color="black", linewidth=2.5, label="score: their mean")
+    layers = sweep.edited
+    marker = "" if len(layers) == len(sweep.scores) else "o"
+    score = [sweep.scores[layer] for layer in layers]
+    left.plot(layers, score, color="black", linewidth=2.5, marker=marker, label="score: their mean")
     for name, values in sweep.parts.items():
-        left.plot(layers, values, linewidth=1, linestyle="--", label=name)
+        left.plot(layers, [values[layer] for layer in layers], linewidth=1, linestyle="--", label=name)
     low, high = left.get_ylim()
     left.set_ylim(low, high + 0.16 * (high - low))
     by_layer: dict[int, list[str]] = {}
@@ -186,7 +191,11 @@ def draw_comparison(result: Comparison, path: Path) -> None:
     left.set_xlabel("layer that is edited")
     left.set_ylabel("points")
     left.set_title(
-        plain(f"Edits of {sweep.num_requests} test requests at every layer of {Path(result.model).name}"), fontsize=11
+        plain(
+            f"Edits of {sweep.num_requests} test requests at {'candidate layers' if marker else 'every layer'} of "
+            f"{Path(result.model).name}"
+        ),
+        fontsize=11,
     )
     left.legend(loc="lower left", fontsize=8)
     for row in result.rows:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ class SweepResult:
         data: Name of the test set.
         num_requests: How many requests count.
         seconds: How long the sweep took.
-        scores: [L] mean score (of rewrite, rephrase and locality) of edits at each layer, in points.
+        scores: [L] mean score (of rewrite, rephrase and locality) of edits at each layer, in points; NaN at layers that were not
+            candidates.
         parts: By name, [L] means of rewrite, rephrase and locality alone, in points.
         best_layer: The best fixed layer.
         optimum: Mean score if each request were edited at the layer that is best for itself, in points.
@@ -45,6 +47,11 @@ class SweepResult:
     best_layer: int
     optimum: float
     own_layer: int | None = None
+
+    @property
+    def edited(self) -> list[int]:
+        """The layers at which the tests were edited."""
+        return [layer for layer, score in enumerate(self.scores) if not isnan(score)]
 
 
 @dataclass(frozen=True)
@@ -117,6 +124,7 @@ class Comparison:
 
 def _sweep(content: Any) -> SweepResult:
     found = take_fields(SweepResult, content)
+    found["scores"] = numbers(found["scores"])
     found["parts"] = {name: numbers(column) for name, column in found["parts"].items()}
     return SweepResult(**found)
 

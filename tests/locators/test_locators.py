@@ -76,6 +76,10 @@ def test_sweep_equals_edit_score_restore(family, tokenizer):
         parts = [data[start : start + size] for start in range(0, 4, size)]
         values = torch.cat([LayerSweep(editor).score(model, tokenizer, part).values for part in parts])
         torch.testing.assert_close(values.double(), expected, equal_nan=True, rtol=0, atol=1e-6)
+    some = LayerSweep(editor, layers=[2, 1]).score(model, tokenizer, data).values.double()
+    torch.testing.assert_close(some[..., [1, 2]], expected[..., [1, 2]], equal_nan=True, rtol=0, atol=1e-6)
+    assert (some[:, 0, [0, 3]] == 0).all()
+    assert some[:, 1:, [0, 3]].isnan().all()
     choice = LayerSweep(editor).choose(expected[:, 0])
     assert choice.golden_layer == expected[:, 0].mean(0).argmax()
     torch.testing.assert_close(torch.tensor(choice.scores).double(), expected[:, 0].mean(0))
