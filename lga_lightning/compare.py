@@ -123,6 +123,8 @@ class LocatorComparison:
             for (_, tests), one, picked in zip(pairs, swept, own, strict=True)
         ]
         per_request = sum(s.seconds for s in swept) / sum(len(s.evidence) for s in swept)
+        if layers is not None:  # what edits at all layers would take
+            per_request *= len(blocks(module.language_model[0])) / len(layers)
         sizes = SIZES if layers is None else ()
         rows = [
             _row(name, locators[name], choices[name], found[name], swept, per_request, sizes, module)

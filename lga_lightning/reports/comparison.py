@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
@@ -18,6 +19,9 @@ from lga_lightning.reports.terminal import make_console, print_plain
 from lga_lightning.results.comparison import COMPARISON_FILE, Comparison, LocatorRow
 from lga_lightning.results.regret import Candidate, Interval
 from lga_lightning.utils.io import write_text, write_whole
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 MARKDOWN_FILE = "comparison.md"
 PICTURE_FILE = "comparison.png"
@@ -188,6 +192,8 @@ def draw_comparison(result: Comparison, path: Path) -> None:
             fontsize=8,
         )
     left.set_yticks(range(0, 101, 20))
+    left.set_xlim(-0.5, len(sweep.scores) - 0.5)
+    left.xaxis.get_major_locator().set_params(integer=True)
     left.set_xlabel("layer that is edited")
     left.set_ylabel("points")
     left.set_title(
@@ -198,13 +204,22 @@ def draw_comparison(result: Comparison, path: Path) -> None:
         fontsize=11,
     )
     left.legend(loc="lower left", fontsize=8)
-    for row in result.rows:
+    if any(row.points for row in result.rows):
+        _draw_curves(right, result.rows)
+    else:
+        _draw_regrets(right, result.rows)
+    write_whole(path, lambda scratch: figure.savefig(scratch, dpi=130))
+
+
+def _draw_curves(axes: Axes, rows: Sequence[LocatorRow]) -> None:
+    """Expected regret by number of proxies."""
+    for row in rows:
         if row.points:
             sizes = [point.requests for point in row.points]
-            right.plot(sizes, [point.regret for point in row.points], marker="o", label=plain(row.name))
+            axes.plot(sizes, [point.regret for point in row.points], marker="o", label=plain(row.name))
         else:
-            right.axhline(row.regrets[0].regret, linestyle=":", color="grey")
-            right.annotate(
+            axes.axhline(row.regrets[0].regret, linestyle=":", color="grey")
+            axes.annotate(
                 plain(row.name),
                 (0.99, row.regrets[0].regret),
                 xycoords=("axes fraction", "data"),
@@ -213,17 +228,29 @@ def draw_comparison(result: Comparison, path: Path) -> None:
                 ha="right",
                 fontsize=8,
             )
-    sizes = sorted({point.requests for row in result.rows for point in row.points})
-    if sizes:
-        right.set_xscale("log")
-        right.set_xticks(sizes, list(map(str, sizes)))
-        right.set_xticks([], minor=True)
-        right.legend(fontsize=8)
-    right.set_ylim(bottom=0)
-    right.set_xlabel("proxy requests")
-    right.set_ylabel("expected regret, points")
-    right.set_title("What a choice of layer costs on unseen requests", fontsize=11)
-    write_whole(path, lambda scratch: figure.savefig(scratch, dpi=130))
+    sizes = sorted({point.requests for row in rows for point in row.points})
+    axes.set_xscale("log")
+    axes.set_xticks(sizes, list(map(str, sizes)))
+    axes.set_xticks([], minor=True)
+    axes.legend(fontsize=8)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("proxy requests")
+    axes.set_ylabel("expected regret, points")
+    axes.set_title("What a choice of layer costs on unseen requests", fontsize=11)
+
+
+def _draw_regrets(axes: Axes, rows: Sequence[LocatorRow]) -> None:
+    """Regret with all proxies, and its 95% interval."""
+    for place, row in enumerate(rows):
+        found = row.regrets[0]
+        low, high = found.regret_interval
+        axes.plot([low, high], [place, place], color="grey")
+        axes.plot(found.regret, place, "o", color="black")
+    axes.set_yticks(range(len(rows)), [plain(row.name) for row in rows])
+    axes.invert_yaxis()
+    axes.set_xlim(left=0)
+    axes.set_xlabel("points behind the best layer that was edited, with 95% intervals")
+    axes.set_title("What the choice of layer costs on unseen requests", fontsize=11)
 
 
 def _points(row: LocatorRow, number: int) -> list[str]:
