@@ -141,7 +141,9 @@ class StudyRun:
         locators["published default"] = FixedLayer(editor.default_layers(llm)[-1])
         locators["MiddleLayer"] = MiddleLayer()
         locators[f"{type(module.locator).__name__}, the default"] = module.locator
-        comparison = LocatorComparison(locators, tests=self.study.tests, batch_size=self.study.tests_batch_size)
+        comparison = LocatorComparison(
+            locators, tests=self.study.tests, batch_size=self.study.tests_batch_size, judge="sweep"
+        )
         comparison.run(module, self.requests(data), place, self._trainer).save(place)
         write_json(place / CELL_FILE, self.cell(data, method))
 
