@@ -80,10 +80,12 @@ def batches(folder: Path) -> tuple[dict[str, Tensor], float]:
 
 
 def read_sweeps(folder: Path) -> Iterator[Swept]:
-    """All editors of a model's folder."""
+    """All editors of a model's folder that were swept and forecast."""
     family = json.loads((folder / "about-RROME.json").read_text())["family"]
     for path in sorted(folder.glob("sweep-*")):
         editor = path.name.removeprefix("sweep-")
+        if not any((folder / f"locator-EditForecast-{editor}").glob("*.safetensors")):
+            continue  # the sweep has not ended
         sweep = batches(path)[0]["values"].double()
         found, seconds = batches(folder / f"locator-EditForecast-{editor}")
         owner = found["owner"]

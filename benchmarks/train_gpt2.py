@@ -187,9 +187,10 @@ def main() -> None:
         gradient_clip_val=1.0,
     )
     rows_of_text = Corpus(facts, tokenizer, easy=size["steps"] * size["batch"] // 6, seed=args.seed)
-    trainer.fit(module, DataLoader(rows_of_text, batch_size=size["batch"]))
-
-    module.llm.eval().save_pretrained(folder)
+    try:
+        trainer.fit(module, DataLoader(rows_of_text, batch_size=size["batch"]))
+    finally:  # whatever becomes of the report on its layers
+        module.llm.eval().save_pretrained(folder)
     known = known_facts(module.llm, tokenizer, facts)
     (folder / "known.json").write_text(json.dumps({"facts": len(facts), "known": known}, indent=1) + "\n")
     Console().print(f"{len(facts)} facts, each in four phrasings; known greedily: {known}")

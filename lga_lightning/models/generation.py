@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from lga_lightning.exceptions import ModelError
 from lga_lightning.models.cached_prompts import CachedPrompts
 from lga_lightning.models.encoding import prompt_ids
 from lga_lightning.models.hooks import frozen
@@ -140,8 +141,18 @@ def seeded(device: torch.device, seed: int) -> Iterator[None]:
 def _continued(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ids: Tensor, mask: Tensor, **options: Any
 ) -> Tensor:
-    """Rows of token ids with what the model adds to them."""
+    """Rows of token ids with what the model adds to them.
+
+    Raises:
+        ModelError: If tokens are to be drawn by probabilities that are no numbers.
+    """
     with torch.no_grad(), frozen(model):
+        if options.get("do_sample") and not model(input_ids=ids, attention_mask=mask).logits[:, -1].isfinite().all():
+            raise ModelError(
+                f"The model says NaN or infinite logits after its first tokens, so no text can be drawn from it. It computes in {model.dtype}: "
+                "check its weights for NaN (a broken download or conversion), and in float16 try --model.dtype bfloat16 or float32, "
+                "whose range is wider."
+            )
         output: Tensor = model.generate(
             input_ids=ids,
             attention_mask=mask,

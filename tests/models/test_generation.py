@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
+from lga_lightning.editing import RROME
+from lga_lightning.exceptions import ModelError
+from lga_lightning.locators import EditForecast
 from lga_lightning.models.generation import greedy_answers
+from tests.editing.helpers import QUICK
 from tests.helpers.generation import TOKENS, plain
 from tests.helpers.models import requests, tiny_model
 
@@ -23,3 +28,12 @@ def test_the_models_generation_config_does_not_matter(tokenizer):
     model.generation_config.repetition_penalty = 5.0
     model.generation_config.no_repeat_ngram_size = 1
     assert greedy_answers(model, tokenizer, prompts, TOKENS) == expected
+
+
+def test_a_model_of_nan_is_named_before_a_text_is_drawn(tokenizer):
+    model = tiny_model("llama")
+    model.lm_head.weight.data[5] = torch.nan
+    with pytest.raises(
+        ModelError, match=r"no text can be drawn from it. It computes in torch.float32: check its weights"
+    ):
+        EditForecast(RROME(second_moment="sampled", **QUICK)).score(model, tokenizer, requests(2))
