@@ -167,7 +167,7 @@ def test_counterfact_edit_format(arguments, tmp_path):
 
 def test_edits_verify_the_layer(arguments, tmp_path):
     root = tmp_path / "run"
-    plain = lga("fit", arguments, tmp_path / "plain")
+    plain = lga("fit", [*arguments, *FAST_EDIT], tmp_path / "plain")
     assert plain["race"] is None
     result = lga("fit", [*arguments, *FAST_EDIT, "--verify.budget=16", "--verify.requests=2"], root)
     race = result["race"]
