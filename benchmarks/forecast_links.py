@@ -21,7 +21,6 @@ from statistics import fmean
 import torch
 from rich.console import Console
 from safetensors import safe_open
-from safetensors.torch import load_file
 from torch import Tensor
 
 from lga_lightning.locators.first_order import Ask, ForecastRows
@@ -56,12 +55,9 @@ class Swept:
     seconds: float
 
     def expected(self, ask: Ask, link: Link) -> Tensor:
-        """What a link makes of the rows that ask one thing: means over each fact's, [N, L], NaN where it has none."""
+        """[N, L] what a link expects of the rows that ask one thing, NaN where a fact has none."""
         mine = self.ask == ask
-        rows = ForecastRows(self.rows.behind[mine], self.rows.right[mine], self.rows.gain[mine])
-        totals = torch.zeros(len(self.sweep), self.sweep.shape[-1], dtype=torch.float64)
-        totals.index_add_(0, self.owner[mine], link.expected(ask, rows))
-        return totals / self.owner[mine].bincount(minlength=len(self.sweep)).unsqueeze(1)
+        return link.expected(ask, self.rows.part(mine), self.owner[mine], len(self.sweep))
 
     def curves(self, links: dict[Ask, Link]) -> Tensor:
         """[N, 4, L] expected scores, in the order of the sweep."""
@@ -73,8 +69,8 @@ def batches(folder: Path) -> tuple[dict[str, Tensor], float]:
     """The tensors that were kept batch by batch under a folder, and the seconds that they took."""
     parts, seconds = [], 0.0
     for path in sorted(folder.glob("*.safetensors")):
-        parts.append(load_file(path))
         with safe_open(path, "pt") as file:
+            parts.append({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118 - it cannot be iterated over
             seconds += float((file.metadata() or {}).get("seconds", 0))
     return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}, seconds
 
@@ -88,11 +84,11 @@ def read_sweeps(folder: Path) -> Iterator[Swept]:
             continue  # the sweep has not ended
         sweep = batches(path)[0]["values"].double()
         found, seconds = batches(folder / f"locator-EditForecast-{editor}")
-        owner = found["owner"]
+        owner, ask = found.pop("owner"), found.pop("ask")
         sweep = sweep[: int(owner.max()) + 1]
         known = owner < len(sweep)
-        rows = ForecastRows(**{key: found[key][known].double() for key in ("behind", "right", "gain")})
-        yield Swept(folder.name, family, editor, sweep, owner[known], found["ask"][known], rows, seconds)
+        rows = ForecastRows(**found).part(known)
+        yield Swept(folder.name, family, editor, sweep, owner[known], ask[known], rows, seconds)
 
 
 def fit(sweeps: Sequence[Swept]) -> dict[Ask, Link]:

@@ -31,6 +31,7 @@ from lga_lightning.utils.io import write_text
 
 DRAWS = 100
 SIZES = (10, 24, 50)
+RACED = "EditForecast, then a race"
 PARTS = ("efficacy", "generalisation", "locality")
 
 
@@ -129,23 +130,24 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 
 
 def regret_table(cases: list[Case], size: int) -> str:
-    """Expected regret by locator."""
+    """Expected regret by locator, and where a locator has all cases, their mean and the worst."""
+    cases = [case for case in cases if len(case.sweep) >= 2 * size]
     names = list(dict.fromkeys(name for case in cases for name in case.scores))
     rows = []
-    for name in [names[0], "EditForecast, then a race", *names[1:]]:
-        row = [name]
-        for case in cases:
-            if len(case.sweep) < 2 * size:
-                row.append("")
-            elif name == "EditForecast, then a race":
-                runs = [(race(case, p, i).standing().layer, t) for i, (p, t) in enumerate(draws(len(case.sweep), size))]
-                row.append(f"{fmean(points_lost(case.sweep[tests, 0], layer) for layer, tests in runs):.1f}")
-            elif name in case.scores:
-                row.append(f"{expected_regret(case, chooser(*case.scores[name]), size):.1f}")
-            else:
-                row.append("")
-        rows.append(row)
-    return table(["locator", *(case.name for case in cases)], rows)
+    for name in [names[0], RACED, *names[1:]]:
+        lost = [regret(case, name, size) for case in cases]
+        known = [one for one in lost if one is not None]
+        both = [f"{fmean(known):.1f}", f"{max(known):.1f}"] if len(known) == len(cases) else ["", ""]
+        rows.append([name, *("" if one is None else f"{one:.1f}" for one in lost), *both])
+    return table(["locator", *(case.name for case in cases), "mean", "worst"], rows)
+
+
+def regret(case: Case, name: str, size: int) -> float | None:
+    """Expected regret of a locator, or of a race; None where it was not tried."""
+    if name == RACED:
+        runs = [(race(case, p, i).standing().layer, t) for i, (p, t) in enumerate(draws(len(case.sweep), size))]
+        return fmean(points_lost(case.sweep[tests, 0], layer) for layer, tests in runs)
+    return expected_regret(case, chooser(*case.scores[name]), size) if name in case.scores else None
 
 
 def curve_table(cases: list[Case]) -> str:

@@ -119,8 +119,8 @@ class LocatorComparison:
             for number, (_, tests) in enumerate(pairs)
         ]
         sweeps = [
-            _sweep_result(tests.name, one, layers, picked)
-            for (_, tests), one, picked in zip(pairs, swept, own, strict=True)
+            _sweep_result(tests.name, one, layers, own_layer)
+            for (_, tests), one, own_layer in zip(pairs, swept, own, strict=True)
         ]
         per_request = sum(s.seconds for s in swept) / sum(len(s.evidence) for s in swept)
         if layers is not None:  # what edits at all layers would take

@@ -86,6 +86,14 @@ class ForecastRows:
     right: Tensor
     gain: Tensor
 
+    def part(self, rows: Tensor) -> ForecastRows:
+        """Some of the rows.
+
+        Args:
+            rows: [N] which of them, as a mask.
+        """
+        return ForecastRows(self.behind[rows], self.right[rows], self.gain[rows])
+
 
 def forecast_rows(model: PreTrainedModel, editor: EditMethod, rows: Rows, count: int) -> ForecastRows:
     """Forecast edits of requests at every layer; of a method that edits a window, at every window, named by its last layer.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -52,44 +52,47 @@ class Link:
         made_up = gain.clamp_min(0) ** self.steepness
         return made_up / (made_up + needed**self.steepness).clamp_min(torch.finfo(gain.dtype).tiny)
 
-    def expected(self, ask: Ask, found: ForecastRows) -> Tensor:
+    def expected(self, ask: Ask, found: ForecastRows, owner: Tensor, count: int) -> Tensor:
         """What edits are expected to score on rows that ask one thing.
 
         Args:
             ask: What they ask: a share of the new answer's tokens, some of which the model may give already, or that it stays away.
             found: N such rows.
+            owner: [N] the request that each belongs to.
+            count: Number B of requests.
 
         Returns:
-            [N, L] from 0 to 1.
+            [B, L] means over each request's rows, from 0 to 1; NaN where it has none.
         """
         leads = self(found.behind, found.gain)
-        return 1 - leads if ask is Ask.KEEP else leads + (1 - leads) * found.right.unsqueeze(1)
+        scores = 1 - leads if ask is Ask.KEEP else leads + (1 - leads) * found.right.unsqueeze(1)
+        totals = scores.new_zeros(count, scores.shape[1]).index_add_(0, owner, scores)
+        return totals / owner.bincount(minlength=count).unsqueeze(1)
 
 
 LINKS = {Ask.REWRITE: Link(0.4, 1.0), Ask.REPHRASE: Link(1.25, 1.5), Ask.KEEP: Link(0.8, 1.0)}
 """Fitted to sweeps by ``benchmarks/forecast_links.py``; how they do on models that were left out: docs/results/forecast.md."""
 
 
-def forecast_columns(rows: Rows, found: ForecastRows, count: int, links: Mapping[Ask, Link] = LINKS) -> Tensor:
+def forecast_columns(rows: Rows, found: ForecastRows, count: int) -> Tensor:
     """The columns of an :class:`EditForecast` from a forecast of rows.
 
     Args:
         rows: N rows.
         found: Their forecast.
         count: Number B of requests.
-        links: For each thing that a row asks.
 
     Returns:
         [B, 7, L], NaN where a request has no row that asks a thing.
     """
-    values = torch.full((count, len(EditForecast.columns), found.gain.shape[1]), torch.nan, dtype=torch.float64)
-    for number in range(count):
-        for ask, link in links.items():
-            mine = ((rows.owner == number) & (rows.ask == ask)).to(found.gain.device)
-            if mine.any():
-                part = ForecastRows(found.behind[mine], found.right[mine], found.gain[mine])
-                values[number, 1 + ask] = link.expected(ask, part).mean(0)
-                values[number, 4 + ask] = (part.gain / part.behind.clamp_min(1e-3).unsqueeze(1)).median(0).values
+    values = found.gain.new_full((count, len(EditForecast.columns), found.gain.shape[1]), torch.nan)
+    for ask, link in LINKS.items():
+        mine = rows.ask == ask
+        part, owner = found.part(mine), rows.owner[mine]
+        values[:, 1 + ask] = link.expected(ask, part, owner, count)
+        shares = part.gain / part.behind.clamp_min(1e-3).unsqueeze(1)
+        for number in owner.unique().tolist():
+            values[number, 4 + ask] = shares[owner == number].median(0).values
     values[:, 0] = values[:, 1:4].nanmean(1)
     return values
 

@@ -55,9 +55,10 @@ class LayerSweep(LayerLocator):
     def prepare(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, requests: Sequence[EditRequest]
     ) -> None:
-        """Find what the editor needs at all layers, in one pass."""
+        """Find what the editor needs at the layers, in one pass."""
         self.editor = self.editor or RROME()
-        self.editor.prepare(model, tokenizer, range(len(blocks(model))))
+        needed = {block for layer in self._edited(model) for block in self.editor.window_at(layer)}
+        self.editor.prepare(model, tokenizer, sorted(needed))
 
     def score(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, requests: Sequence[EditRequest]
@@ -73,17 +74,20 @@ class LayerSweep(LayerLocator):
             LayerError: If the model lacks one of them.
         """
         self.editor = self.editor or RROME()
-        layers = range(len(blocks(model))) if self.layers is None else ascending(model, self.layers)
+        layers = self._edited(model)
         values = torch.full((len(requests), len(self.columns), len(blocks(model))), torch.nan, dtype=torch.float64)
         values[:, 0] = 0
         places = map(self.editor.window_at, layers)
-        values[..., list(layers)] = score_edits(model, tokenizer, requests, self.editor, places)
+        values[..., layers] = score_edits(model, tokenizer, requests, self.editor, places)
         return Evidence(values.float(), knows_old_answer(model, tokenizer, requests))
 
     def settings(self, model: PreTrainedModel) -> dict[str, Any]:
         """The editor's, and the layers where they are not all."""
         chosen = {} if self.layers is None else {"layers": self.layers}
         return {"editor": (self.editor or RROME()).settings(model), **chosen}
+
+    def _edited(self, model: PreTrainedModel) -> list[int]:
+        return ascending(model, range(len(blocks(model))) if self.layers is None else self.layers)
 
 
 def score_edits(

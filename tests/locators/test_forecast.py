@@ -90,7 +90,7 @@ def test_bfloat16(tokenizer):
         for dtype in (torch.float32, torch.bfloat16)
     )
     # the links are steep where gains are small, as a random model's are
-    assert (fine[:, 1:4] - coarse[:, 1:4]).abs().nanmean() < 0.08
+    assert (fine[:, 1:4] - coarse[:, 1:4]).abs().nanmean() < 0.05
 
 
 def test_quantised_weights(tokenizer):

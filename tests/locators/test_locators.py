@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lga_lightning.cli import run
-from lga_lightning.editing import RROME
+from lga_lightning.editing import MEMIT, RROME
 from lga_lightning.locators import LGA, FixedLayer, LayerSweep, MiddleLayer
 from lga_lightning.locators.base import knows_old_answer
 from lga_lightning.models.generation import greedy_answers
@@ -94,6 +94,15 @@ def test_a_sweep_takes_the_editor_of_the_run_and_stays_what_it_is():
     found = mine.for_editor(editor)
     assert (type(found), found.editor, found.neighbours, mine.editor) == (MySweep, editor, 1, None)
     assert found.for_editor(RROME()) is found
+
+
+def test_a_sweep_of_some_layers_prepares_no_others(tokenizer, monkeypatch):
+    model, editor = tiny_model("llama"), MEMIT(window=2, second_moment="identity", moment_weight=2.0)
+    prepared = []
+    monkeypatch.setattr(MEMIT, "prepare", lambda self, model, tokenizer, layers: prepared.append(list(layers)))
+    LayerSweep(editor, layers=[3, 0]).prepare(model, tokenizer, requests(2))
+    LayerSweep(editor).prepare(model, tokenizer, requests(2))
+    assert prepared == [[0, 2, 3], [0, 1, 2, 3]]
 
 
 def tokens(model, tokenizer, prompt: str, answer: str) -> tuple[list[int], list[int]]:
