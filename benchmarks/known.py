@@ -2,14 +2,15 @@
 
     python benchmarks/known.py --data counterfact-edit.json --output known.jsonl [--model smollm2-135m]
 
-The answer is the old one if each of its tokens is the most likely one after those before it.
+The answer is the old one if each of its tokens is the most likely one after those before it. A small model knows no answer of
+some data sets: with ``--own`` all requests are kept without their old answers, so that the model's own answers take their place.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -27,6 +28,11 @@ def as_row(request: EditRequest) -> dict:
     return {name: content for name, content in asdict(request).items() if content}
 
 
+def keep(path: Path, requests: list[EditRequest]) -> None:
+    """Write requests as JSON Lines."""
+    write_text(path, "".join(json.dumps(as_row(request), ensure_ascii=False) + "\n" for request in requests))
+
+
 def main() -> None:
     """Ask about every request, and write down those that are known."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -35,7 +41,11 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--own", action="store_true", help="keep all requests, less their old answers")
     args = parser.parse_args()
+    if args.own:
+        keep(args.output, [replace(request, target_old=None) for request in load_requests(args.data).requests])
+        return
     model, tokenizer = load_model(args.model)
     model.to(args.device)
     requests = [r for r in load_requests(args.data).requests if r.target_old is not None]
@@ -43,8 +53,7 @@ def main() -> None:
     for batch in track(list(RequestBatches(requests, args.batch_size)), description="Asking"):
         answers = knows_old_answer(model, tokenizer, batch.requests).tolist()
         known |= {index for index, knows in zip(batch.index, answers, strict=True) if knows}
-    lines = "".join(json.dumps(as_row(requests[index]), ensure_ascii=False) + "\n" for index in sorted(known))
-    write_text(args.output, lines)
+    keep(args.output, [requests[index] for index in sorted(known)])
     Console().print(f"{len(known)} of {len(requests)} facts are known: {args.output}")
 
 

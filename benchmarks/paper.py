@@ -68,6 +68,7 @@ class Study:
         batch_size: Proxies a batch.
         tests_batch_size: Tests a batch of the sweep.
         only_known: Whether to leave out requests whose old answer the model does not give. Causal tracing always does.
+        chat: Names of the data sets that are questions, asked in the chat format of the model's tokenizer.
         margin: Points that may be lost where something is to be nearly as good as the best.
     """
 
@@ -81,6 +82,7 @@ class Study:
     batch_size: int = 8
     tests_batch_size: int = 8
     only_known: bool = False
+    chat: tuple[str, ...] = ()
     margin: float = 2.0
 
 
@@ -106,13 +108,19 @@ class StudyRun:
         """What a comparison is of."""
         names = ("model", "dtype", "attn_implementation", "proxies", "tests", "only_known")
         settings = {name: getattr(self.study, name) for name in names}
-        return {**settings, "data": data, "source": self.study.data[data], "method": method}
+        chat = {"chat": True} if data in self.study.chat else {}
+        return {**settings, "data": data, "source": self.study.data[data], "method": method, **chat}
 
     def requests(self, data: str) -> EditDataModule:
         """A data set, a random half of whose subjects serve as proxies where it has no splits of its own."""
         study = self.study
         return EditDataModule(
-            study.data[data], limit=study.proxies, batch_size=study.batch_size, seed=0, proxy_share=0.5
+            study.data[data],
+            limit=study.proxies,
+            batch_size=study.batch_size,
+            seed=0,
+            proxy_share=0.5,
+            chat_template=data in study.chat,
         )
 
     def is_done(self, data: str, method: str) -> bool:
@@ -189,6 +197,7 @@ def narrowed(study: Study, options: argparse.Namespace) -> Study:
     for what, wanted, known in (
         ("methods", options.methods or (), study.methods),
         ("data", [name for name, source in data.items() if not source], study.data),
+        ("chat", options.chat or (), {**study.data, **data}),
     ):
         if unknown := [name for name in wanted if name not in known]:
             raise SettingError(f"`--{what}` must be among {list(known)} of the configuration, got {unknown}.")
@@ -199,6 +208,7 @@ def narrowed(study: Study, options: argparse.Namespace) -> Study:
         **given,
         data={name: source or study.data[name] for name, source in data.items()} or study.data,
         methods={name: study.methods[name] for name in options.methods or study.methods},
+        chat=tuple(options.chat) if options.chat is not None else study.chat,
     )
 
 
@@ -238,6 +248,7 @@ def main() -> None:
     parser.add_argument("--model", help="another model")
     parser.add_argument("--dtype", help="of its weights")
     parser.add_argument("--data", nargs="+", metavar="NAME[=SOURCE]", help="these data sets alone, and where they are")
+    parser.add_argument("--chat", nargs="*", metavar="NAME", help="data sets of questions, asked in the chat format")
     parser.add_argument("--methods", nargs="+", metavar="NAME", help="these methods alone")
     parser.add_argument("--proxies", type=int, help="of each data set")
     parser.add_argument("--tests", type=int, help="of each data set")
