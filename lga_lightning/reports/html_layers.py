@@ -23,7 +23,6 @@ from lga_lightning.reports.wording import (
     OUTSIDE_FENCES,
     VERIFY,
     WITHIN_FENCES,
-    confidence_in_words,
     confidence_set_in_words,
     counted,
     full_verdict,
@@ -34,6 +33,7 @@ from lga_lightning.reports.wording import (
     relations_verdict,
     remarks,
     score_in_words,
+    stability_in_words,
     what_would_settle,
 )
 from lga_lightning.results.attribution import LocatorResult
@@ -61,9 +61,9 @@ def describe_layers(result: LocatorResult, sweep: LocatorResult | None, root: Pa
         "num_requests": result.num_requests,
         "golden": name_layers(golden_layers(result)),
         "count": len(choice.scores),
-        "confidence": confidence_in_words(choice),
+        "confidence": stability_in_words(result),
         "confidence_set": confidence_set_in_words(choice),
-        "settled": choice.settled,
+        "settled": result.settled,
         "not_settled": NOT_SETTLED,
         "way_out": what_would_settle(result),
         "within_fences": choice.fences

@@ -26,8 +26,6 @@ from lga_lightning.reports.tables import (
 from lga_lightning.reports.wording import (
     NOT_SETTLED,
     VERIFY,
-    confidence_in_words,
-    confidence_set_in_words,
     full_verdict,
     golden_layers,
     how_to_read,
@@ -36,6 +34,7 @@ from lga_lightning.reports.wording import (
     name_layers,
     relations_verdict,
     remarks,
+    stability,
     what_would_settle,
 )
 from lga_lightning.results.attribution import ATTRIBUTION_FILE, LocatorResult
@@ -71,9 +70,8 @@ def print_attribution(result: LocatorResult, root: Path, top: int = 8, others: S
         if not result.verified:
             console.print(VERIFY)
     else:
-        sure = "; ".join(filter(None, (confidence_in_words(choice), confidence_set_in_words(choice))))
-        console.print(f"[bold]Golden layer: {choice.golden_layer}[/bold], {sure}.")
-        if not choice.settled:
+        console.print(f"[bold]Golden layer: {choice.golden_layer}[/bold], {stability(result)}.")
+        if not result.settled:
             console.print(f"[bold]{NOT_SETTLED}[/bold] {escape(what_would_settle(result))}")
     names = [REPORT_FILE, ATTRIBUTION_FILE, PICTURE_FILE, *others]
     print_plain(console, f"Files: {root}/{', '.join(names)}")

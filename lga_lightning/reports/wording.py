@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from lga_lightning.locators.aggregation import RelationLayers
 from lga_lightning.locators.selection import Choice
-from lga_lightning.results.attribution import LocatorResult
+from lga_lightning.results.attribution import FEW_REQUESTS, LocatorResult
 from lga_lightning.results.race import RaceResult
 from lga_lightning.results.validation import ValidationResult
 
@@ -16,7 +16,6 @@ WITHIN_FENCES = "within the Tukey fences"
 OUTSIDE_FENCES = "outside the fences: left out"
 NOT_SETTLED = "The choice is not settled."
 VERIFY = "To verify it with a few real edits: `lga fit --verify`."
-FEW_REQUESTS = 30
 METRICS = {"rewrite": "efficacy", "rephrase": "generalisation", "locality": "locality"}
 """What the parts of an edit's score are called where they are drawn and listed by layer."""
 
@@ -70,9 +69,11 @@ def basis_in_words(result: LocatorResult) -> str:
 
 def stability_in_words(result: LocatorResult) -> str:
     """In which share of the resamples the choice is the same; of a forecast, that says how stable it is, not whether it is right."""
+    if result.num_requests == 1:
+        return "one request gives no confidence"
     if result.is_forecast:
         return f"the same layer in {result.choice.confidence:.0%} of the resamples of the requests"
-    return confidence_in_words(result.choice)
+    return f"chosen in {result.choice.confidence:.0%} of bootstrap resamples"
 
 
 def score_in_words(result: LocatorResult) -> str:
@@ -91,11 +92,6 @@ def score_in_words(result: LocatorResult) -> str:
     way = {"": "", "sum": "", "rank": ", by rank"}.get(way, f", {way}")
     shared = f", ± {result.neighbours} layer{'s' * (result.neighbours > 1)}" if result.neighbours else ""
     return f"score: sum over requests of {statistic}{way}{shared}"
-
-
-def confidence_in_words(choice: Choice) -> str:
-    """How sure a choice is."""
-    return f"chosen in {choice.confidence:.0%} of bootstrap resamples"
 
 
 def confidence_set_in_words(choice: Choice) -> str:
@@ -141,7 +137,7 @@ def _remarks_on_forecast(result: LocatorResult) -> list[str]:
             "(--data.requests, --data.limit)."
         )
     if not result.verified:
-        stable = _stability(result)
+        stable = stability(result)
         said.append(f"{stable[0].upper()}{stable[1:]}.")
     return said
 
@@ -150,12 +146,13 @@ def _remarks_on_race(result: LocatorResult, race: RaceResult) -> list[str]:
     took = "" if race.seconds is None else f", in {race.seconds:.1f} s"
     alone = "The forecast" if result.is_forecast else result.locator
     return [
-        f"{alone} alone named layer {result.choice.golden_layer}: {_stability(result)}.",
+        f"{alone} alone named layer {result.choice.golden_layer}: {stability(result)}.",
         f"The race made {counted(race.edits, 'edit')} of {counted(race.requests, 'request')}{took}.",
     ]
 
 
-def _stability(result: LocatorResult) -> str:
+def stability(result: LocatorResult) -> str:
+    """How sure a choice is, and among which layers it lies where that is not one."""
     return "; ".join(filter(None, (stability_in_words(result), confidence_set_in_words(result.choice))))
 
 
@@ -176,6 +173,11 @@ def what_would_settle(result: LocatorResult) -> str:
     have, needed = result.num_requests, result.requests_to_settle
     if have == 1:
         return "One request says nothing about others: give more (--data.requests, --data.limit)."
+    if result.choice.settled:
+        return (
+            f"The resamples of {have} requests agree because there are so few: give {FEW_REQUESTS} or more (--data.requests, "
+            "--data.limit)."
+        )
     steadier = {"sum": "normalised", "absolute": "absolute_normalised"}.get(result.aggregate)
     also = (
         f", or try an aggregate that few requests cannot rule (--model.locator.aggregate {steadier})"

@@ -36,6 +36,9 @@ _FILE = ResultFile(
     "--model.layer a number, a range (4-8), `all`, `default`, or the path of an attribution.json.",
 )
 
+FEW_REQUESTS = 30
+"""Of fewer requests, resamples are too much alike for their agreement to settle anything."""
+
 
 @dataclass(frozen=True)
 class LocatorResult:
@@ -167,6 +170,15 @@ class LocatorResult:
         bootstrap resamples of the requests that choose it: how stable the choice is, which does not say whether it is right.
         """
         return self.choice.confidence if self.race is None else self.race.confidence
+
+    @property
+    def settled(self) -> bool:
+        """Whether 90% of the resamples choose the golden layer, of enough requests that this means something.
+
+        A handful of requests makes each resample much like the others. A locator that says the same of every request needs none.
+        """
+        told_apart = any(self.choice.standard_errors)  # NaN, of one request, counts
+        return self.choice.settled and (self.num_requests >= FEW_REQUESTS or not told_apart)
 
     @property
     def is_sweep(self) -> bool:

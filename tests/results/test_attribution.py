@@ -181,3 +181,12 @@ def test_without_fences(tmp_path):
     result = locator_result(torch.randn(7, 6), choice=choose(torch.randn(7, 6), kappa=None))
     result.save(tmp_path / "attribution.json")
     assert LocatorResult.load(tmp_path / "attribution.json") == result
+
+
+def test_nothing_is_settled_by_a_handful():
+    clear = torch.tensor([0.0, 1.0, 5.0, 2.0]).repeat(40, 1) + 0.01 * torch.randn(40, 4)
+    for count, settled in ((40, True), (30, True), (29, False), (2, False), (1, False)):
+        result = locator_result(clear[:count])
+        assert result.choice.confidence == 1.0
+        assert result.settled == settled
+    assert locator_result(torch.tensor([[0.0, 1.0], [0.0, 1.0]])).settled  # it says the same of every request
