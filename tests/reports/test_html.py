@@ -344,7 +344,8 @@ def test_a_race_and_a_sweep_are_points_over_the_forecast(tmp_path):
     assert f"; 12 real edits: efficacy {100 * found.race.parts['rewrite'][5]:.1f}, generalisation" in page
     assert page.count(" real edits: efficacy") == 5
     (tmp_path / "sweep").mkdir()
-    sweep = sweep_result(torch.rand(6, LAYERS), model="tiny <model>", data="sweepset")
+    scores = torch.rand(6, LAYERS).index_fill(1, torch.tensor(5), 0.1)  # another layer is the sweep's
+    sweep = sweep_result(scores, model="tiny <model>", data="sweepset")
     sweep.save(tmp_path / "sweep" / "attribution.json")
     page = render_report(tmp_path)
     marks = page.split("</svg>")[0].count
