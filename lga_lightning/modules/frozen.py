@@ -28,6 +28,7 @@ class FrozenModule(L.LightningModule):
         dtype: Dtype of the weights that are loaded; ``auto`` takes the checkpoint's.
         attn_implementation: Attention that transformers is to use for a model that is loaded.
         structure: Where blocks and matrices are in a model of an unusual architecture.
+        trust_remote_code: Whether code that comes with a model that is loaded may run.
         model: A language model that is at hand, instead of one to load.
         tokenizer: Its fast tokenizer; None loads the one of the model's name.
 
@@ -43,6 +44,7 @@ class FrozenModule(L.LightningModule):
         dtype: Dtype,
         attn_implementation: str | None,
         structure: Structure | None,
+        trust_remote_code: bool,
         model: PreTrainedModel | None,
         tokenizer: PreTrainedTokenizerBase | None,
     ) -> None:
@@ -52,6 +54,7 @@ class FrozenModule(L.LightningModule):
         self.dtype_name = dtype
         self.attn_implementation = attn_implementation
         self.structure = structure
+        self.trust_remote_code = trust_remote_code
         self.model_name = model_name or (EMBEDDED_NAME if model is None else name_of(model))
         self.llm = model
         self.tokenizer = tokenizer
@@ -75,10 +78,12 @@ class FrozenModule(L.LightningModule):
     def configure_model(self) -> None:
         """Load the language model and its tokenizer, once, as far as they were not given."""
         if self.llm is None:
-            self.llm, tokenizer = load_model(self.model_name, self.dtype_name, self.attn_implementation)
+            self.llm, tokenizer = load_model(
+                self.model_name, self.dtype_name, self.attn_implementation, self.trust_remote_code
+            )
             self.tokenizer = self.tokenizer or tokenizer
         if self.tokenizer is None:
-            self.tokenizer = load_tokenizer(self.llm.config.name_or_path)
+            self.tokenizer = load_tokenizer(self.llm.config.name_or_path, self.trust_remote_code)
         if self.structure is not None:
             register_structure(self.llm.config.model_type, self.structure)
         blocks(self.llm)  # an unknown architecture fails here, before any work

@@ -62,6 +62,7 @@ class LGAModule(FrozenModule):
         dtype: Dtype of the weights that are loaded; ``auto`` takes the checkpoint's.
         attn_implementation: Attention that transformers is to use for a model that is loaded.
         structure: Where blocks and matrices are in a model of an unusual architecture (``docs/extending/structure.md``).
+        trust_remote_code: Whether code that comes with a model that is loaded may run; without it such a model is refused.
         model: A language model that you have, instead of one to load.
         tokenizer: Its fast tokenizer; None loads the one of the model's name.
         evaluation: What is measured of edits; None takes what the run's :class:`~lga_lightning.callbacks.EditReport` or
@@ -98,11 +99,12 @@ class LGAModule(FrozenModule):
         dtype: Dtype = "float32",
         attn_implementation: str | None = None,
         structure: Structure | None = None,
+        trust_remote_code: bool = False,
         model: PreTrainedModel | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
         evaluation: EvaluationConfig | None = None,
     ) -> None:
-        super().__init__(model_name, dtype, attn_implementation, structure, model, tokenizer)
+        super().__init__(model_name, dtype, attn_implementation, structure, trust_remote_code, model, tokenizer)
         if mode is not None and mode not in SCHEDULES:
             raise SettingError(f"`mode` must be one of {list(SCHEDULES)}, got {mode!r}.")
         self.editor = editor or RROME()

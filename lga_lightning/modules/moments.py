@@ -39,6 +39,7 @@ class MomentsModule(FrozenModule):
         attn_implementation: Attention that transformers is to use for a model that is loaded.
         save_every: Batches between two notes of how far the run is.
         structure: Where blocks and matrices are in a model of an unusual architecture.
+        trust_remote_code: Whether code that comes with a model that is loaded may run; without it such a model is refused.
         model: A language model that is at hand, instead of one to load.
         tokenizer: Its fast tokenizer; None loads the one of the model's name.
     """
@@ -54,10 +55,11 @@ class MomentsModule(FrozenModule):
         attn_implementation: str | None = None,
         save_every: int = 50,
         structure: Structure | None = None,
+        trust_remote_code: bool = False,
         model: PreTrainedModel | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
     ) -> None:
-        super().__init__(model_name, dtype, attn_implementation, structure, model, tokenizer)
+        super().__init__(model_name, dtype, attn_implementation, structure, trust_remote_code, model, tokenizer)
         if min(1 if tokens is None else tokens, sequence_length, save_every) < 1:
             raise SettingError(
                 "`tokens`, `sequence_length` and `save_every` must be at least 1, got "

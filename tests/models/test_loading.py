@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
+import json
 from dataclasses import replace
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from lga_lightning.exceptions import ModelError
 from lga_lightning.models import loading
@@ -67,3 +70,37 @@ def test_messages(tmp_path):
         load_tokenizer(str(tmp_path))
     with pytest.raises(ModelError, match="`dtype` must be"):
         load_model("gpt2", dtype="int3")
+
+
+CODE = "from transformers import GPT2Config\n\nopen({marker!r}, 'w').close()\n\n\nclass OwnConfig(GPT2Config):\n    model_type = 'own'\n"
+
+
+def test_code_of_a_model_runs_only_where_it_is_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    folder, marker = tmp_path / "model", tmp_path / "it-ran"
+    tiny_model("gpt2").save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.OwnConfig"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "own.py").write_text(CODE.format(marker=str(marker)))
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\ny\ny\n"))
+    with pytest.raises(ModelError, match=r"code of its own, which is not run .* --model.trust_remote_code true"):
+        load_model(str(folder))
+    assert not marker.exists()
+    with pytest.raises(ModelError):  # it runs, and gives no causal language model
+        load_model(str(folder), trust_remote_code=True)
+    assert marker.exists()
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_files_that_lack_weights(family, tmp_path):
+    tiny_model(family).save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    gone = [name for name in weights if ".1." in name and "mlp" in name]
+    save_file(
+        {name: weights[name] for name in weights if name not in gone}, tmp_path / "model.safetensors", {"format": "pt"}
+    )
+    with pytest.raises(ModelError, match=rf"lack {len(gone)} of the weights of a .*mlp.*, which would be random"):
+        load_model(str(tmp_path))
