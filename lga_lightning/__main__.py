@@ -68,11 +68,13 @@ def main() -> None:
         sys.exit(0)
 
     from lga_lightning.exceptions import LGAError
+    from lga_lightning.utils.signals import interruptible
 
     try:
-        from lga_lightning.cli import run
+        with interruptible():
+            from lga_lightning.cli import run
 
-        run()
+            run()
     except (LGAError, OSError) as error:
         if os.environ.get("LOCAL_RANK", "0") == "0":  # of several processes, one speaks
             sys.stderr.write(f"\nlga: {error}\n")

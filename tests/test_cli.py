@@ -345,8 +345,10 @@ def test_checkpoint_of_another_run_is_refused(arguments, tmp_path, capsys):
     assert "its only_known is" in refused(["fit", *arguments, checkpoint, "--model.only_known=true"], capsys)
 
 
-@pytest.mark.parametrize("devices", [1, 2])
-def test_ctrl_c_leaves_a_checkpoint_that_resumes(devices, arguments, tmp_path):
+@pytest.mark.parametrize(
+    ("devices", "asked"), [(1, signal.SIGINT), (2, signal.SIGINT), (1, signal.SIGTERM), (2, signal.SIGTERM)]
+)
+def test_an_interrupted_fit_leaves_a_checkpoint_that_resumes(devices, asked, arguments, tmp_path):
     data = write_rows(tmp_path / "many.jsonl", rows(4000))
     root = tmp_path / "run"
     command = [sys.executable, "-m", "lga_lightning", "fit", *arguments, f"--data.requests={data}"]
@@ -362,16 +364,49 @@ def test_ctrl_c_leaves_a_checkpoint_that_resumes(devices, arguments, tmp_path):
         while not (root / "attribution.ckpt").exists() and time.time() < deadline:
             time.sleep(0.1)
         time.sleep(0.5)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(asked)
         _, said = process.communicate(timeout=60)
-    assert process.returncode == 1
+    assert process.returncode == 128 + asked
     assert "--ckpt_path" in said.decode()
+    assert f"lga: ended by {asked.name}." in said.decode()
     left = torch.load(root / "attribution.ckpt")["callbacks"]["ScoreCollector"]["scores"]["index"]
     assert 0 < len(left) < 4000
     assert len(left.unique()) == len(left)
     resumed = [*arguments, f"--data.requests={data}", f"--ckpt_path={root / 'attribution.ckpt'}"]
     result = lga("fit", [*resumed, "--trainer.limit_train_batches=3"], tmp_path / "resumed")
     assert len(left) + 4 <= result["num_requests"] <= len(left) + 6
+
+
+@pytest.mark.parametrize(
+    ("verb", "options", "begun"),
+    [
+        ("validate", ["--data.requests=many.jsonl", "--model.layer=1"], "run/lga_validate.yaml"),
+        ("predict", ["--data.requests=many.jsonl", "--model.layer=1"], "run/lga_predict.yaml"),
+        (
+            "moments",
+            ["--model.text=texts.txt", "--model.tokens=400000000", "--model.save_every=0"],
+            "cache/**/partial.safetensors",
+        ),
+    ],
+)
+def test_sigterm_ends_every_verb_within_seconds(verb, options, begun, arguments, model_folder, tmp_path):
+    write_rows(tmp_path / "many.jsonl", rows(4000))
+    (tmp_path / "texts.txt").write_text("\n".join(f"Text {number} of the capital." for number in range(60_000)))
+    own = arguments if verb != "moments" else [f"--model.model_name={model_folder}", *QUICK]
+    command = [sys.executable, "-m", "lga_lightning", verb, *own, "--trainer.default_root_dir=run", *options]
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, cwd=tmp_path, env=environment) as process:
+        deadline = time.time() + 120
+        while not any(tmp_path.glob(begun)) and time.time() < deadline:
+            time.sleep(0.1)
+        time.sleep(1.0)
+        assert process.poll() is None, process.stderr.read().decode()
+        process.terminate()
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "Traceback" not in said.decode()
+    assert not (tmp_path / "run" / "validation.json").exists()
+    assert not (tmp_path / "run" / "adapter").exists()
 
 
 def test_help_and_version_are_quick():
@@ -431,7 +466,7 @@ def test_two_processes_take_the_moments_of_one(model_folder, tmp_path):
     found = []
     for devices in (1, 2):
         cache = tmp_path / f"cache{devices}"
-        options = ["--model.layers=1-2", "--model.text=texts.txt", "--model.tokens=3000", "--model.save_every=1"]
+        options = ["--model.layers=1-2", "--model.text=texts.txt", "--model.tokens=3000", "--model.save_every=0"]
         done = shell(
             "moments",
             f"--model.model_name={model_folder}",

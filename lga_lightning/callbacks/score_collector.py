@@ -202,8 +202,19 @@ class ScoreCollector(L.Callback):
 
 
 def _save(trainer: L.Trainer) -> None:
-    """Write the checkpoint of the scores; a collective operation."""
-    trainer.save_checkpoint(Path(trainer.default_root_dir) / CHECKPOINT_FILE, weights_only=False)
+    """Write the checkpoint of the scores; a collective operation.
+
+    Lightning stages a file in the system's folder for such, and moves it over what was there, which a full disk cuts in half.
+    """
+    path = Path(trainer.default_root_dir) / CHECKPOINT_FILE
+    scratch = path.with_name(f".{CHECKPOINT_FILE}.partial")
+    try:
+        trainer.save_checkpoint(scratch, weights_only=False)
+        if trainer.is_global_zero:
+            scratch.replace(path)
+    finally:
+        if trainer.is_global_zero:
+            scratch.unlink(missing_ok=True)
 
 
 def check_fingerprint(

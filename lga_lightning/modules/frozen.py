@@ -18,6 +18,13 @@ if TYPE_CHECKING:
 
 Dtype = Literal["float32", "bfloat16", "float16", "float64", "auto"]
 
+LIMITS = {
+    "fit": ("max_epochs", "max_steps", "limit_train_batches"),
+    "validate": ("limit_val_batches",),
+    "predict": ("limit_predict_batches",),
+}
+"""Settings of a trainer that end a run before it begins, where they are 0."""
+
 
 class FrozenModule(L.LightningModule):
     """A LightningModule around a language model that is left as it is.
@@ -63,11 +70,16 @@ class FrozenModule(L.LightningModule):
         self._ddp_params_and_buffers_to_ignore: list[str] = []
 
     def setup(self, stage: str) -> None:
-        """Refuse a trainer that would convert the model.
+        """Refuse a trainer that would convert the model, or end at once with nothing found and no error.
 
         Raises:
-            SettingError: If its precision is one for all weights.
+            SettingError: If its precision is one for all weights, or it makes no epoch, step or batch.
         """
+        limits = LIMITS.get(stage, ())
+        for name in (name for name in limits if getattr(self.trainer, name) == 0):
+            raise SettingError(
+                f"With Trainer({name}=0) there is nothing to do. Leave `{name}` out, or give at least 1."
+            )
         precision = self.trainer.precision
         if precision.endswith("true") and precision != "32-true":
             raise SettingError(

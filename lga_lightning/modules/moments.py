@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,7 +38,7 @@ class MomentsModule(FrozenModule):
         sequence_length: Tokens a piece of text, at most.
         dtype: Dtype of the weights that are loaded. Editing takes moments of the same dtype alone.
         attn_implementation: Attention that transformers is to use for a model that is loaded.
-        save_every: Batches between two notes of how far the run is.
+        save_every: Seconds between two notes of how far the run is; 0 for one after each batch.
         structure: Where blocks and matrices are in a model of an unusual architecture.
         trust_remote_code: Whether code that comes with a model that is loaded may run; without it such a model is refused.
         model: A language model that is at hand, instead of one to load.
@@ -53,16 +54,16 @@ class MomentsModule(FrozenModule):
         sequence_length: int = 256,
         dtype: Dtype = "float32",
         attn_implementation: str | None = None,
-        save_every: int = 50,
+        save_every: float = 20.0,
         structure: Structure | None = None,
         trust_remote_code: bool = False,
         model: PreTrainedModel | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
     ) -> None:
         super().__init__(model_name, dtype, attn_implementation, structure, trust_remote_code, model, tokenizer)
-        if min(1 if tokens is None else tokens, sequence_length, save_every) < 1:
+        if min(1 if tokens is None else tokens, sequence_length) < 1 or save_every < 0:
             raise SettingError(
-                "`tokens`, `sequence_length` and `save_every` must be at least 1, got "
+                "`tokens` and `sequence_length` must be at least 1, and `save_every` at least 0, got "
                 f"{tokens}, {sequence_length} and {save_every}."
             )
         self.text = text
@@ -71,6 +72,7 @@ class MomentsModule(FrozenModule):
         self.key: CovarianceKey | None = None
         self.moments: CovarianceAccumulator | None = None
         self.done = 0
+        self._saved = 0.0
         self._layers = self.layers
 
     def setup(self, stage: str) -> None:
@@ -93,7 +95,7 @@ class MomentsModule(FrozenModule):
         if not missing:
             return MomentBatches(iter(()), 0, 0, 1)
         self.moments = CovarianceAccumulator(llm, missing).to(self.device)
-        self.done = restore_partial(self.moments, self.key)
+        self.done, self._saved = restore_partial(self.moments, self.key), time.monotonic()
         if self.global_rank:  # the sums so far count once
             self.moments.reset()
         pending: Iterator[Any] = batches(llm, tokenizer, self.text, self.tokens, self.sequence_length, self.done)
@@ -110,7 +112,8 @@ class MomentsModule(FrozenModule):
         if self.moments is None or self.key is None:
             raise RuntimeError("predict_dataloader has not run. Let a Trainer call the steps.")
         self.moments.update(llm, batch)
-        if (batch_idx + 1) % self.save_every == 0:
+        if self.trainer.strategy.broadcast(time.monotonic() - self._saved >= self.save_every):  # one clock for all
+            self._saved = time.monotonic()
             with self.moments.sync_context():
                 if self.trainer.is_global_zero:
                     save_partial(self.moments, self.key, self.done + (batch_idx + 1) * self.trainer.world_size)

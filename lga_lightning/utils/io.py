@@ -7,7 +7,8 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,10 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     os.close(handle)
     scratch = Path(name)
     try:
-        write(scratch)
+        with _disk_errors(path):
+            write(scratch)
+        with scratch.open("rb") as file:  # on the disk before it gets the name, whatever happens to the machine
+            os.fsync(file.fileno())
         umask = os.umask(0)
         os.umask(umask)
         scratch.chmod(0o666 & ~umask)
@@ -53,7 +57,8 @@ def write_folder(path: Path, write: Callable[[Path], None], overwrite: bool = Fa
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
-        write(scratch)
+        with _disk_errors(path):
+            write(scratch)
         umask = os.umask(0)
         os.umask(umask)
         scratch.chmod(0o777 & ~umask)
@@ -70,6 +75,17 @@ def write_folder(path: Path, write: Callable[[Path], None], overwrite: bool = Fa
             scratch.rename(path)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    """Within the block, safetensors' own error, of a full disk say, is the OSError that it is."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except SafetensorError as error:
+        raise OSError(f"Could not write {str(path)!r}: {error}") from error
 
 
 def already_there(path: Path) -> SettingError:

@@ -11,11 +11,13 @@ from pathlib import Path
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from peft import PeftModel
 from torch.utils.data import DataLoader
 
 import lga_lightning
 from lga_lightning import EvaluationConfig, LGAModule, edit, find_golden_layer
+from lga_lightning.callbacks import ScoreCollector
 from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing import RROME
 from lga_lightning.exceptions import DataError, SettingError
@@ -52,6 +54,43 @@ def test_fit_scores_once_and_leaves_what_the_function_finds(trainable, tokenizer
     assert left["model"] == "LlamaForCausalLM"
     assert all(parameter.requires_grad == trainable for parameter in model.parameters())
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("verb", "limit"),
+    [
+        ("fit", "max_epochs"),
+        ("fit", "max_steps"),
+        ("fit", "limit_train_batches"),
+        ("validate", "limit_val_batches"),
+        ("predict", "limit_predict_batches"),
+    ],
+)
+def test_a_run_that_would_do_nothing_is_refused(verb, limit, tokenizer, tmp_path):
+    module = LGAModule(layer=1, model=tiny_model("llama"), tokenizer=tokenizer)
+    with pytest.raises(SettingError, match=rf"With Trainer\({limit}=0\) there is nothing to do"):
+        getattr(trainer(**{limit: 0}), verb)(module, DataLoader(requests(2)))
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(tokenizer, tmp_path, monkeypatch):
+    written = []
+
+    class Disk(TorchCheckpointIO):
+        def save_checkpoint(self, checkpoint, path, storage_options=None):
+            super().save_checkpoint(checkpoint, path, storage_options)
+            written.append(path)
+            if len(written) == 2:
+                content = Path(path).read_bytes()
+                Path(path).write_bytes(content[: len(content) // 2])
+                raise OSError(28, "No space left on device")
+
+    module = LGAModule(model=tiny_model("llama"), tokenizer=tokenizer)
+    with pytest.raises(OSError, match="No space left"):
+        trainer(callbacks=[ScoreCollector(checkpoint_every=1)], plugins=[Disk()]).fit(module, DataLoader(requests(4)))
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["attribution.ckpt"]
+    left = torch.load(tmp_path / "attribution.ckpt")["callbacks"]["ScoreCollector"]["scores"]["index"]
+    assert left.tolist() == [0]
 
 
 def test_requests_may_be_shuffled_and_collated_by_hand(tokenizer):

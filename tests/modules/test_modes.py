@@ -166,7 +166,7 @@ def test_predict_writes_dense_edits_as_matrices(tmp_path, data, tokenizer):
 def test_moments_by_a_trainer_are_those_of_the_function(tmp_path, tokenizer, monkeypatch):
     text = tmp_path / "texts.txt"
     text.write_text("\n\n".join(f"The capital of country {number} is old." for number in range(300)))
-    settings = {"tokens": 700, "sequence_length": 8, "save_every": 1}
+    settings = {"tokens": 700, "sequence_length": 8, "save_every": 0}
     made = MomentsModule(layers="1-2", text=str(text), model=tiny_model("llama"), tokenizer=tokenizer, **settings)
     trainer(tmp_path).predict(made, return_predictions=False)
     found = {layer: load_covariance(made.key.folder, layer, made.key) for layer in (1, 2)}
