@@ -69,6 +69,7 @@ def main() -> None:
 
     from lga_lightning.exceptions import LGAError
     from lga_lightning.utils.signals import interruptible
+    from lga_lightning.utils.text import printable
 
     try:
         with interruptible():
@@ -77,7 +78,7 @@ def main() -> None:
             run()
     except (LGAError, OSError) as error:
         if os.environ.get("LOCAL_RANK", "0") == "0":  # of several processes, one speaks
-            sys.stderr.write(f"\nlga: {error}\n")
+            sys.stderr.write(f"\nlga: {printable(str(error))}\n")
         sys.exit(2)
 
 

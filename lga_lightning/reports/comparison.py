@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from lga_lightning.reports.figures import plain
@@ -19,6 +18,7 @@ from lga_lightning.reports.terminal import make_console, print_plain
 from lga_lightning.results.comparison import COMPARISON_FILE, Comparison, LocatorRow
 from lga_lightning.results.regret import Candidate, Interval
 from lga_lightning.utils.io import write_text, write_whole
+from lga_lightning.utils.text import escape
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from lga_lightning.covariance.store import CovarianceKey
@@ -40,6 +39,7 @@ from lga_lightning.reports.wording import (
 from lga_lightning.results.attribution import ATTRIBUTION_FILE, LocatorResult
 from lga_lightning.results.validation import REQUESTS_FILE, ValidationResult
 from lga_lightning.results.validation_parts import DriftPoint, Metric
+from lga_lightning.utils.text import escape
 
 
 def make_console() -> Console:

@@ -10,11 +10,12 @@ import torch
 from lga_lightning.evaluation.results import EvalResult
 from lga_lightning.locators.aggregation import RelationLayers
 from lga_lightning.locators.causal_tracing import GROUPS, KINDS
+from lga_lightning.reports.comparison import leave_comparison
 from lga_lightning.reports.figures import draw_layers
 from lga_lightning.reports.heatmap import draw_heat_map
 from lga_lightning.reports.terminal import print_attribution, print_edits, print_places, print_written
 from lga_lightning.results.attribution import LocatorResult, means_by_layer
-from tests.helpers.results import forecast_result, likely_parts, locator_result, race_result, validation
+from tests.helpers.results import comparison, forecast_result, likely_parts, locator_result, race_result, validation
 
 
 @pytest.mark.parametrize(
@@ -219,3 +220,22 @@ def test_pictures_of_names_with_dollar_signs(tmp_path):
     draw_layers(result, tmp_path / "layers.png")
     draw_heat_map(result, tmp_path / "heat.png")
     assert (tmp_path / "heat.png").is_file()
+
+
+def test_data_commands_no_terminal(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "250")
+    evil = "\x1b]0;title\x07\x1b[2J"
+    relations = RelationLayers([evil, "language"], [20, 20], [1, 2], [0.5, 0.75], 0.01)
+    result = locator_result(
+        torch.randn(40, 3), model=f"m {evil}", data=evil, num_skipped={evil: 2}, relations=relations
+    )
+    print_attribution(result, tmp_path / evil)
+    leave_comparison(comparison(model=evil, name=evil, data=evil), tmp_path)
+    outcomes = [[EvalResult(f"locality.{evil}", "Q", ("A",), {"token": (0.0, 1.0)})]]
+    edits = validation(outcomes, model_name=evil, data_name=evil, layer_source=evil)
+    print_edits(edits)
+    print_places(edits, tmp_path / evil / "validation.json")
+    said = capsys.readouterr().out
+    assert said.count("�") > 12
+    assert "\x1b" not in said
+    assert "\x07" not in said
