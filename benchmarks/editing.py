@@ -41,7 +41,7 @@ def one_at_a_time(
     for text in [*(context + request.prompt for context in contexts), f"{request.subject} is a"]:
         encoded = tokenizer(text, return_offsets_mapping=True)
         begin = text.rindex(request.prompt) if request.prompt in text else 0
-        end = begin + end_of_subject(text[begin:], request.subject)
+        end = begin + end_of_subject(text[begin:], request.about)
         subjects.append(token_at(encoded["offset_mapping"], end - 1))
         rows.append(encoded["input_ids"])
     lengths = [len(row) for row in rows]

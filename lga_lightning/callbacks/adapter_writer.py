@@ -110,4 +110,4 @@ class AdapterWriter(EditCollector):
 
 
 def _slug(request: EditRequest) -> str:
-    return re.sub(r"\W+", "-", request.subject).strip("-")[:40] or "request"
+    return re.sub(r"\W+", "-", request.about).strip("-")[:40] or "request"

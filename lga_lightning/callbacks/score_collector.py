@@ -100,6 +100,7 @@ class ScoreCollector(L.Callback):
         if self._resumed_from is not None:
             check_fingerprint(self._resumed_from, pl_module.fingerprint())
         if self.verify is not None:
+            pl_module.editor.check_requests(list(filter(pl_module.locator.accepts, pl_module.data.requests)))
             self._edits = edits_before(trainer)
             if self._edits is not None:
                 what, anew = f"The race in {RACE_FILE}", "without that file, or in another folder"

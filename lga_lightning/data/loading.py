@@ -144,7 +144,7 @@ def _valid(
 
 
 def _with_split(request: EditRequest, proxy_share: float) -> EditRequest:
-    return replace(request, split=split_of(request.subject, proxy_share))
+    return replace(request, split=split_of(request.about, proxy_share))
 
 
 def _wanted(

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from lga_lightning.exceptions import InvalidRequest
+
+NO_SUBJECT = "no subject"
+GIVE_ONE = "Say in `subject` what the fact is about, in the prompt's letters, or choose what needs none."
 
 
 @dataclass(frozen=True)
@@ -37,11 +40,12 @@ class Probe:
 class EditRequest:
     """One fact to edit: after the edit, the model should continue ``prompt`` with ``target_new``.
 
-    Every instance is valid: its subject is in its prompt, its targets are not empty and differ.
+    Every instance is valid: its subject, if it has one, is in its prompt, its targets are not empty and differ.
 
     Args:
         prompt: Text to be continued; contains ``subject``.
-        subject: What the fact is about. The edit acts at its last token.
+        subject: What the fact is about; methods that work at a subject's last token act there. None where the request names
+            none: other methods edit it all the same.
         target_new: The answer wanted after the edit.
         target_old: The answer before the edit; None where unknown (then the model's own greedy answer serves).
         rephrases: Other prompts with the same answer.
@@ -60,7 +64,7 @@ class EditRequest:
     """
 
     prompt: str
-    subject: str
+    subject: str | None
     target_new: str
     target_old: str | None = None
     rephrases: tuple[str, ...] = ()
@@ -84,11 +88,12 @@ class EditRequest:
             raise InvalidRequest(
                 "empty alias", f"An alias of an answer to {self.prompt!r} is empty. Give it a text, or drop it."
             )
-        if not self.subject.strip():
+        if self.subject is not None and not self.subject.strip():
             raise InvalidRequest(
-                "empty subject", f"The subject of {self.prompt!r} is empty. Say what the fact is about."
+                "empty subject",
+                f"The subject of {self.prompt!r} is empty. Say what the fact is about, or leave the field out.",
             )
-        if self.subject.strip() not in self.prompt:
+        if self.subject is not None and self.subject.strip() not in self.prompt:
             raise InvalidRequest(
                 "subject not in the prompt",
                 f"The subject {self.subject!r} does not occur in the prompt {self.prompt!r}. The edit acts at the "
@@ -117,9 +122,50 @@ class EditRequest:
         return self
 
     @property
+    def about(self) -> str:
+        """What the fact is about, in words: its subject, or the whole prompt where it names none."""
+        return self.prompt if self.subject is None else self.subject
+
+    @property
     def subject_end(self) -> int:
-        """Offset in ``prompt`` just past the subject's first occurrence, as a whole word where there is one."""
+        """Offset in ``prompt`` just past the subject's first occurrence, as a whole word where there is one.
+
+        Raises:
+            InvalidRequest: If the request has no subject.
+        """
+        if self.subject is None:
+            raise InvalidRequest(
+                NO_SUBJECT, f"The request {self.prompt!r}{f' ({self.id})' * bool(self.id)} has no subject. {GIVE_ONE}"
+            )
         return end_of_subject(self.prompt, self.subject)
+
+    @property
+    def anchor_end(self) -> int:
+        """Offset just past the subject, or past the prompt where there is none.
+
+        For what has to name some token of every request, and does not edit there.
+        """
+        return len(self.prompt.rstrip()) if self.subject is None else self.subject_end
+
+
+def check_subjects(requests: Iterable[EditRequest], who: str) -> None:
+    """Refuse requests without a subject, for a method or a locator that works at one.
+
+    Args:
+        requests: The requests.
+        who: Name of the method or the locator, for the message.
+
+    Raises:
+        InvalidRequest: Names the first such request.
+    """
+    for request in requests:
+        if request.subject is None:
+            raise InvalidRequest(
+                NO_SUBJECT,
+                f"{who} works at the subject's last token, and the request {request.prompt!r}"
+                f"{f' ({request.id})' * bool(request.id)} has no subject. {GIVE_ONE} Methods that need none: FT-M, FT-L. Of "
+                "locators: LGA.",
+            )
 
 
 def end_of_subject(text: str, subject: str) -> int:

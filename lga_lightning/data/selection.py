@@ -15,7 +15,7 @@ def split_of(subject: str, proxy_share: float) -> str:
     """``"proxy"`` or ``"test"``, by the subject alone: on every machine, in every order of the file.
 
     Args:
-        subject: A subject; case, spacing and Unicode's several ways to write a letter make no difference.
+        subject: A subject, or the prompt of a request without one; case, spacing and Unicode's several ways to write a letter make no difference.
         proxy_share: Which share of all subjects is to serve as proxies, between 0 and 1.
 
     Example:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lga_lightning.data.requests import EditRequest
+from lga_lightning.data.requests import EditRequest, check_subjects
 from lga_lightning.editing.delta import WeightDelta
 from lga_lightning.editing.first_order import LinearisedFacts
 from lga_lightning.exceptions import DataError, SettingError
@@ -60,11 +60,25 @@ class EditMethod(ABC):
         name: Name of the method, as the field writes it.
         window: Number of layers that an edit is spread over, where ``golden`` stands for several.
         keeps_history: Whether the keys of an editing session's earlier edits enter into its later ones.
+        needs_subject: Whether it works at the subject's last token, so that a request without one is refused.
     """
 
     name: str
     window: int = 1
     keeps_history: bool = False
+    needs_subject: bool = True
+
+    def check_requests(self, requests: Sequence[EditRequest]) -> None:
+        """Refuse requests that the method cannot edit; what edits through it checks by itself.
+
+        Args:
+            requests: The requests.
+
+        Raises:
+            InvalidRequest: If the method needs a subject, and one of them has none.
+        """
+        if self.needs_subject:
+            check_subjects(requests, self.name)
 
     def prepare(  # noqa: B027 - some have nothing to do
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, layers: Sequence[int]
@@ -199,7 +213,7 @@ class EditMethod(ABC):
             history: See :meth:`write`.
 
         Raises:
-            DataError: If there is no request, or two contradict each other.
+            DataError: If there is no request, two contradict each other, or one lacks a subject that the method needs.
             LayerError: If the model lacks one of the layers.
             SettingError: If there is no layer, ``batch_size`` is below 1, or there is a history for a method that keeps none.
         """
@@ -212,6 +226,7 @@ class EditMethod(ABC):
             )
         layers = ascending(model, layers)
         check_agreement(requests)
+        self.check_requests(requests)
         starts = range(0, len(requests), batch_size)
         parts = [
             self.optimize_targets(model, tokenizer, requests[start : start + batch_size], layers) for start in starts
@@ -232,8 +247,12 @@ class EditMethod(ABC):
             tokenizer: Its fast tokenizer.
             requests: The facts to edit.
             layers: Index of the block to edit, or several.
+
+        Raises:
+            InvalidRequest: If one lacks a subject that the method needs.
         """
         layers = ascending(model, layers)
+        self.check_requests(requests)
         targets = self.optimize_targets(model, tokenizer, requests, layers)
         return self.write(model, tokenizer, targets.each(), layers)
 

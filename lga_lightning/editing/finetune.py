@@ -45,6 +45,8 @@ class FineTuning(EditMethod):
         batch_size: Number of requests of one group in a step.
     """
 
+    needs_subject = False
+
     def __init__(
         self,
         steps: int = 25,
@@ -214,7 +216,6 @@ def encode_targets(tokenizer: PreTrainedTokenizerBase, requests: Sequence[EditRe
         tokenizer,
         [request.prompt for request in requests],
         [request.target_new for request in requests],
-        [request.subject_end for request in requests],
     )
 
 

@@ -259,5 +259,5 @@ def _encode_in_contexts(
 
 def _encode_descriptions(tokenizer: PreTrainedTokenizerBase, requests: Sequence[EditRequest]) -> EncodedAnswers:
     """Row i: "{subject} is a" of request i, read at the subject's last token."""
-    subjects = [request.subject.strip() for request in requests]
+    subjects = [request.about.strip() for request in requests]
     return encode_subjects(tokenizer, [f"{s} is a" for s in subjects], [len(s) for s in subjects])

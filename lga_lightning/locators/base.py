@@ -81,6 +81,15 @@ class LayerLocator(ABC):
         self.aggregate: Aggregate = aggregate
         self.neighbours = neighbours
 
+    @property
+    def needs_subject(self) -> bool:
+        """Whether it works at the subject's last token, so that requests without one are left out, and counted."""
+        return True
+
+    def accepts(self, request: EditRequest) -> bool:
+        """Whether a request has the subject that the locator needs, if it needs one."""
+        return not self.needs_subject or request.subject is not None
+
     def for_editor(self, editor: EditMethod) -> LayerLocator:
         """The locator for runs that edit with a method; itself, where scores do not depend on how facts are edited."""
         return self

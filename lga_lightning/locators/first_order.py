@@ -211,6 +211,6 @@ def encode_rows(
         prompts += [*request.rephrases, *kept]
         ask += [Ask.REPHRASE] * len(request.rephrases) + [Ask.KEEP] * len(kept)
         owner += [number] * (len(prompts) - len(owner))
-    ends = [request.subject_end for request in requests] + [1] * (len(prompts) - len(requests))
+    ends = [request.anchor_end for request in requests] + [1] * (len(prompts) - len(requests))
     batch = encode_answers(tokenizer, prompts, [requests[number].target_new for number in owner], ends)
     return Rows(batch, torch.tensor(owner), torch.tensor(ask), batch.labels[:, 0])

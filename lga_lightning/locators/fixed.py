@@ -27,6 +27,7 @@ class FixedLayer(LayerLocator):
     """
 
     uses_requests = False
+    needs_subject = False
 
     def __init__(self, layer: int) -> None:
         super().__init__(kappa=None, aggregate="mean")

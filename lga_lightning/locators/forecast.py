@@ -122,6 +122,11 @@ class EditForecast(LayerLocator):
         self.editor = editor
         self._others: PerModel[dict[str, list[EditRequest]]] = PerModel()
 
+    @property
+    def needs_subject(self) -> bool:
+        """Whether the editor needs one."""
+        return (self.editor or RROME()).needs_subject
+
     def for_editor(self, editor: EditMethod) -> LayerLocator:
         """A forecast of what the run edits with, if it does not say of what."""
         if self.editor is not None:
@@ -175,8 +180,6 @@ def _other_facts(requests: Sequence[EditRequest]) -> dict[str, list[EditRequest]
     found = {}
     for place, request in enumerate(requests):
         if not any(request.locality.values()):
-            following = (
-                other for other in (*requests[place + 1 :], *requests[:place]) if other.subject != request.subject
-            )
+            following = (other for other in (*requests[place + 1 :], *requests[:place]) if other.about != request.about)
             found[request.prompt] = list(islice(following, OTHERS))
     return found

@@ -75,6 +75,11 @@ class GradientLocator(LayerLocator):
         self.statistic: Statistic = statistic
         self.loss: Loss = loss
 
+    @property
+    def needs_subject(self) -> bool:
+        """For values at the subject's last token, not for the gradients of weights."""
+        return self.scope == "value"
+
     def score(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, requests: Sequence[EditRequest]
     ) -> Evidence:
@@ -144,7 +149,7 @@ def encode_pairs(tokenizer: PreTrainedTokenizerBase, requests: Sequence[EditRequ
             )
         answers += [request.target_old, request.target_new]
     prompts = [request.prompt for request in requests for _ in range(2)]
-    ends = [request.subject_end for request in requests for _ in range(2)]
+    ends = [request.anchor_end for request in requests for _ in range(2)]
     return encode_answers(tokenizer, prompts, answers, ends)
 
 

@@ -44,6 +44,11 @@ class LayerSweep(LayerLocator):
         self.editor = editor
         self.layers = None if layers is None else sorted(set(layers))
 
+    @property
+    def needs_subject(self) -> bool:
+        """Whether the editor needs one."""
+        return (self.editor or RROME()).needs_subject
+
     def for_editor(self, editor: EditMethod) -> LayerLocator:
         """A sweep that edits as the run does, if it does not say how."""
         if self.editor is not None:

@@ -47,6 +47,7 @@ class EditRace:
         seconds: Time that the race took so far.
 
     Raises:
+        InvalidRequest: If the editor needs subjects, and a request has none.
         SettingError: If ``batch_size`` is below 1.
     """
 
@@ -61,6 +62,7 @@ class EditRace:
         batch_size: int = 8,
     ) -> None:
         check_at_least_one(batch_size=batch_size)
+        editor.check_requests(requests)
         self.model, self.tokenizer, self.requests, self.editor = model, tokenizer, requests, editor
         self.batch_size = batch_size
         self.race = Race(expected, settings)

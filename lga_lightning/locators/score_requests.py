@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lga_lightning.data.batching import RequestBatch, RequestBatches
-from lga_lightning.data.requests import EditRequest
+from lga_lightning.data.requests import EditRequest, check_subjects
 from lga_lightning.exceptions import DataError, NonFiniteScoreError
 from lga_lightning.locators import LayerLocator
 from lga_lightning.locators.base import knows_old_answer
@@ -23,7 +23,11 @@ from lga_lightning.utils.settings import check_at_least_one
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-SKIPPED = {1: "the model does not answer with target_old", 2: "the model gives no answer, or already the new one"}
+SKIPPED = {
+    1: "the model does not answer with target_old",
+    2: "the model gives no answer, or already the new one",
+    3: "no subject, and the locator works at one",
+}
 
 
 def with_old_targets(
@@ -44,6 +48,29 @@ def with_old_targets(
             usable = answer and answer != requests[row].target_new.strip()
             completed[row] = replace(requests[row], target_old=answer) if usable else None
     return completed
+
+
+def prepare(
+    locator: LayerLocator,
+    llm: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    requests: Sequence[EditRequest],
+) -> None:
+    """Let a locator see all requests of a run that it can score, before the first is scored.
+
+    Args:
+        locator: How layers are scored.
+        llm: A causal language model.
+        tokenizer: Its tokenizer.
+        requests: All requests.
+
+    Raises:
+        InvalidRequest: If the locator needs subjects, and no request has one.
+    """
+    accepted = [request for request in requests if locator.accepts(request)]
+    if not accepted:
+        check_subjects(requests, type(locator).__name__)
+    locator.prepare(llm, tokenizer, accepted)
 
 
 def score_requests(
@@ -69,12 +96,14 @@ def score_requests(
     Raises:
         NonFiniteScoreError: If a score is not finite.
     """
-    found: Sequence[EditRequest | None] = batch.requests
+    accepted = [row for row, request in enumerate(batch.requests) if locator.accepts(request)]
+    found: Sequence[EditRequest | None] = [batch.requests[row] for row in accepted]
     if locator.uses_requests:
-        found = with_old_targets(llm, tokenizer, batch.requests)
-    usable = [(row, request) for row, request in enumerate(found) if request is not None]
-    status = torch.full((len(found),), 2)
-    values = torch.zeros(len(found), len(locator.columns), len(blocks(llm)))
+        found = with_old_targets(llm, tokenizer, [batch.requests[row] for row in accepted])
+    usable = [(row, request) for row, request in zip(accepted, found, strict=True) if request is not None]
+    status = torch.full((len(batch.requests),), 3)
+    status[accepted] = 2
+    values = torch.zeros(len(batch.requests), len(locator.columns), len(blocks(llm)))
     if usable and only_known and locator.costly:
         known = knows_old_answer(llm, tokenizer, [request for _, request in usable]).tolist()
         status[[row for row, _ in usable]] = 1
@@ -124,7 +153,7 @@ def score_all(
     if not requests:
         raise DataError("There is no request to score layers by. Give at least one.")
     check_at_least_one(batch_size=batch_size)
-    locator.prepare(llm, tokenizer, requests)
+    prepare(locator, llm, tokenizer, requests)
     device = device or input_device(llm)
     scores = LayerScores().to(device)
     for batch in RequestBatches(requests, batch_size, rank, world_size):

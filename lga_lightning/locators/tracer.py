@@ -55,7 +55,7 @@ def encode_fact(tokenizer: PreTrainedTokenizerBase, request: EditRequest, device
     batch = encode_answers(tokenizer, [request.prompt], [str(request.target_old)], [end]).to(device)
     offsets = tokenizer(request.prompt.rstrip(), return_offsets_mapping=True)["offset_mapping"]
     last = int(batch.subject)
-    begin = end - len(request.subject.strip())
+    begin = end - len(request.about.strip())
     covering = [index for index, (start, stop) in enumerate(offsets) if start <= begin < stop]
     first = covering[0] if covering else min(last, token_at(offsets, begin))
     return EncodedFact(batch.input_ids[:, :-1], batch.labels, (first, last), int(batch.positions[0, 0]))

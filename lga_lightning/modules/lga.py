@@ -18,7 +18,7 @@ from lga_lightning.editing import RROME, EditMethod
 from lga_lightning.evaluation.evaluator import EvaluationConfig
 from lga_lightning.exceptions import DataError, SettingError
 from lga_lightning.locators import EditForecast, LayerLocator
-from lga_lightning.locators.score_requests import score_requests
+from lga_lightning.locators.score_requests import prepare, score_requests
 from lga_lightning.models.chat import ChatTokenizer, plain
 from lga_lightning.models.structure import Structure
 from lga_lightning.modules.datamodule import EditDataModule, RunData
@@ -149,7 +149,7 @@ class LGAModule(FrozenModule):
 
     def on_train_start(self) -> None:
         """Let the locator see all requests before the first is scored."""
-        self.locator.prepare(*self.language_model, self.data.requests)
+        prepare(self.locator, *self.language_model, self.data.requests)
 
     def training_step(self, batch: RequestBatch | list[EditRequest], batch_idx: int) -> dict[str, Tensor]:
         """Score every layer for every request of the batch.
@@ -229,7 +229,7 @@ class LGAModule(FrozenModule):
                 f"In the mode {self.run_mode!r} every process makes all edits, so each needs all requests, in order. A DataLoader "
                 "gives each its share: use EditDataModule, the mode 'independent', or one process."
             )
-        _ = self.data  # what is no request is refused here
+        self.editor.check_requests(self.data.requests)  # what is no request is refused here, too
         self.schedule = schedule(self.editor, llm, tokenizer, self.edited_layers, self.evaluation)
         self._rest = None
 

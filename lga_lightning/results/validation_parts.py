@@ -106,7 +106,7 @@ class RequestScores:
     Attributes:
         id: Where the request came from.
         prompt: Its prompt.
-        subject: Its subject.
+        subject: Its subject, if it has one.
         target_old: Its old target, if it has one.
         target_new: Its new target.
         scores: By group of prompts, the scores that :func:`~lga_lightning.evaluation.summary.mean_by_group` gives.
@@ -114,7 +114,7 @@ class RequestScores:
 
     id: str
     prompt: str
-    subject: str
+    subject: str | None
     target_old: str | None
     target_new: str
     scores: dict[str, dict[str, Any]]

@@ -152,7 +152,7 @@ BAD = {
         lines({**ROME, "target_new": 1945}),
         ["facts.jsonl, line 1", "'target_new' must be a string", "got 1945"],
     ),
-    "null for a string": (lines({**ROME, "subject": None}), ["line 1", "'subject' must be a string", "got null"]),
+    "null for a string": (lines({**ROME, "target_new": None}), ["line 1", "'target_new' must be a string", "got null"]),
     "a number in a list": (lines({**ROME, "rephrases": ["x", 3]}), ["'rephrases' must be a string", "got 3"]),
     "a long value": (lines({**ROME, "target_old": ["long"] * 99}), ["'target_old' must be a string", "..."]),
     "a list for kinds": (lines({**ROME, "locality": ["x"]}), ["line 1", "'locality' must be an object", '["x"]']),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from tokenizers import normalizers
 
-from lga_lightning.data.requests import EditRequest, Probe, end_of_subject
+from lga_lightning.data.requests import EditRequest, Probe, check_subjects, end_of_subject
 from lga_lightning.exceptions import DataError, InvalidRequest
 from lga_lightning.models.encoding import subject_last_token, token_at
 from tests.helpers.tokenizers import KINDS, toy_tokenizer
@@ -20,7 +20,7 @@ VALID = {"prompt": "Rome is in", "subject": "Rome", "target_new": "France", "tar
         ({"subject": "rome"}, "subject not in the prompt", ["'rome'", "letter for letter"]),
         ({"target_new_aliases": ("x", " ")}, "empty alias", ["'Rome is in'", "drop it"]),
         ({"target_old_aliases": ("",)}, "empty alias", ["'Rome is in'", "drop it"]),
-        ({"subject": ""}, "empty subject", ["'Rome is in'", "Say what the fact is about"]),
+        ({"subject": ""}, "empty subject", ["'Rome is in'", "Say what the fact is about", "leave the field out"]),
         ({"subject": " \n"}, "empty subject", ["'Rome is in'", "Say what the fact is about"]),
         ({"target_new": " "}, "empty target", ["`target_new`", "'Rome is in'", "Give the answer"]),
         ({"target_old": ""}, "empty target", ["`target_old`", "'Rome is in'", "leave the field out"]),
@@ -60,6 +60,22 @@ def test_an_unknown_old_target_and_space_around_a_subject_are_fine():
     request = EditRequest("Rome is in", " Rome ", "France")
     assert request.target_old is None
     assert request.subject_end == len("Rome")
+
+
+def test_a_request_need_not_have_a_subject():
+    request = EditRequest("Who wrote Emma? ", None, "Jane Austen", id="facts.jsonl, line 3")
+    assert (request.about, request.anchor_end) == (request.prompt, len("Who wrote Emma?"))
+    with pytest.raises(InvalidRequest, match=r"'Who wrote Emma\? ' \(facts.jsonl, line 3\) has no subject. Say in"):
+        _ = request.subject_end
+    with_one = EditRequest("Who wrote Emma? ", "Emma", "Jane Austen")
+    assert (with_one.about, with_one.anchor_end) == ("Emma", with_one.subject_end)
+
+
+def test_who_needs_subjects_names_the_first_request_without():
+    sound = EditRequest("Rome is in", "Rome", "France")
+    check_subjects([sound, sound], "ROME")
+    with pytest.raises(InvalidRequest, match="ROME works at the subject's last token, and the request 'Oslo is in'"):
+        check_subjects([sound, EditRequest("Oslo is in", None, "France")], "ROME")
 
 
 @pytest.mark.parametrize(

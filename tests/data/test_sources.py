@@ -135,7 +135,7 @@ BAD = {
     "quote.csv": ('prompt,subject,target_new\n"Ro"me is,Rome,x\n', "quote.csv, line 2 is not valid CSV"),
     "twice.csv": ("prompt,prompt\na,b\n", "twice.csv, line 1: every column needs a name of its own"),
     "unnamed.tsv": ("prompt\t\na\tb\n", "unnamed.tsv, line 1: every column needs a name of its own"),
-    "missing.csv": ("prompt,target_new\nRome is,x\n", "missing.csv, line 2: the format is not recognised"),
+    "missing.csv": ("prompt,subject\nRome is,Rome\n", "missing.csv, line 2: the format is not recognised"),
     "header.csv": ("prompt,subject,target_new\n", "header.csv holds no usable request: it has no records"),
     "empty.csv": ("", "empty.csv holds no usable request: it has no records"),
     "json.csv": (json.dumps(ROWS[1]) + "\n" + json.dumps(ROWS[1]), "json.csv, line 2: the format is not recognised"),

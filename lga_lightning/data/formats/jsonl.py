@@ -17,7 +17,7 @@ def read_jsonl(record: Record) -> EditRequest:
     """Read a record of our own format; :func:`to_record` is the way back."""
     return EditRequest(
         prompt=record.text("prompt"),
-        subject=record.text("subject"),
+        subject=record.optional_text("subject"),
         target_new=record.text("target_new"),
         target_old=record.optional_text("target_old"),
         target_new_aliases=record.texts("target_new_aliases"),
@@ -66,4 +66,4 @@ def _probe_records(kinds: Mapping[str, tuple[Probe, ...]]) -> dict[str, list[dic
     }
 
 
-JSONL = Format("jsonl", ("prompt", "subject", "target_new"), read_jsonl)
+JSONL = Format("jsonl", ("prompt", "target_new"), read_jsonl)
