@@ -227,7 +227,9 @@ class Evaluator:
         responses = respond(self.model, self.tokenizer, prompts, attach, tokens)
         if not config.in_the_wild or not prompts[0].answers:  # fluency and plain text are what they are
             return responses
-        return speak_freely(self.model, self.tokenizer, prompts, responses, attach, config.limit, config.context)
+        return speak_freely(
+            self.model, self.tokenizer, prompts, responses, attach, config.limit, config.context.strip()
+        )
 
     def _judged(self, responses: dict[int, Response]) -> dict[int, Response]:
         """Responses with a judge's verdicts on what was said to prompts with answers, where there is a judge."""

@@ -132,7 +132,7 @@ def print_edits(result: ValidationResult) -> None:
     for name, metric in result.metrics.items():
         label, is_part = metric_label(name, result.metrics)
         others = [pick(metric) for pick in beside.values()]
-        cells = [*_cells(first_look(metric)), *(_cells(other)[1] if other else "" for other in others)]
+        cells = [*_cells(first_look(metric)), *(number(other.after, 3) if other else "" for other in others)]
         table.add_row("  " * is_part + escape(label), *cells)
     console.print(table)
     for text in (how_to_read(result), *remarks_on_words(result)):
