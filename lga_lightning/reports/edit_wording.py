@@ -50,7 +50,8 @@ def _ways_out(method: dict[str, Any]) -> str:
         ways.insert(0, "C from text in place of the identity (--model.editor.second_moment sampled, or a text)")
     if "clamp" in method:
         ways.append(f"a smaller --model.editor.clamp than {method['clamp']}")
-    return f"Try {', '.join(ways)}." if len(ways) < 3 else f"Try {', '.join(ways[:-1])}, or {ways[-1]}."
+    last = f"{',' * (len(ways) > 2)} or {ways.pop()}" if len(ways) > 1 else ""
+    return f"Try {', '.join(ways)}{last}."
 
 
 def remarks_on_words(result: ValidationResult) -> list[str]:
