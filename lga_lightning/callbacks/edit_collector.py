@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning as L
 import torch
@@ -22,6 +22,9 @@ from lga_lightning.metrics import RequestRecords
 from lga_lightning.models.chat import as_asked, asks_in_chat
 from lga_lightning.results.validation import ValidationResult
 from lga_lightning.utils.settings import check_at_least_one
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 class EditCollector(L.Callback):
@@ -40,6 +43,7 @@ class EditCollector(L.Callback):
         metrics: Metrics of your own, beside the built-in ones (``docs/extending/metric.md``).
         resamples: Bootstrap resamples for the intervals.
         protocol: How the model is let speak: ``completion``, or ``wild`` as its users let it (``docs/metrics.md``).
+        chat: In the protocol ``wild``, whether prompts are asked in the chat template; None where the model is one that chats.
         context: In the protocol ``wild``, a text to put before every prompt when it is asked a second time; "" for no second time.
         judge: Says of each answer whether it states what it should: a model by name, or the OpenAI-compatible address of one
             (``http://HOST:PORT/v1``; a key is taken from the environment variable ``LGA_JUDGE_KEY``).
@@ -62,6 +66,7 @@ class EditCollector(L.Callback):
         metrics: list[EditMetric] | None = None,
         resamples: int = 1000,
         protocol: ProtocolName = "completion",
+        chat: bool | None = None,
         context: str = NEUTRAL_TEXT,
         judge: str | None = None,
         judge_model: str | None = None,
@@ -74,6 +79,7 @@ class EditCollector(L.Callback):
             fluency,
             metrics=tuple(metrics or ()),
             protocol=protocol,
+            chat=chat,
             context=context,
             judge=named_judge(judge, judge_model, judge_timeout),
         )
@@ -98,11 +104,12 @@ class EditCollector(L.Callback):
                 judge.check()
 
     def begin(self, module: L.LightningModule) -> None:
-        """Forget an earlier run.
+        """Forget an earlier run, and refuse to ask in a chat template that is not there.
 
         Args:
             module: The module that edits.
         """
+        self._asking(module)
         self.records = RequestRecords().to(module.device)
 
     def add_results(self, scored: Any) -> None:
@@ -141,9 +148,15 @@ class EditCollector(L.Callback):
             mode=module.run_mode,
             skipped=data.skipped,
             evaluation=module.evaluation,
-            in_chat=asks_in_chat(as_asked(*module.language_model)),
+            in_chat=asks_in_chat(self._asking(module)),
             resamples=self.resamples,
             group_size=module.schedule.group_size,
             drift=module.schedule.drift,
             change=module.schedule.relative_norms(),
         )
+
+    @staticmethod
+    def _asking(module: L.LightningModule) -> PreTrainedTokenizerBase:
+        """The tokenizer with which a model that speaks freely is asked."""
+        llm, tokenizer = module.language_model
+        return as_asked(llm, tokenizer, module.evaluation.chat)

@@ -22,6 +22,7 @@ from lga_lightning.evaluation.results import EvalResult, compare_responses, mean
 from lga_lightning.evaluation.wild import speak_freely
 from lga_lightning.exceptions import SettingError
 from lga_lightning.models.cached_prompts import Attach, unedited
+from lga_lightning.models.chat import as_asked
 from lga_lightning.models.hooks import frozen
 from lga_lightning.utils.settings import check_at_least_one
 
@@ -48,6 +49,7 @@ class EvaluationConfig:
         metrics: Metrics beside the built-in ones.
         protocol: How the model is let speak: ``completion`` up to the end of its first line or sentence; ``wild`` as its users let
             it, asked in its chat template if it chats, and to its own end.
+        chat: In the protocol ``wild``, whether prompts are asked in the chat template; None where the model is one that chats.
         context: In the protocol ``wild``, a text before every prompt, which is asked a second time with it; "" for once alone.
         judge: Says of what the model said, whether it states the answer.
 
@@ -64,6 +66,7 @@ class EvaluationConfig:
     families: tuple[str, ...] = FAMILIES
     metrics: tuple[EditMetric, ...] = ()
     protocol: ProtocolName = "completion"
+    chat: bool | None = None
     context: str = NEUTRAL_TEXT
     judge: Judge | None = None
 
@@ -197,14 +200,14 @@ class Evaluator:
         return results
 
     def _batches(self, rows: Iterable[int]) -> Iterator[list[int]]:
-        """Prompts of one kind and of similar length; passages, whose every token has logits, an eighth of the rows."""
+        """Prompts of one kind and of similar length; fewer where answers are long, or every token of a passage has logits."""
         kinds: dict[str, list[int]] = {}
         for row in rows:
             group = self._rows[row][1].group
             kinds.setdefault(group if group in (FLUENCY, PERPLEXITY) else "", []).append(row)
         for kind, members in kinds.items():
             members.sort(key=lambda row: len(self._rows[row][1].prompt))
-            step = max(1, self.config.max_rows // 8) if kind == PERPLEXITY else self.config.max_rows
+            step = max(1, self.config.max_rows // (8 if kind == PERPLEXITY else 2 if self.config.in_the_wild else 1))
             yield from (members[start : start + step] for start in range(0, len(members), step))
 
     def _respond_by_row(self, batch: list[int], edits: Sequence[WeightDelta]) -> dict[int, Response]:
@@ -227,9 +230,8 @@ class Evaluator:
         responses = respond(self.model, self.tokenizer, prompts, attach, tokens)
         if not config.in_the_wild or not prompts[0].answers:  # fluency and plain text are what they are
             return responses
-        return speak_freely(
-            self.model, self.tokenizer, prompts, responses, attach, config.limit, config.context.strip()
-        )
+        asking = as_asked(self.model, self.tokenizer, config.chat)
+        return speak_freely(self.model, asking, prompts, responses, attach, config.limit, config.context.strip())
 
     def _judged(self, responses: dict[int, Response]) -> dict[int, Response]:
         """Responses with a judge's verdicts on what was said to prompts with answers, where there is a judge."""

@@ -115,8 +115,10 @@ class ServerJudge(Judge):
 
     def _refusal(self, error: urllib.error.HTTPError, key: str) -> Exception:
         """What to raise for a status of failure."""
-        with error:
-            body = _shown(error.read(LONGEST_REPLY).decode(errors="replace"), key)
+        body = ""
+        with error, suppress(OSError, HTTPException):  # it may say nothing more
+            body = error.read(LONGEST_REPLY).decode(errors="replace")
+        body = _shown(body, key)
         said = f"The judge at {self.address} answered with HTTP {error.code}: {body}"
         if error.code == 429 or error.code >= 500:
             return _BusyError(f"{said} Try again later, or ask another server.")

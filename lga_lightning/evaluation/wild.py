@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from lga_lightning.evaluation.prompts import EvalPrompt
 from lga_lightning.evaluation.responses import Response
 from lga_lightning.models.cached_prompts import Attach, CachedPrompts
-from lga_lightning.models.chat import as_asked, as_read
+from lga_lightning.models.chat import as_read
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -32,7 +32,7 @@ def speak_freely(
 
     Args:
         model: A causal language model in eval mode.
-        tokenizer: Its fast tokenizer.
+        tokenizer: The tokenizer that prompts are asked with (:func:`~lga_lightning.models.chat.as_asked`).
         prompts: N prompts with answers.
         responses: N responses to them.
         attach: Edits, by prompt.
@@ -42,16 +42,15 @@ def speak_freely(
     Returns:
         N responses with ``asked``, ``text`` and ``ended``, and with a context also ``text_in_context``.
     """
-    asking = as_asked(model, tokenizer)
     texts = [prompt.prompt.rstrip() for prompt in prompts]
-    said = CachedPrompts(model, asking, texts, attach).to_their_ends(limit)
+    said = CachedPrompts(model, tokenizer, texts, attach).to_their_ends(limit)
     found = [
-        replace(response, asked=as_read(asking, text), text=words.text.strip(), ended=words.ended)
+        replace(response, asked=as_read(tokenizer, text), text=words.text.strip(), ended=words.ended)
         for response, text, words in zip(responses, texts, said, strict=True)
     ]
     if not context:
         return found
-    within = CachedPrompts(model, asking, [in_context(text, context) for text in texts], attach).to_their_ends(limit)
+    within = CachedPrompts(model, tokenizer, [in_context(text, context) for text in texts], attach).to_their_ends(limit)
     return [
         replace(response, text_in_context=words.text.strip(), ended=bool(response.ended and words.ended))
         for response, words in zip(found, within, strict=True)

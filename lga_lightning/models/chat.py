@@ -40,7 +40,7 @@ class ChatTokenizer:
         name = tokenizer.name_or_path
         if not tokenizer.chat_template:
             raise ModelError(
-                f"The tokenizer of {name!r} has no chat template. Leave out --data.chat_template, or take the model's "
+                f"The tokenizer of {name!r} has no chat template. Leave out --data.chat_template and --edits.chat, or take the model's "
                 "instruction-tuned variant."
             )
         # up to the answer itself: a generation prompt may stop earlier, before what a model is to put in front of it
@@ -52,7 +52,7 @@ class ChatTokenizer:
         except Exception as error:  # templates raise what they like
             raise ModelError(
                 f"The chat template of {name!r} cannot be used: it does not put a user's and an assistant's turn one after the "
-                f"other ({error}). Leave out --data.chat_template."
+                f"other ({error}). Leave out --data.chat_template and --edits.chat."
             ) from error
         self.plain = tokenizer
         self.after = after.rstrip(" ")
@@ -110,7 +110,9 @@ def plain(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
     return tokenizer.plain if isinstance(tokenizer, ChatTokenizer) else tokenizer
 
 
-def as_asked(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+def as_asked(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, chat: bool | None = None
+) -> PreTrainedTokenizerBase:
     """The tokenizer for what a user asks: in a chat if the model is one that chats, else plain.
 
     A model chats if its tokenizer has a chat template and the token that ends the assistant's turn there ends what the model
@@ -118,15 +120,22 @@ def as_asked(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PreT
 
     Args:
         model: A causal language model.
-        tokenizer: Its tokenizer, which stays what it is if it is a :class:`ChatTokenizer` already.
+        tokenizer: Its tokenizer; if it is a :class:`ChatTokenizer` already, the model is taken to chat.
+        chat: Whether to ask in a chat, where it should not be left to the model.
+
+    Raises:
+        ModelError: If a chat is asked for, and the tokenizer has no template for it.
     """
-    if isinstance(tokenizer, ChatTokenizer) or not tokenizer.chat_template:
+    bare = plain(tokenizer)
+    if chat is not None or isinstance(tokenizer, ChatTokenizer):
+        return bare if chat is False else ChatTokenizer(bare)
+    if not tokenizer.chat_template:
         return tokenizer
     try:
-        chat = ChatTokenizer(tokenizer)
+        asking = ChatTokenizer(tokenizer)
     except ModelError:  # a template for other things than a question and its answer
         return tokenizer
-    return chat if chat.end_of_turn in end_tokens(model, tokenizer) else tokenizer
+    return asking if asking.end_of_turn in end_tokens(model, tokenizer) else tokenizer
 
 
 def asks_in_chat(tokenizer: PreTrainedTokenizerBase) -> bool:

@@ -139,6 +139,7 @@ def test_a_model_judges(arguments, model_folder, tmp_path):
         (["--edits.judge=http://127.0.0.1:9/v1", "--edits.judge_model=m"], "cannot be reached"),
         (["--edits.judge=http://me:pw@host/v1", "--edits.judge_model=m"], "holds a password"),
         (["--edits.judge=no/such/folder"], "Could not load the model 'no/such/folder'"),
+        (["--edits.chat=true"], "has no chat template. Leave out --data.chat_template and --edits.chat"),
         (["--edits.judge_model=m"], "`judge_model` names a model on a server"),
     ],
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import chain
 
 import pytest
@@ -171,7 +171,8 @@ def test_a_model_that_chats_is_asked_in_its_template():
     model.generation_config.eos_token_id = [2, end]
     chat = as_asked(model, tokenizer)
     assert isinstance(chat, ChatTokenizer)
-    assert as_asked(model, chat) is chat
+    assert isinstance(as_asked(model, chat), ChatTokenizer)
+    assert as_asked(model, chat, False) is as_asked(model, tokenizer, False) is tokenizer
     data, config = requests(2), EvaluationConfig(protocol="wild", max_new_tokens=LIMIT, context=CONTEXT)
     results = evaluate(model, tokenizer, data, random_edits(model, 2), config)
     already = evaluate(model, chat, data, random_edits(model, 2), config)
@@ -182,6 +183,11 @@ def test_a_model_that_chats_is_asked_in_its_template():
         with torch.no_grad():
             tokens, _ = freely(model, tokenizer, turn["input_ids"], LIMIT, {2, end})
         assert one.said_in_context[0] == tokenizer.decode(tokens, skip_special_tokens=True).strip()
+    plainly = evaluate(model, tokenizer, data, random_edits(model, 2), replace(config, chat=False))
+    assert all(one.asked == one.prompt for one in chain(*plainly))
+    model.generation_config.eos_token_id = 2
+    told = evaluate(model, tokenizer, data, random_edits(model, 2), replace(config, chat=True))
+    assert [one.said for one in chain(*told)] == [one.said for one in chain(*results)]
     # the teacher-forced number is that of the prompt as it was edited: plain
     forced = evaluate(model, tokenizer, data, random_edits(model, 2), EvaluationConfig(generate=False))
     assert [one.scores["nll"] for one in chain(*forced)] == [
