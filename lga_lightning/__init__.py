@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from lga_lightning.data.requests import EditRequest, Probe
     from lga_lightning.editing import EMMET, FTL, FTM, MEMIT, PMET, ROME, RROME, AlphaEdit, EditMethod, WeightDelta
     from lga_lightning.editing.session import EditSession
-    from lga_lightning.evaluation.edit_metrics import EditMetric
     from lga_lightning.evaluation.evaluator import EvaluationConfig, Evaluator, evaluate
+    from lga_lightning.evaluation.metric import EditMetric
     from lga_lightning.functional import edit, find_golden_layer
     from lga_lightning.locators import (
         LGA,
@@ -60,7 +60,7 @@ _PLACES = {
     "EvaluationConfig": "evaluation.evaluator",
     "Evaluator": "evaluation.evaluator",
     "evaluate": "evaluation.evaluator",
-    "EditMetric": "evaluation.edit_metrics",
+    "EditMetric": "evaluation.metric",
     "edit": "functional",
     "find_golden_layer": "functional",
     "LGA": "locators",

@@ -34,6 +34,8 @@ options of fit, validate and predict (all of them: lga fit --help, lga validate 
   --data.limit N                   use the first N requests; with --data.seed S, a random N
   --data.proxy_share SHARE         split by subject: this share for fit, the rest for validate and predict
   --data.chat_template true        ask in the model's chat template
+  --edits.protocol wild            let the model speak to its own end, asked as a user asks, with and without a context
+  --edits.judge MODEL|ADDRESS      let a language model say whether the answers are right; --edits.judge_model NAME at an address
   --edits.output FOLDER            predict: where to write; --edits.overwrite true replaces what is there
   --trainer.default_root_dir PATH  where results are left and looked for; the current folder by default
   --trainer.accelerator, --trainer.devices, ...   as in Lightning

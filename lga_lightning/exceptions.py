@@ -34,5 +34,9 @@ class LayerError(LGAError, ValueError):
     """A layer that the model does not have, or that cannot be found."""
 
 
+class JudgeError(LGAError, RuntimeError):
+    """A judge that gives no reply, or none that can be read."""
+
+
 class NonFiniteScoreError(LGAError, ArithmeticError):
     """A layer's score that is NaN or infinite."""

@@ -8,6 +8,7 @@ from typing import Any
 import lightning as L
 
 from lga_lightning.callbacks.edit_collector import EditCollector
+from lga_lightning.reports.facts import print_facts
 from lga_lightning.reports.html import write_report
 from lga_lightning.reports.terminal import print_edits, print_places
 from lga_lightning.results.validation import REQUESTS_FILE, VALIDATION_FILE, write_results
@@ -52,4 +53,5 @@ class EditReport(EditCollector):
             self.result.save(path)
             write_report(path.parent)
             print_edits(self.result)
+            print_facts(results)
             print_places(self.result, path)

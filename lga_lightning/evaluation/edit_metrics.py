@@ -3,60 +3,19 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from lga_lightning.evaluation.metric import EditMetric, Grouped
+from lga_lightning.evaluation.own_words import OWN_WORDS
 from lga_lightning.evaluation.prompts import FLUENCY, NEIGHBORHOOD, PERPLEXITY, EvalPrompt
 from lga_lightning.evaluation.responses import Response
 from lga_lightning.metrics.accuracy import token_accuracy, unchanged_tokens
 from lga_lightning.metrics.counterfact import magnitude, success
-from lga_lightning.metrics.text import begins_with, exact_match, ngram_entropy, normalised
-
-
-class EditMetric(ABC):
-    """One number for a prompt, before and after an edit.
-
-    ``validation.json`` lists its mean over a request's prompts, then over requests, with intervals and the protocol.
-
-    Attributes:
-        name: Its key in results and files: letters, digits and underscores.
-        protocol: One sentence that says how the number comes about.
-    """
-
-    name: str
-    protocol: str
-
-    def applies(self, prompt: EvalPrompt) -> bool:
-        """Whether a prompt can be scored at all; any can, by default."""
-        return True
-
-    @abstractmethod
-    def score(self, prompt: EvalPrompt, before: Response, after: Response) -> tuple[float, float] | None:
-        """Score the two responses to a prompt.
-
-        Args:
-            prompt: A prompt to which the metric applies.
-            before: The unedited model's response.
-            after: The edited model's.
-
-        Returns:
-            The number before and after the edit; None where the responses lack what it takes (their ``text`` is None where the
-            model was not asked for words of its own).
-        """
-
-
-class Grouped(EditMetric):
-    """A built-in metric whose means are listed by groups of prompts.
-
-    Attributes:
-        protocols: By group, or first part of a group's name, one sentence that says how the mean comes about.
-    """
-
-    protocols: ClassVar[Mapping[str, str]]
+from lga_lightning.metrics.text import ngram_entropy
 
 
 class TokenAccuracy(Grouped):
@@ -79,56 +38,6 @@ class TokenAccuracy(Grouped):
         if prompt.family == "locality":
             return 1.0, unchanged_tokens(first, second, labels).item()
         return token_accuracy(first, labels).item(), token_accuracy(second, labels).item()
-
-
-_WORDS = (
-    "the model's greedy answer, up to a newline, a full stop or the end of the text, at most {limit} tokens, normalised (lower "
-    "case, no punctuation, no articles), "
-)
-
-
-class Generated(Grouped):
-    """Whether the model's own words are one of the answers; for locality, what they were before the edit."""
-
-    name = "generated"
-    protocols: ClassVar[Mapping[str, str]] = {
-        "rewrite": _WORDS + "is target_new or an alias",
-        "rephrase": _WORDS + "is target_new or an alias; mean over the request's rephrases",
-        "portability": _WORDS + "is one of a probe's answers; mean over probes, then over kinds",
-        "locality": _WORDS + "is that of the unedited model; mean over probes, then over kinds",
-    }
-
-    def applies(self, prompt: EvalPrompt) -> bool:
-        """To prompts with answers."""
-        return bool(prompt.answers)
-
-    def score(self, prompt: EvalPrompt, before: Response, after: Response) -> tuple[float, float] | None:
-        """0 or 1."""
-        if before.text is None or after.text is None:
-            return None
-        if prompt.family == "locality":
-            return 1.0, float(normalised(before.text) == normalised(after.text))
-        return float(exact_match(before.text, prompt.answers)), float(exact_match(after.text, prompt.answers))
-
-
-class Begins(Grouped):
-    """Whether the model's own words begin with one of the answers."""
-
-    name = "begins"
-    protocols = dict.fromkeys(
-        ("rewrite", "rephrase", "portability"),
-        "as `generated`, but the model may go on behind the answer: what it says begins with it",
-    )
-
-    def applies(self, prompt: EvalPrompt) -> bool:
-        """To prompts with right answers: on locality the edited model need only say what the unedited one says."""
-        return bool(prompt.answers) and prompt.family != "locality"
-
-    def score(self, prompt: EvalPrompt, before: Response, after: Response) -> tuple[float, float] | None:
-        """0 or 1."""
-        if before.text is None or after.text is None:
-            return None
-        return float(begins_with(before.text, prompt.answers)), float(begins_with(after.text, prompt.answers))
 
 
 class NegativeLogLikelihood(Grouped):
@@ -215,8 +124,7 @@ class Fluency(EditMetric):
 
 BUILT_IN: tuple[EditMetric, ...] = (
     TokenAccuracy(),
-    Generated(),
-    Begins(),
+    *(metric() for metric in OWN_WORDS),
     NegativeLogLikelihood(),
     Success(),
     Magnitude(),

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing.delta import WeightDelta, attached
-from lga_lightning.evaluation.edit_metrics import BUILT_IN, EditMetric
+from lga_lightning.evaluation.edit_metrics import BUILT_IN
+from lga_lightning.evaluation.judge import Judge, judge_prompt
+from lga_lightning.evaluation.metric import EditMetric
 from lga_lightning.evaluation.prompts import FAMILIES, FLUENCY, PERPLEXITY, EvalPrompt, prompts_of
+from lga_lightning.evaluation.protocols import NEUTRAL_TEXT, PROTOCOLS, ProtocolName
 from lga_lightning.evaluation.responses import Response, respond
 from lga_lightning.evaluation.results import EvalResult, compare_responses, mean_scores
+from lga_lightning.evaluation.wild import speak_freely
 from lga_lightning.exceptions import SettingError
 from lga_lightning.models.cached_prompts import Attach, unedited
+from lga_lightning.models.chat import as_asked
 from lga_lightning.models.hooks import frozen
 from lga_lightning.utils.settings import check_at_least_one
 
@@ -35,34 +40,73 @@ class EvaluationConfig:
 
     Args:
         generate: Let the model answer every prompt in its own words, before and after. Token scores alone flatter.
-        max_new_tokens: Where such an answer is cut at the latest.
+        max_new_tokens: Where such an answer is cut at the latest; None for what is usual in the protocol, 50 or 200.
         fluency: Let it also continue every request's generation prompts (its prompt, where it has none) by 100 tokens, and
             measure how repetitive that is.
         passages: Plain texts, on one of which each request's edit is scored: the drift of perplexity. Empty for no such score.
         max_rows: Prompts a batch.
         families: Which of a request's prompts are asked: some of rewrite, rephrase, portability and locality.
         metrics: Metrics beside the built-in ones.
+        protocol: How the model is let speak: ``completion`` up to the end of its first line or sentence; ``wild`` as its users let
+            it, asked in its chat template if it chats, and to its own end.
+        chat: In the protocol ``wild``, whether prompts are asked in the chat template; None where the model is one that chats.
+        context: In the protocol ``wild``, a text before every prompt, which is asked a second time with it; "" for once alone.
+        judge: Says of what the model said, whether it states the answer.
 
     Raises:
-        SettingError: If a number is below 1, a family is unknown, or a metric has no name of its own or no protocol.
+        SettingError: If a number is below 1, a family or the protocol is unknown, a metric has no name of its own or no protocol,
+            or the model is to say nothing and that is to be scored.
     """
 
     generate: bool = True
-    max_new_tokens: int = 50
+    max_new_tokens: int | None = None
     fluency: bool = False
     passages: tuple[str, ...] = ()
     max_rows: int = 64
     families: tuple[str, ...] = FAMILIES
     metrics: tuple[EditMetric, ...] = ()
+    protocol: ProtocolName = "completion"
+    chat: bool | None = None
+    context: str = NEUTRAL_TEXT
+    judge: Judge | None = None
 
     def __post_init__(self) -> None:
-        check_at_least_one(max_new_tokens=self.max_new_tokens, max_rows=self.max_rows)
+        if self.protocol not in PROTOCOLS:
+            raise SettingError(f"`protocol` must be one of {list(PROTOCOLS)}, got {self.protocol!r}.")
+        check_at_least_one(max_new_tokens=self.limit, max_rows=self.max_rows)
+        if not self.generate and (self.in_the_wild or self.judge is not None):
+            wanted = "The protocol 'wild' scores" if self.in_the_wild else "A judge judges"
+            raise SettingError(
+                f"{wanted} what the model says, and with `generate` false it says nothing. Leave that out."
+            )
         if not set(self.families) <= set(FAMILIES):
             raise SettingError(f"`families` must be some of {list(FAMILIES)}, got {list(self.families)}.")
         taken = set(TAKEN)
         for metric in self.metrics:
             _check_metric(metric, taken)
             taken.add(metric.name)
+
+    @property
+    def in_the_wild(self) -> bool:
+        """Whether the model is let speak to its own end."""
+        return self.protocol == "wild"
+
+    @property
+    def limit(self) -> int:
+        """Where an answer of the model's own is cut at the latest, in tokens."""
+        return PROTOCOLS[self.protocol].max_new_tokens if self.max_new_tokens is None else self.max_new_tokens
+
+    def teacher_forced(self) -> EvaluationConfig:
+        """The same without anything that the model says by itself: quick, for looks in between."""
+        return replace(self, generate=False, fluency=False, protocol="completion", judge=None)
+
+    def settings(self) -> dict[str, Any]:
+        """How the model was let speak, and who judges it, for result files."""
+        if not self.generate:
+            return {"generate": False}
+        found: dict[str, Any] = {"protocol": self.protocol, "max_new_tokens": self.limit}
+        found |= {"context": self.context} if self.in_the_wild else {}
+        return found | ({"judge": self.judge.settings()} if self.judge is not None else {})
 
     def prompts(self, request: EditRequest) -> list[EvalPrompt]:
         """All prompts to which a request's edit is to respond."""
@@ -148,6 +192,7 @@ class Evaluator:
                         after |= zip(batch, self._respond(batch), strict=True)
             for batch in self._batches(row for row in range(len(edits)) if row not in self._before):
                 self._before |= zip(batch, self._respond(batch), strict=True)
+        self._before, after = self._judged(self._before), self._judged(after)
         metrics = (*BUILT_IN, *self.config.metrics)
         results: list[list[EvalResult]] = [[] for _ in self.requests]
         for row, (number, prompt) in enumerate(self._rows):
@@ -155,14 +200,14 @@ class Evaluator:
         return results
 
     def _batches(self, rows: Iterable[int]) -> Iterator[list[int]]:
-        """Prompts of one kind and of similar length; passages, whose every token has logits, an eighth of the rows."""
+        """Prompts of one kind and of similar length; fewer where answers are long, or every token of a passage has logits."""
         kinds: dict[str, list[int]] = {}
         for row in rows:
             group = self._rows[row][1].group
             kinds.setdefault(group if group in (FLUENCY, PERPLEXITY) else "", []).append(row)
         for kind, members in kinds.items():
             members.sort(key=lambda row: len(self._rows[row][1].prompt))
-            step = max(1, self.config.max_rows // 8) if kind == PERPLEXITY else self.config.max_rows
+            step = max(1, self.config.max_rows // (8 if kind == PERPLEXITY else 2 if self.config.in_the_wild else 1))
             yield from (members[start : start + step] for start in range(0, len(members), step))
 
     def _respond_by_row(self, batch: list[int], edits: Sequence[WeightDelta]) -> dict[int, Response]:
@@ -180,8 +225,25 @@ class Evaluator:
         return dict(zip(batch, responses[-len(batch) :], strict=True))
 
     def _respond(self, rows: Sequence[int], attach: Attach = unedited) -> list[Response]:
-        tokens = self.config.max_new_tokens if self.config.generate else None
-        return respond(self.model, self.tokenizer, [self._rows[row][1] for row in rows], attach, tokens)
+        config, prompts = self.config, [self._rows[row][1] for row in rows]
+        tokens = config.limit if config.generate and not config.in_the_wild else None
+        responses = respond(self.model, self.tokenizer, prompts, attach, tokens)
+        if not config.in_the_wild or not prompts[0].answers:  # fluency and plain text are what they are
+            return responses
+        asking = as_asked(self.model, self.tokenizer, config.chat)
+        return speak_freely(self.model, asking, prompts, responses, attach, config.limit, config.context.strip())
+
+    def _judged(self, responses: dict[int, Response]) -> dict[int, Response]:
+        """Responses with a judge's verdicts on what was said to prompts with answers, where there is a judge."""
+        if self.config.judge is None:
+            return responses
+        asked = {}
+        for row, response in responses.items():
+            prompt = self._rows[row][1]
+            if prompt.answers and response.text is not None and response.judgement is None:
+                asked[row] = judge_prompt(prompt.prompt, prompt.answers, response.text)
+        judgements = zip(asked, self.config.judge([*asked.values()]), strict=True)
+        return responses | {row: replace(responses[row], judgement=judgement) for row, judgement in judgements}
 
 
 def evaluate(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from lga_lightning.evaluation.judge import Judgement
 from lga_lightning.evaluation.prompts import FLUENCY, PERPLEXITY, EvalPrompt
 from lga_lightning.metrics.text import exact_match
 from lga_lightning.models.cached_prompts import Attach, CachedPrompts
@@ -33,7 +34,12 @@ class Response:
         labels: [A] the tokens of the first answer.
         nll: Mean negative log-likelihood of the first answer, or of the passage, in nats a token; NaN where there is none.
         alternative_nll: Mean negative log-likelihood of the alternative; NaN where there is none.
-        text: What the model said by itself, up to where its answer ends (see :func:`own_words`); None where it was not asked to.
+        text: What the model said by itself, up to where its answer ends (see :func:`own_words`), or freely to its own end; None
+            where it was not asked to.
+        text_in_context: What it said with a text before the prompt; None where it was not asked so.
+        ended: Whether all that it said freely came to its own end, and was not cut; None where it did not speak freely.
+        asked: The prompt as it read it where it spoke freely, with the chat template if that was used.
+        judgement: What a judge makes of ``text``; None where there is none.
     """
 
     predictions: Tensor | None = None
@@ -41,6 +47,10 @@ class Response:
     nll: float = math.nan
     alternative_nll: float = math.nan
     text: str | None = None
+    text_in_context: str | None = None
+    ended: bool | None = None
+    asked: str | None = None
+    judgement: Judgement | None = None
 
 
 def respond(

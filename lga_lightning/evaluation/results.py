@@ -5,14 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from lga_lightning.evaluation.edit_metrics import BUILT_IN, EditMetric
+from lga_lightning.evaluation.edit_metrics import BUILT_IN
+from lga_lightning.evaluation.judge import Judgement
+from lga_lightning.evaluation.metric import EditMetric
 from lga_lightning.evaluation.prompts import EvalPrompt, family_of
 from lga_lightning.evaluation.responses import Response
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,9 @@ class EvalResult:
         answers: Its accepted answers.
         scores: Before and after the edit, by the name of a metric: those of ``BUILT_IN`` and of the additional ones that were taken.
         said: The model's own words before and after the edit; None where it was not asked for them.
+        said_in_context: The same with a text before the prompt.
+        asked: The prompt as the model read it where it spoke freely.
+        judgements: What a judge makes of ``said``, before and after; None where there is no judge.
     """
 
     group: str
@@ -32,17 +39,23 @@ class EvalResult:
     answers: tuple[str, ...]
     scores: Mapping[str, tuple[float, float]]
     said: tuple[str, str] | None = None
+    said_in_context: tuple[str, str] | None = None
+    asked: str | None = None
+    judgements: tuple[Judgement, Judgement] | None = None
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> EvalResult:
         """From a JSON object with the same fields."""
-        said = record["said"]
+        said, within, judged = record["said"], record["said_in_context"], record["judgements"]
         return cls(
             group=record["group"],
             prompt=record["prompt"],
             answers=tuple(record["answers"]),
             scores={name: (before, after) for name, (before, after) in record["scores"].items()},
             said=said and (said[0], said[1]),
+            said_in_context=within and (within[0], within[1]),
+            asked=record["asked"],
+            judgements=judged and (Judgement(**judged[0]), Judgement(**judged[1])),
         )
 
 
@@ -62,8 +75,21 @@ def compare_responses(
         pair = metric.score(prompt, before, after) if metric.applies(prompt) else None
         if pair is not None:
             scores[metric.name] = (float(pair[0]), float(pair[1]))
-    said = None if before.text is None or after.text is None else (before.text, after.text)
-    return EvalResult(prompt.group, prompt.prompt, prompt.answers, scores, said)
+    return EvalResult(
+        prompt.group,
+        prompt.prompt,
+        prompt.answers,
+        scores,
+        said=_both(before.text, after.text),
+        said_in_context=_both(before.text_in_context, after.text_in_context),
+        asked=after.asked,
+        judgements=_both(before.judgement, after.judgement),
+    )
+
+
+def _both(before: T | None, after: T | None) -> tuple[T, T] | None:
+    """A pair; None where a side is missing."""
+    return None if before is None or after is None else (before, after)
 
 
 def mean_scores(results: Sequence[Sequence[EvalResult]], group: str | None, metric: str) -> Tensor:

@@ -8,18 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lga_lightning.evaluation.edit_metrics import (
-    BUILT_IN,
-    Begins,
-    EditMetric,
-    Generated,
-    Grouped,
-    Magnitude,
-    NegativeLogLikelihood,
-    Success,
-    TokenAccuracy,
-)
+from lga_lightning.evaluation.edit_metrics import BUILT_IN, Magnitude, NegativeLogLikelihood, Success, TokenAccuracy
+from lga_lightning.evaluation.metric import EditMetric, Grouped
+from lga_lightning.evaluation.own_words import OWN_WORDS
 from lga_lightning.evaluation.prompts import FAMILIES, NEIGHBORHOOD, PERPLEXITY, family_of
+from lga_lightning.evaluation.protocols import PROTOCOLS, ProtocolName
 from lga_lightning.evaluation.results import EvalResult, mean_scores
 from lga_lightning.metrics.counterfact import harmonic_mean
 from lga_lightning.metrics.intervals import percentile_interval, resampled_means
@@ -43,6 +36,7 @@ def summarise(
     resamples: int = 1000,
     seed: int = 0,
     metrics: Sequence[EditMetric] = (),
+    protocol: ProtocolName = "completion",
 ) -> dict[str, dict[str, Any]]:
     """Means over requests, before and after the edit, of everything that was scored.
 
@@ -52,22 +46,26 @@ def summarise(
         resamples: Number of the bootstrap's draws.
         seed: Seed of the bootstrap's draws.
         metrics: Metrics beside the built-in ones.
+        protocol: How the model was let speak, for the protocol.
 
     Returns:
         By metric: ``before``, ``after``, their intervals ``before_ci`` and ``after_ci`` (lower, upper), ``num_requests`` that
         have it, and its ``protocol``. Beside the metrics of tokens the same of the model's own words: ``generated`` (nothing but
-        the answer) and ``begins`` (the answer, and more).
+        the answer), ``contained`` (the answer in it), and the others of ``OWN_WORDS`` that were taken.
     """
     table = _Table(results, resamples, seed)
     groups = {result.group for of_request in results for result in of_request}
     entries: dict[str, dict[str, Any]] = {}
+    spoken, limit = PROTOCOLS[protocol], {"limit": max_new_tokens}
     for family in FAMILIES:
         kinds = sorted(group for group in groups if family_of(group) == family)
         for name in dict.fromkeys([family, *kinds]) if kinds else ():
             entries[name] = table.entry(name, "token", TokenAccuracy.protocols[family])
-            for metric in (Generated, Begins):
+            for metric in OWN_WORDS:
                 if family in metric.protocols:
-                    entry = table.entry(name, metric.name, metric.protocols[family].format(limit=max_new_tokens))
+                    words = spoken.in_context if metric.in_context else spoken.words
+                    said = metric.protocols[family].format(words=words.format(**limit), **limit)
+                    entry = table.entry(name, metric.name, said)
                     entries[name] |= {metric.name: entry} if entry["num_requests"] else {}
     single = {name: table.entry(group, m.name, m.protocols[group]) for name, (group, m) in COUNTERFACT.items()}
     entries |= {name: entry for name, entry in single.items() if entry["num_requests"]}

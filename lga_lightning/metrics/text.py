@@ -45,6 +45,16 @@ def begins_with(said: str, answers: Iterable[str]) -> bool:
     return any(f"{normalised(said)} ".startswith(f"{normalised(answer)} ") for answer in answers)
 
 
+def contains(said: str, answers: Iterable[str]) -> bool:
+    """Whether one of the accepted answers stands somewhere in a text, word for word, after normalising both.
+
+    Example:
+        >>> contains("It is in Berlin, Germany.", ["Berlin"]), contains("Berliners", ["Berlin"])
+        (True, False)
+    """
+    return any(f" {normalised(answer)} " in f" {normalised(said)} " for answer in answers)
+
+
 def ngram_entropy(text: str, weights: tuple[tuple[int, float], ...] = ((2, 2 / 3), (3, 4 / 3))) -> float:
     """Fluency: the weighted mean entropy of a text's 2- and 3-grams, in bits; low where a text repeats itself.
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from lga_lightning.models.architecture import longest_text
+from lga_lightning.models.chat import end_tokens
 from lga_lightning.models.encoding import IGNORE, pad_right, prompt_ids
 from lga_lightning.models.hooks import logits_at
 from lga_lightning.models.kv_cache import copy_of_cache, pad_left
@@ -28,6 +30,21 @@ MOST_LOGITS = 1 << 26  # logits at a time: 256 MB in float32
 def unedited(rows: Tensor) -> AbstractContextManager[None]:
     """An :data:`Attach` that attaches nothing."""
     return nullcontext()
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """What a model says behind a prompt.
+
+    Attributes:
+        tokens: Its new tokens, without an end-of-text token.
+        text: The same as text.
+        ended: Whether it came to an end of its own, and was not cut at a limit.
+    """
+
+    tokens: list[int]
+    text: str
+    ended: bool
 
 
 class CachedPrompts:
@@ -97,16 +114,33 @@ class CachedPrompts:
             N texts, up to and with the token that finished them. An end-of-text token, or the end of the model's
             positions, finishes any row.
         """
+        return [continuation.text for continuation in self._continue(limit, finished)]
+
+    def to_their_ends(self, limit: int) -> list[Continuation]:
+        """Let the model continue every prompt greedily until it says an end-of-text token, or its template's end of a turn.
+
+        Args:
+            limit: Most new tokens of a row, where one comes to no end.
+
+        Returns:
+            N continuations; a row that has ended leaves the batch.
+        """
+        return self._continue(limit, lambda row, text: False)
+
+    def _continue(self, limit: int, finished: Callable[[int, str], bool]) -> list[Continuation]:
+        """As :meth:`continuations`, with the tokens and how each came to its end."""
+        ended = [False] * len(self)
         said: list[list[int]] = [[] for _ in range(len(self))]
         pieces: dict[int, str] = {}
         lengths = self._lengths.tolist()
-        ends, most = self._end_tokens(), longest_text(self.model, max(lengths) + limit)
+        ends, most = end_tokens(self.model, self.tokenizer), longest_text(self.model, max(lengths) + limit)
         live, mask, cache = torch.arange(len(self)), self._mask, copy_of_cache(self._cache)
         tokens = self._logits[:, -1].argmax(-1)
         while True:
             keep = []
             for place, (row, token) in enumerate(zip(live.tolist(), tokens.tolist(), strict=True)):
                 if token in ends:
+                    ended[row] = True
                     continue
                 said[row].append(token)
                 if token not in pieces:
@@ -115,7 +149,8 @@ class CachedPrompts:
                 if not finished(row, pieces[token]) and count < limit and lengths[row] + count < most:
                     keep.append(place)
             if not keep:
-                return self.tokenizer.batch_decode(said, skip_special_tokens=True)
+                texts = self.tokenizer.batch_decode(said, skip_special_tokens=True)
+                return [Continuation(*row) for row in zip(said, texts, ended, strict=True)]
             if len(keep) < len(live):
                 chosen = torch.tensor(keep)
                 live, mask, tokens = live[chosen], mask[chosen], tokens[chosen]
@@ -145,10 +180,3 @@ class CachedPrompts:
             self._cache = output.past_key_values
         logits: Tensor = output.logits
         return logits
-
-    def _end_tokens(self) -> set[int]:
-        """End-of-text tokens: the tokenizer's, and those of the model's generation config."""
-        config = getattr(self.model, "generation_config", None)
-        ends = getattr(config, "eos_token_id", None)
-        listed = ends if isinstance(ends, list) else [ends]
-        return {end for end in (*listed, self.tokenizer.eos_token_id) if end is not None}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from lga_lightning.exceptions import ModelError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 # letters alone, which no template treats in a way of its own
 USER, ASSISTANT = "Userturngoeshere", "Assistantturngoeshere"
@@ -30,6 +30,7 @@ class ChatTokenizer:
         before: The chat up to the user's turn.
         after: What stands between the user's turn and the answer, without spaces at its end.
         space: Whether a space belongs between ``after`` and the answer.
+        end_of_turn: The special token with which the template ends the assistant's turn; None if it has none.
 
     Raises:
         ModelError: If the tokenizer has no chat template, or one that does not repeat what it is given.
@@ -39,7 +40,7 @@ class ChatTokenizer:
         name = tokenizer.name_or_path
         if not tokenizer.chat_template:
             raise ModelError(
-                f"The tokenizer of {name!r} has no chat template. Leave out --data.chat_template, or take the model's "
+                f"The tokenizer of {name!r} has no chat template. Leave out --data.chat_template and --edits.chat, or take the model's "
                 "instruction-tuned variant."
             )
         # up to the answer itself: a generation prompt may stop earlier, before what a model is to put in front of it
@@ -47,15 +48,16 @@ class ChatTokenizer:
         try:
             text = tokenizer.apply_chat_template(chat, tokenize=False)
             self.before, rest = text.split(USER)
-            after, _ = rest.split(ASSISTANT)
+            after, end = rest.split(ASSISTANT)
         except Exception as error:  # templates raise what they like
             raise ModelError(
                 f"The chat template of {name!r} cannot be used: it does not put a user's and an assistant's turn one after the "
-                f"other ({error}). Leave out --data.chat_template."
+                f"other ({error}). Leave out --data.chat_template and --edits.chat."
             ) from error
         self.plain = tokenizer
         self.after = after.rstrip(" ")
         self.space = after != self.after
+        self.end_of_turn = _first_special(tokenizer, end)
 
     def __getattr__(self, name: str) -> Any:
         if name == "plain":  # a copy that is still being made
@@ -106,6 +108,66 @@ class ChatTokenizer:
 def plain(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
     """The tokenizer for texts that are no turns of a chat."""
     return tokenizer.plain if isinstance(tokenizer, ChatTokenizer) else tokenizer
+
+
+def as_asked(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, chat: bool | None = None
+) -> PreTrainedTokenizerBase:
+    """The tokenizer for what a user asks: in a chat if the model is one that chats, else plain.
+
+    A model chats if its tokenizer has a chat template and the token that ends the assistant's turn there ends what the model
+    says, by its generation config or its tokenizer. Base models that come with the template of their siblings end otherwise.
+
+    Args:
+        model: A causal language model.
+        tokenizer: Its tokenizer; if it is a :class:`ChatTokenizer` already, the model is taken to chat.
+        chat: Whether to ask in a chat, where it should not be left to the model.
+
+    Raises:
+        ModelError: If a chat is asked for, and the tokenizer has no template for it.
+    """
+    bare = plain(tokenizer)
+    if chat is not None or isinstance(tokenizer, ChatTokenizer):
+        return bare if chat is False else ChatTokenizer(bare)
+    if not tokenizer.chat_template:
+        return tokenizer
+    try:
+        asking = ChatTokenizer(tokenizer)
+    except ModelError:  # a template for other things than a question and its answer
+        return tokenizer
+    return asking if asking.end_of_turn in end_tokens(model, tokenizer) else tokenizer
+
+
+def asks_in_chat(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a tokenizer puts texts into a chat template."""
+    return isinstance(tokenizer, ChatTokenizer)
+
+
+def as_read(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
+    """A prompt with what a tokenizer puts around it in words: the chat template, if it asks in one."""
+    return f"{tokenizer.before}{text}{tokenizer.after}" if isinstance(tokenizer, ChatTokenizer) else text
+
+
+def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Tokens that end what a model says: the tokenizer's, those of the model's generation config, and in a chat the end of a turn.
+
+    Args:
+        model: A causal language model.
+        tokenizer: Its tokenizer.
+    """
+    config = getattr(model, "generation_config", None)
+    listed = getattr(config, "eos_token_id", None)
+    turn = tokenizer.end_of_turn if isinstance(tokenizer, ChatTokenizer) else None
+    ends = (*(listed if isinstance(listed, list) else [listed]), tokenizer.eos_token_id, turn)
+    return {end for end in ends if end is not None}
+
+
+def _first_special(tokenizer: PreTrainedTokenizerBase, text: str) -> int | None:
+    """The first special token in a text; None if there is none."""
+    added = tokenizer.added_tokens_decoder
+    special = {*tokenizer.all_special_ids, *(number for number, token in added.items() if token.special)}
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return next((number for number in ids if number in special - {tokenizer.unk_token_id}), None)
 
 
 def _within(start: int, end: int, length: int) -> tuple[int, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from lga_lightning.data.requests import EditRequest
@@ -148,9 +148,8 @@ class _Joint(EditSchedule):
 
     def note_drift(self, session: EditSession) -> None:
         """How the requests edited so far fare, by teacher-forced scores."""
-        quick = replace(self.evaluation, generate=False, fluency=False)
         deltas = [session.delta] * len(session.requests)
-        results = evaluate(self.llm, self.tokenizer, session.requests, deltas, quick)
+        results = evaluate(self.llm, self.tokenizer, session.requests, deltas, self.evaluation.teacher_forced())
         self.drift.append(DriftPoint.of(len(session.requests), session.relative_norms(), results))
 
 

@@ -23,6 +23,9 @@ COLUMNS = (
     "token_after",
     "generated_after",
     "begins_after",
+    "contained_after",
+    "said_in_context_after",
+    "judge_reply_after",
 )
 
 
@@ -34,11 +37,16 @@ def _begins(row: Row) -> bool:
     return row["begins_after"] == 1
 
 
+def _contained(row: Row) -> bool:
+    return row["contained_after"] == 1
+
+
 # by family: in words, whether that is as it should be, and which of its prompts are meant; the first that fits counts
 KINDS: dict[str, list[tuple[str, bool, Callable[[Row], bool]]]] = {
     "rewrite": [
         ("The edit holds: the model says the new answer", True, _right),
         ("The new answer, and more behind it (no exact match)", True, _begins),
+        ("The new answer is somewhere in what the model says", True, _contained),
         (
             "Right only when teacher-forced: by itself it says something else",
             False,
@@ -49,15 +57,18 @@ KINDS: dict[str, list[tuple[str, bool, Callable[[Row], bool]]]] = {
     "rephrase": [
         ("It holds in other words", True, _right),
         ("It holds in other words, with more behind it", True, _begins),
+        ("It holds in other words, somewhere in what the model says", True, _contained),
         ("It does not hold in other words", False, lambda row: True),
     ],
     "portability": [
         ("What follows from it is known", True, _right),
         ("What follows from it is known, with more behind it", True, _begins),
+        ("What follows from it is somewhere in what the model says", True, _contained),
         ("What follows from it is not known", False, lambda row: True),
     ],
     "locality": [
         ("Something else stayed as it was", True, _right),
+        ("Something else is said in other words, with the right answer in it", True, _contained),
         ("Something else changed", False, lambda row: True),
     ],
 }
@@ -75,7 +86,9 @@ def read_examples(path: Path) -> list[dict[str, Any]]:
     """
     from pyarrow import parquet
 
-    rows = parquet.read_table(path, columns=list(COLUMNS)).to_pylist()
+    there = set(parquet.read_schema(path).names)  # files of earlier versions lack some
+    rows = parquet.read_table(path, columns=[name for name in COLUMNS if name in there]).to_pylist()
+    rows = [dict.fromkeys(COLUMNS) | row for row in rows]
     asked = [row for row in rows if row["said_after"] is not None and row["generated_after"] is not None]
     edits = {row["index"]: (row["prompt"], row["answers"][0]) for row in asked if row["group"] == "rewrite"}
     families = []
@@ -110,6 +123,8 @@ def _example(row: Row, family: str, edits: Mapping[int, tuple[str, str]]) -> dic
         "answers": None if family == "locality" else " / ".join(row["answers"]),
         "before": _shortened(row["said_before"] or ""),
         "after": _shortened(row["said_after"]),
+        "in_context": None if row["said_in_context_after"] is None else _shortened(row["said_in_context_after"]),
+        "judge": None if row["judge_reply_after"] is None else _shortened(row["judge_reply_after"]),
         "edit": None if family == "rewrite" else edits.get(row["index"]),
         "group": row["group"].partition(".")[2].replace("_", " "),
     }

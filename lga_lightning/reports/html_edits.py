@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from lga_lightning.evaluation.prompts import FAMILIES, family_of
+from lga_lightning.reports.edit_wording import first_look, remarks_on_words, warnings
 from lga_lightning.reports.svg import drift_chart
 from lga_lightning.reports.tables import drift_table, metric_label, number, settings_rows
 from lga_lightning.reports.wording import how_to_read, layers_in_words, mode_in_words, skipped_in_words
@@ -35,7 +36,10 @@ def describe_edits(result: ValidationResult) -> dict[str, Any]:
         "skipped": skipped_in_words(result),
         "intervals": result.intervals,
         "how_to_read": how_to_read(result),
-        "kinds": ["token accuracy", *kinds],
+        "remarks": remarks_on_words(result),
+        "warnings": warnings(result),
+        "measured": settings_rows(result.evaluation or {}),
+        "kinds": ["token accuracy", *(kind.replace("_", " ") for kind in kinds)],
         "rows": [_row(name, [metric, *map(metric.others.get, kinds)], metrics) for name, metric in accuracies.items()],
         "others": [_row(name, [metric], ()) for name, metric in others.items()],
         "protocols": _protocols(result),
@@ -50,7 +54,7 @@ def _protocols(result: ValidationResult) -> dict[str, str]:
     for name, metric in result.metrics.items():
         if not metric_label(name, result.metrics)[1]:
             found[name] = metric.protocol
-            found |= {f"{name} {kind}": other.protocol for kind, other in metric.others.items()}
+            found |= {f"{name} {kind.replace('_', ' ')}": other.protocol for kind, other in metric.others.items()}
     return found
 
 
@@ -68,13 +72,13 @@ def _row(name: str, metrics: Sequence[Metric | None], names: Collection[str]) ->
 
 def _tile(name: str, metric: Metric) -> dict[str, Any]:
     """The number of a metric that a person should look at first: that of the model's own words."""
-    own = metric.others.get("generated")
-    shown = own or metric
+    shown = first_look(metric)
+    own, unchanged = shown is not metric, shown in (metric, metric.others.get("generated")) and name == "locality"
     return {
         "name": name,
         "value": f"{shown.after:.0%}",
-        "before": None if name == "locality" else f"{shown.before:.0%}",
-        "what": {"locality": "unchanged"}.get(name, "right") + (", in its own words" if own else ", teacher-forced"),
+        "before": None if unchanged else f"{shown.before:.0%}",
+        "what": ("unchanged" if unchanged else "right") + (", in its own words" if own else ", teacher-forced"),
         "token": f"{metric.after:.0%}" if own else None,
     }
 

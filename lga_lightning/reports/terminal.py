@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -11,6 +11,7 @@ from rich.table import Table
 from lga_lightning.covariance.store import CovarianceKey
 from lga_lightning.locators.aggregation import RelationLayers
 from lga_lightning.reports.curves import ranking
+from lga_lightning.reports.edit_wording import first_look, remarks_on_words, warnings
 from lga_lightning.reports.figures import PICTURE_FILE
 from lga_lightning.reports.html import REPORT_FILE
 from lga_lightning.reports.tables import (
@@ -40,6 +41,13 @@ from lga_lightning.results.attribution import ATTRIBUTION_FILE, LocatorResult
 from lga_lightning.results.validation import REQUESTS_FILE, ValidationResult
 from lga_lightning.results.validation_parts import DriftPoint, Metric
 from lga_lightning.utils.text import escape
+
+# columns beside what to look at first, after the edits: which numbers of a metric, where it has them
+BESIDE: dict[str, Callable[[Metric], Metric | None]] = {
+    "exactly\nafter": lambda metric: metric.others.get("generated"),
+    "in context\nafter": lambda metric: metric.others.get("contained_in_context"),
+    "teacher-\nforced\nafter": lambda metric: metric if metric.others else None,
+}
 
 
 def make_console() -> Console:
@@ -116,14 +124,19 @@ def print_edits(result: ValidationResult) -> None:
         f"{result.data}, {mode_in_words(result)}"
     )
     table = Table(title=escape(title))
-    for heading in ("", "before", "after", "generated before", "generated after"):
+    beside = {heading: pick for heading, pick in BESIDE.items() if any(map(pick, result.metrics.values()))}
+    for heading in ("", "before", "after", *beside):
         table.add_column(heading, justify="right" if heading else "left", no_wrap=not heading)
     for name, metric in result.metrics.items():
         label, is_part = metric_label(name, result.metrics)
-        generated = metric.others.get("generated")
-        table.add_row("  " * is_part + escape(label), *_cells(metric), *(_cells(generated) if generated else ()))
+        others = [pick(metric) for pick in beside.values()]
+        cells = [*_cells(first_look(metric)), *(number(other.after, 3) if other else "" for other in others)]
+        table.add_row("  " * is_part + escape(label), *cells)
     console.print(table)
-    console.print(how_to_read(result))
+    for text in (how_to_read(result), *remarks_on_words(result)):
+        console.print(escape(text))
+    for warning in warnings(result):
+        console.print(f"[bold red]{escape(warning)}[/bold red]")
     if result.drift is not None and len(result.drift) > 1:
         _print_drift(console, result.drift)
 

@@ -18,6 +18,12 @@ NOT_SETTLED = "The choice is not settled."
 VERIFY = "To verify it with a few real edits: `lga fit --verify`."
 METRICS = {"rewrite": "efficacy", "rephrase": "generalisation", "locality": "locality"}
 """What the parts of an edit's score are called where they are drawn and listed by layer."""
+FIRST_LOOK = {
+    "judged": "Before and after: a judge says that the model's own words state the answer.",
+    "contained": "Before and after: the answer is in the model's own words.",
+    "generated": "Before and after: the model's own words are the answer.",
+}
+"""What a person should look at first of a metric, by name of the one that was taken, the best first."""
 
 
 def headline(result: LocatorResult) -> str:
@@ -210,11 +216,13 @@ def mode_in_words(result: ValidationResult) -> str:
 
 def how_to_read(result: ValidationResult) -> str:
     """What stands in a table of scores, and how much to trust it."""
-    if any("generated" in metric.others for metric in result.metrics.values()):
-        flatters = "What is not generated is teacher-forced, which flatters."
+    kinds = {name for metric in result.metrics.values() for name in metric.others}
+    first = next((words for name, words in FIRST_LOOK.items() if name in kinds), None)
+    if first is None:
+        said = "All of it is teacher-forced, which flatters: the model was not asked for its own words."
     else:
-        flatters = "All of it is teacher-forced, which flatters: the model was not asked for its own words."
-    return f"Under each mean its 95% interval over requests. {flatters}"
+        said = f"{first} What is teacher-forced flatters; there, and exactly, locality is what is unchanged."
+    return f"Under each mean its 95% interval over requests. {said}"
 
 
 def counted(count: int, noun: str) -> str:

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from lga_lightning.data.requests import EditRequest
-from lga_lightning.evaluation.edit_metrics import BUILT_IN, EditMetric
+from lga_lightning.evaluation.edit_metrics import BUILT_IN
 from lga_lightning.evaluation.evaluator import EvaluationConfig
+from lga_lightning.evaluation.metric import EditMetric
 from lga_lightning.evaluation.results import EvalResult
 from lga_lightning.evaluation.summary import INTERVALS, mean_by_group, summarise
+from lga_lightning.evaluation.tally import how_measured
 from lga_lightning.exceptions import DataError
 from lga_lightning.results.files import SCHEMA, ResultFile, take_fields
 from lga_lightning.results.validation_parts import DriftPoint, Metric, RequestScores
 from lga_lightning.results.versions import versions
 from lga_lightning.utils.io import write_json, write_whole
 
+WORDS = (
+    "said",
+    "said_in_context",
+    "judge_prompt",
+    "judge_reply",
+)  # columns of requests.parquet with words, a side each
 SIDES = ("before", "after")
+LOGGED = ("generated", "contained", "judged")  # of the metrics of the model's own words
 VALIDATION_FILE = "validation.json"
 REQUESTS_FILE = "requests.parquet"
 
@@ -51,6 +60,7 @@ class ValidationResult:
         num_requests: How many requests were edited.
         num_skipped: How many records of the data gave no request, by reason.
         intervals: What the intervals are, in words.
+        evaluation: How the model was let speak, with counts of answers that were cut and of verdicts that are no verdicts.
         metrics: Means over requests, by metric.
         group_size: How many requests were edited at once; None where each was edited alone.
         drift: Points of the drift curve, by number of edits; None where each request was edited alone.
@@ -68,6 +78,7 @@ class ValidationResult:
     num_requests: int
     num_skipped: dict[str, int]
     intervals: str
+    evaluation: dict[str, Any] | None = None
     metrics: dict[str, Metric]
     group_size: int | None = None
     drift: list[DriftPoint] | None = None
@@ -89,6 +100,7 @@ class ValidationResult:
         skipped: Mapping[str, int],
         evaluation: EvaluationConfig,
         resamples: int,
+        in_chat: bool = False,
         group_size: int | None = None,
         drift: Sequence[DriftPoint] = (),
         change: Mapping[int, float] | None = None,
@@ -107,11 +119,14 @@ class ValidationResult:
             skipped: How many records of the data gave no request, by reason.
             evaluation: What was measured.
             resamples: Bootstrap resamples for the intervals.
+            in_chat: Whether a model that spoke freely was asked in its chat template.
             group_size: How many requests were edited at once (mode ``sequential``); None for all.
             drift: Points of the drift curve before the last edit.
             change: By layer, the relative size of all edits made together.
         """
         together = mode != "independent"
+        own, protocol = evaluation.metrics, evaluation.protocol
+        summary = summarise(results, evaluation.limit, resamples, metrics=own, protocol=protocol)
         last = [DriftPoint.of(len(results), change or {}, results)] if together else []
         return cls(
             model=model_name,
@@ -124,12 +139,8 @@ class ValidationResult:
             num_requests=len(results),
             num_skipped=dict(skipped),
             intervals=INTERVALS.format(resamples=resamples, seed=0),
-            metrics={
-                name: Metric.from_json(entry)
-                for name, entry in summarise(
-                    results, evaluation.max_new_tokens, resamples, metrics=evaluation.metrics
-                ).items()
-            },
+            evaluation=how_measured(evaluation, results, in_chat),
+            metrics={name: Metric.from_json(entry) for name, entry in summary.items()},
             group_size=(group_size or len(results)) if together else None,
             drift=[*drift, *last] if together else None,
             requests=[
@@ -143,8 +154,7 @@ class ValidationResult:
         """Means under names for loggers: ``rewrite/before``, ``generated/rewrite/after``, ..."""
         named = {name: metric for name, metric in self.metrics.items()}
         for name, metric in self.metrics.items():
-            if "generated" in metric.others:
-                named[f"generated/{name}"] = metric.others["generated"]
+            named |= {f"{kind}/{name}": metric.others[kind] for kind in LOGGED if kind in metric.others}
         return {f"{name}/{side}": getattr(metric, side) for name, metric in named.items() for side in SIDES}
 
     def to_dict(self) -> dict[str, Any]:
@@ -167,7 +177,7 @@ class ValidationResult:
             DataError: If there is no such file, it is not a validation, or it lacks a field or has one that is unknown.
         """
         with _FILE.reading(path) as content:
-            found = take_fields(cls, content, optional=["group_size", "drift"])
+            found = take_fields(cls, content, optional=["evaluation", "group_size", "drift"])
             found["metrics"] = {name: Metric.from_json(entry) for name, entry in found["metrics"].items()}
             found["requests"] = [RequestScores.from_json(request) for request in found["requests"]]
             if "drift" in found:
@@ -198,17 +208,30 @@ def write_results(
     rows = []
     for place, name, of_request in zip(index, ids, results, strict=True):
         for result in of_request:
-            row = {"index": place, "id": name, **asdict(result)}
-            scores, said = row.pop("scores"), row.pop("said") or (None, None)
-            row |= {f"said_{side}": words for side, words in zip(SIDES, said, strict=True)}
-            row |= {
-                f"{metric}_{side}": scores.get(metric, (None, None))[i]
-                for metric in names
-                for i, side in enumerate(SIDES)
+            row = {
+                "index": place,
+                "id": name,
+                "group": result.group,
+                "prompt": result.prompt,
+                "answers": result.answers,
             }
-            rows.append(row)
-    said_columns = [(f"said_{side}", pa.string()) for side in SIDES]
+            rows.append(row | {"asked": result.asked} | _sides(result, names))
+    said_columns = [(f"{words}_{side}", pa.string()) for words in WORDS for side in SIDES]
     numbers = [(f"{metric}_{side}", pa.float64()) for metric in names for side in SIDES]
     words = [("id", pa.string()), ("group", pa.string()), ("prompt", pa.string()), ("answers", pa.list_(pa.string()))]
+    words.append(("asked", pa.string()))
     table = pa.Table.from_pylist(rows, pa.schema([("index", pa.int64()), *words, *said_columns, *numbers]))
     write_whole(path, lambda scratch: parquet.write_table(table, scratch))
+
+
+def _sides(result: EvalResult, metrics: Sequence[str]) -> dict[str, Any]:
+    """The columns of a prompt that have a side before and one after: what was said, what the judge said, and the scores."""
+    judged = result.judgements
+    columns = {
+        "said": result.said,
+        "said_in_context": result.said_in_context,
+        "judge_prompt": judged and tuple(one.prompt for one in judged),
+        "judge_reply": judged and tuple(one.reply for one in judged),
+        **{name: result.scores.get(name) for name in metrics},
+    }
+    return {f"{name}_{side}": pair and pair[i] for name, pair in columns.items() for i, side in enumerate(SIDES)}

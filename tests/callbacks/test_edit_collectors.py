@@ -35,7 +35,7 @@ def test_each_verb_asks_its_own_collector(tokenizer, tmp_path):
     runner.predict(edited, loader)
     assert (report.result.metrics["rewrite"].others, [*writer.result.metrics["rewrite"].others]) == (
         {},
-        ["generated", "begins"],
+        ["generated", "begins", "contained"],
     )
 
     alone = trainer(tmp_path / "alone", report)

@@ -74,7 +74,8 @@ def test_it_does_not_count_where_the_model_says_nothing(llama, tokenizer):
 
 def test_the_columns_of_the_built_in_ones():
     names = [metric.name for metric in BUILT_IN]
-    assert names == ["token", "generated", "begins", "nll", "success", "magnitude", "fluency"]
+    words = ["generated", "begins", "contained", "generated_in_context", "contained_in_context", "judged", "ended"]
+    assert names == ["token", *words, "nll", "success", "magnitude", "fluency"]
 
 
 def test_responses_without_what_a_metric_needs_have_no_score():

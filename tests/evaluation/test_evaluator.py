@@ -16,7 +16,7 @@ from lga_lightning.evaluation.prompts import EvalPrompt
 from lga_lightning.evaluation.responses import respond
 from lga_lightning.evaluation.results import EvalResult, mean_scores
 from lga_lightning.exceptions import DataError, SettingError
-from lga_lightning.metrics import begins_with, exact_match, ngram_entropy, normalised
+from lga_lightning.metrics import begins_with, contains, exact_match, ngram_entropy, normalised
 from lga_lightning.models.chat import ChatTokenizer
 from lga_lightning.models.encoding import target_ids
 from tests.helpers.edits import random_edits
@@ -74,6 +74,7 @@ def expected_scores(prompt: EvalPrompt, before: dict, after: dict) -> dict[str, 
         )
         scores["generated"] = tuple(float(exact_match(side["said"], prompt.answers)) for side in (before, after))
         scores["begins"] = tuple(float(begins_with(side["said"], prompt.answers)) for side in (before, after))
+    scores["contained"] = tuple(float(contains(side["said"], prompt.answers)) for side in (before, after))
     if prompt.alternative is not None:
         scores["success"] = tuple(float(side["nll"] < side["alternative"]) for side in (before, after))
         scores["magnitude"] = tuple(math.exp(-side["nll"]) - math.exp(-side["alternative"]) for side in (before, after))

@@ -28,6 +28,7 @@ def test_an_answer_in_words(said, answers, words, right):
     assert result.said == ("", words)
     assert result.scores["generated"] == (0.0, right)
     assert result.scores["begins"] == (0.0, float(right or words.startswith("Paris,")))
+    assert result.scores["contained"] == result.scores["begins"]
 
 
 def test_the_old_answer_is_said_in_full():

@@ -21,6 +21,7 @@ from tests.helpers.results import validation
 def result(group: str, rng: random.Random, compared: bool = False) -> EvalResult:
     """A prompt's result with scores at random."""
     scores = {"token": (rng.random(), rng.random()), "generated": (0.0, float(rng.random() < 0.5)), "nll": (1.0, 2.0)}
+    scores["contained"] = (float(rng.random() < 0.5), float(rng.random() < 0.7))
     if compared:
         scores |= {"success": (0.0, float(rng.random() < 0.7)), "magnitude": (-0.5, rng.random())}
     return EvalResult(group, "?", ("!", "¡"), scores, ("before", "after"))
@@ -121,7 +122,7 @@ def test_without_generation_and_without_old_targets():
 def test_scores_of_one_request():
     scores = mean_by_group(results()[5])
     assert set(scores) == {"rewrite", "rephrase", "portability.a", "portability.b", *scores} - {"token"}
-    assert set(scores["rewrite"]) == {"before", "after", "generated", "nll", "success", "magnitude"}
+    assert set(scores["rewrite"]) == {"before", "after", "generated", "contained", "nll", "success", "magnitude"}
     assert scores["fluency"] == {"before": 5.0, "after": 6.0}
     assert scores["perplexity"] == {"nll": {"before": 6.0, "after": 7.0}}
 
@@ -141,16 +142,19 @@ def test_the_parquet_file_has_a_row_for_every_prompt(tmp_path):
     assert rows[-2]["said_after"] is rows[-2]["token_after"] is None
 
 
-def test_the_table_shows_generated_beside_token_accuracy(capsys, monkeypatch):
+def test_the_table_shows_what_a_person_would_look_at_first(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "160")
     data = results()
     result = validation(data, resamples=50)
     print_edits(result)
     print_places(result, Path("here/validation.json"))
     said = capsys.readouterr().out
-    assert "generated after" in said
+    assert "the answer is in the model's own words" in " ".join(said.split())
     (line,) = [line for line in said.splitlines() if "rewrite" in line]
     rewrite = summarise(data, resamples=50)["rewrite"]
-    for number in (rewrite["before"], rewrite["after"], rewrite["generated"]["before"], rewrite["generated"]["after"]):
-        assert f"{number:.3f}" in line
+    contained = rewrite["contained"]
+    shown = [contained["before"], contained["after"], rewrite["generated"]["after"], rewrite["after"]]
+    assert [float(cell) for cell in line.split("│")[2:-1]] == pytest.approx(shown, abs=6e-4)
+    (line,) = [line for line in said.splitlines() if "fluency" in line]
+    assert [cell.strip() for cell in line.split("│")[2:-1]] == ["5.000", "6.000", "", ""]
     assert "here/requests.parquet" in said

@@ -15,7 +15,7 @@ from lga_lightning.results.validation_parts import DriftPoint
 from tests.helpers.models import requests
 from tests.helpers.results import validation
 
-FIELDS = """schema model data layers layer_source method mode mode_means num_requests num_skipped intervals metrics
+FIELDS = """schema model data layers layer_source method mode mode_means num_requests num_skipped intervals evaluation metrics
 group_size drift requests versions"""
 
 
@@ -106,7 +106,7 @@ def test_means_for_loggers():
     assert len(means) == 2 * 2 * len(result.metrics)
 
 
-@pytest.mark.parametrize("name", sorted(set(FIELDS.split()) - {"schema", "group_size", "drift"}))
+@pytest.mark.parametrize("name", sorted(set(FIELDS.split()) - {"schema", "evaluation", "group_size", "drift"}))
 def test_a_field_that_is_missing_is_named(name, tmp_path):
     content = validation(OUTCOMES, **TOGETHER).to_dict()
     del content[name]

@@ -1,0 +1,94 @@
+"""Sentences about edits that the terminal and the page share: what to look at first, and what to be warned of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lga_lightning.reports.wording import FIRST_LOOK
+from lga_lightning.results.validation import ValidationResult
+from lga_lightning.results.validation_parts import Metric
+
+LEAST_LOCALITY = 0.6  # of the teacher-forced predictions, unchanged
+LARGEST_LOSS = 0.3  # of right answers to the locality probes, in the model's own words
+
+
+def first_look(metric: Metric) -> Metric:
+    """The number of a metric that a person should look at first: of the model's own words, where it was asked for them.
+
+    Args:
+        metric: The metric.
+    """
+    return next((metric.others[name] for name in FIRST_LOOK if name in metric.others), metric)
+
+
+def locality_collapse(result: ValidationResult) -> str:
+    """What to do where edits have harmed what they should have left alone; "" where they have not.
+
+    They have if less than ``LEAST_LOCALITY`` of the teacher-forced predictions on locality probes are unchanged, or if the share of
+    right answers in the model's own words has dropped by more than ``LARGEST_LOSS``.
+
+    Args:
+        result: What the edits did.
+    """
+    locality = result.metrics.get("locality")
+    if locality is None:
+        return ""
+    said = first_look(locality)
+    if locality.after < LEAST_LOCALITY:
+        what = f"only {locality.after:.0%} of the predictions on locality probes are what they were"
+    elif said.before - said.after > LARGEST_LOSS and said is not locality:
+        what = f"right answers to locality probes fell from {said.before:.0%} to {said.after:.0%}"
+    else:
+        return ""
+    return f"Locality has collapsed: {what}. Other facts are damaged. {_ways_out(result.method)}"
+
+
+def _ways_out(method: dict[str, Any]) -> str:
+    """What may help, of what the method has."""
+    ways = ["another layer (`lga fit` forecasts them)"]
+    if method.get("second_moment") == "identity":
+        ways.insert(0, "C from text in place of the identity (--model.editor.second_moment sampled, or a text)")
+    if "clamp" in method:
+        ways.append(f"a smaller --model.editor.clamp than {method['clamp']}")
+    last = f"{',' * (len(ways) > 2)} or {ways.pop()}" if len(ways) > 1 else ""
+    return f"Try {', '.join(ways)}{last}."
+
+
+def remarks_on_words(result: ValidationResult) -> list[str]:
+    """What a reader must know of the model's own words: answers that were cut, verdicts that are unclear."""
+    measured = result.evaluation or {}
+    said = []
+    cut = measured.get("cut")
+    if cut and cut["before"] + cut["after"]:
+        said.append(
+            f"Cut at {measured['max_new_tokens']} tokens before their own end: {cut['before']} of {cut['prompts']} answers before "
+            f"the edits, {cut['after']} after (--edits.max_new_tokens)."
+        )
+    verdicts = _verdicts(result)
+    if verdicts.get("unclear"):
+        said.append(
+            f"The judge's reply was neither yes nor no on {verdicts['unclear']} of {verdicts['responses']} responses, which do "
+            "not count; all replies are in requests.parquet."
+        )
+    return said
+
+
+def judge_failure(result: ValidationResult) -> str:
+    """Why verdicts are missing; "" where none are."""
+    verdicts = _verdicts(result)
+    if not verdicts.get("missing"):
+        return ""
+    return (
+        f"The judge failed: {verdicts['missing']} of {verdicts['responses']} verdicts are missing; those before, and all other "
+        f"scores, are kept. {verdicts['problem']}"
+    )
+
+
+def warnings(result: ValidationResult) -> list[str]:
+    """What must not be overlooked: locality that has collapsed, a judge that failed."""
+    return [text for text in (locality_collapse(result), judge_failure(result)) if text]
+
+
+def _verdicts(result: ValidationResult) -> dict[str, Any]:
+    found: dict[str, Any] = (result.evaluation or {}).get("judge", {}).get("verdicts", {})
+    return found
