@@ -5,6 +5,7 @@ from lga_lightning.editing.base import EditMethod
 from lga_lightning.editing.delta import WeightDelta, attached
 from lga_lightning.editing.emmet import EMMET
 from lga_lightning.editing.finetune import FTL, FTM
+from lga_lightning.editing.locft import LocFT
 from lga_lightning.editing.memit import MEMIT
 from lga_lightning.editing.pmet import PMET
 from lga_lightning.editing.rome import ROME, RROME
@@ -21,6 +22,7 @@ __all__ = [
     "AlphaEdit",
     "DenseUpdate",
     "EditMethod",
+    "LocFT",
     "LowRankUpdate",
     "WeightDelta",
     "attached",

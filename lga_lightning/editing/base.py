@@ -59,7 +59,7 @@ class EditMethod(ABC):
     Attributes:
         name: Name of the method, as the field writes it.
         window: Number of layers that an edit is spread over, where ``golden`` stands for several.
-        keeps_history: Whether the keys of an editing session's earlier edits enter into its later ones.
+        keeps_history: Whether what an editing session's earlier edits leave behind enters into its later ones.
         needs_subject: Whether it works at the subject's last token, so that a request without one is refused.
     """
 
@@ -115,7 +115,7 @@ class EditMethod(ABC):
         tokenizer: PreTrainedTokenizerBase,
         groups: Sequence[Any],
         layers: Sequence[int],
-        history: dict[int, Tensor] | None = None,
+        history: dict[int, Any] | None = None,
     ) -> list[WeightDelta]:
         """The second stage: one edit for each group of requests, each group on a model without the others.
 
@@ -124,8 +124,8 @@ class EditMethod(ABC):
             tokenizer: Its fast tokenizer.
             groups: What :meth:`optimize_targets` found for the requests of each group.
             layers: Indices of the blocks to edit, ascending.
-            history: Keys [m, d_in] of an editing session's earlier edits by block, for a method that ``keeps_history``, which reads
-                them and adds its own. None for an edit that stands alone.
+            history: What an editing session keeps of its earlier edits by block (AlphaEdit's keys [m, d_in], say), for a method that
+                ``keeps_history``, which reads it and adds its own. None for an edit that stands alone.
         """
 
     def window_at(self, layer: int) -> list[int]:
@@ -200,7 +200,7 @@ class EditMethod(ABC):
         requests: Sequence[EditRequest],
         layers: int | Sequence[int],
         batch_size: int = 8,
-        history: dict[int, Tensor] | None = None,
+        history: dict[int, Any] | None = None,
     ) -> WeightDelta:
         """One edit for all requests together.
 

@@ -19,6 +19,8 @@ class Preset:
         rome_layer: Block that ROME, R-ROME and EMMET edit.
         memit_layers: First and last block that MEMIT, AlphaEdit and PMET edit.
         tuned_layer: Block that FT-L and FT-M edit.
+        locft_layer: Block that LocFT-BF edits.
+        crisp_layers: First and last block that CrispEdit edits.
         steps: Evaluations of the loss in the search for the target value.
         weight_decay: Weight of |delta| / |h0|^2 in that search.
         memit_clamp: Clamp of MEMIT's, AlphaEdit's, EMMET's and PMET's search.
@@ -31,6 +33,8 @@ class Preset:
     rome_layer: int
     memit_layers: tuple[int, int]
     tuned_layer: int
+    locft_layer: int
+    crisp_layers: tuple[int, int]
     steps: int = 25
     weight_decay: float = 1e-3
     memit_clamp: float = 4.0
@@ -40,22 +44,25 @@ class Preset:
     emmet_weight: float = 1.0
 
 
+# LocFT-BF and CrispEdit publish layers for LLaMA-3-8B and Qwen2.5-7B alone: those of the others are by depth
 # by signature (family, number of blocks, width of a key), so that fine-tuned and renamed models are found
 PRESETS = {
     # GPT-2 XL
-    ("gpt2", 48, 6400): Preset(17, (13, 17), 0, 20, 0.5, 0.75, 0.5, 20000.0, 10.0, 1000.0),
+    ("gpt2", 48, 6400): Preset(17, (13, 17), 0, 33, (31, 35), 20, 0.5, 0.75, 0.5, 20000.0, 10.0, 1000.0),
     # GPT-J 6B
-    ("gptj", 28, 16384): Preset(5, (3, 8), 21, 20, 0.5, 0.75),
+    ("gptj", 28, 16384): Preset(5, (3, 8), 21, 19, (16, 20), 20, 0.5, 0.75),
     # LLaMA-2-7B
-    ("llama", 32, 11008): Preset(5, (4, 8), 21),
+    ("llama", 32, 11008): Preset(5, (4, 8), 21, 22, (19, 23)),
     # LLaMA-3-8B
-    ("llama", 32, 14336): Preset(5, (4, 8), 21, memit_clamp=0.75, memit_rate=0.1),
+    ("llama", 32, 14336): Preset(5, (4, 8), 21, 22, (19, 23), memit_clamp=0.75, memit_rate=0.1),
     # Qwen2.5-7B
-    ("qwen2", 28, 18944): Preset(5, (4, 8), 27, alphaedit_l2=1.0),
+    ("qwen2", 28, 18944): Preset(5, (4, 8), 27, 6, (15, 19), alphaedit_l2=1.0),
 }
 
 # medians over the models above of layer / number of blocks
 ROME_DEPTH, MEMIT_DEPTH, TUNED_DEPTH = 0.18, 0.29, 0.66
+# of LocFT-BF over LLaMA-3-8B (22), Mistral-7B (23) and Qwen2.5-7B (6); of CrispEdit's last block over the same (23, 23, 19)
+LOCFT_DEPTH, CRISP_DEPTH = 0.69, 0.72
 WINDOW = 5
 # median of lambda / width of a key: k^T C^-1 k, which lambda is weighed against, is that width in the mean
 MOMENT_WEIGHT = 1.05
@@ -66,16 +73,23 @@ def preset_for(model: PreTrainedModel) -> Preset:
 
     For a model that is not in the table: the settings of LLaMA-2-7B, and layers by depth, at the median of the table's
     models: with n blocks, ROME, R-ROME and EMMET edit block round(0.18 n), MEMIT, AlphaEdit and PMET the five blocks up to
-    round(0.29 n), FT-L and FT-M block round(0.66 n). MEMIT's lambda is 1.05 times the width of a key, the median as well.
+    round(0.29 n), FT-L and FT-M block round(0.66 n), LocFT-BF block round(0.69 n), CrispEdit the five blocks up to round(0.72 n) (the
+    medians for these two are over the models that they publish). MEMIT's lambda is 1.05 times the width of a key, the median as well.
     """
     known = PRESETS.get(signature(model))
     if known is not None:
         return known
     count = len(blocks(model))
-    last = round(MEMIT_DEPTH * count)
     return Preset(
         round(ROME_DEPTH * count),
-        (max(0, last - WINDOW + 1), last),
+        _window_to(round(MEMIT_DEPTH * count)),
         round(TUNED_DEPTH * count),
+        round(LOCFT_DEPTH * count),
+        _window_to(round(CRISP_DEPTH * count)),
         memit_weight=round(MOMENT_WEIGHT * edit_site(model, 0).in_features),
     )
+
+
+def _window_to(last: int) -> tuple[int, int]:
+    """First and last block of a window that ends at a block."""
+    return max(0, last - WINDOW + 1), last

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing.base import EditMethod, EditTargets, ascending, check_agreement
@@ -28,7 +27,7 @@ class EditSession:
     Attributes:
         delta: All edits so far.
         requests: The requests that have been edited, in order.
-        history: Keys [m, d_in] of the edits so far by block; None for a method that keeps none.
+        history: What the method keeps of the edits so far by block (AlphaEdit: keys [m, d_in]); None for a method that keeps nothing.
     """
 
     def __init__(
@@ -42,7 +41,7 @@ class EditSession:
         self.layers = ascending(model, layers)
         self.delta = WeightDelta({})
         self.requests: list[EditRequest] = []
-        self.history: dict[int, Tensor] | None = {} if method.keeps_history else None
+        self.history: dict[int, Any] | None = {} if method.keeps_history else None
 
     def edit(self, requests: Sequence[EditRequest], batch_size: int = 8) -> None:
         """Edit a group of requests together.

@@ -8,6 +8,7 @@ on through the blocks from there on.
 from __future__ import annotations
 
 import copy
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from lga_lightning.models.architecture import blocks
 from lga_lightning.models.encoding import EncodedAnswers
 from lga_lightning.models.hooks import logits_at
 from lga_lightning.models.kv_cache import copy_of_cache, pad_left
-from lga_lightning.models.partial_passes import BlockInput, entered_at
+from lga_lightning.models.partial_passes import BlockInput, ends_after, entered_at
 from lga_lightning.utils.tensors import at_least_float32
 
 if TYPE_CHECKING:
@@ -80,14 +81,36 @@ class CachedSuffix:
             chosen._cache.batch_select_indices(rows)
         return chosen
 
+    def run_below(self, rows: int) -> None:
+        """Run the blocks below the layer now, for all rows, so that no selection of them needs to.
+
+        Args:
+            rows: Number of rows of a pass.
+        """
+        if not self.layer or self._block_input.hidden is not None:
+            return
+        found = []
+        for some in torch.arange(len(self.batch), device=self.batch.input_ids.device).split(rows):
+            part = self.select(some)
+            found.append(part._block_input)
+            with torch.no_grad(), part._entered(), ends_after(blocks(self.model)[self.layer]):
+                part._run()
+        hidden = [entry.hidden for entry in found if entry.hidden is not None]
+        self._block_input = replace(found[0], hidden=torch.cat(hidden))
+
     def logits(self) -> Tensor:
         """Logits [N, A, V] at the positions, in float32 or better."""
-        b = self.batch
-        with logits_at(self.model, b.positions), entered_at(blocks(self.model), self.layer, self._block_input):
-            logits: Tensor = self.model(
-                input_ids=b.input_ids,
-                past_key_values=copy_of_cache(self._cache),
-                use_cache=self._cache is not None,
-                **self._inputs,
-            ).logits
+        with logits_at(self.model, self.batch.positions), self._entered():
+            logits: Tensor = self._run().logits
         return at_least_float32(logits)
+
+    def _entered(self) -> AbstractContextManager[None]:
+        return entered_at(blocks(self.model), self.layer, self._block_input)
+
+    def _run(self) -> Any:
+        return self.model(
+            input_ids=self.batch.input_ids,
+            past_key_values=copy_of_cache(self._cache),
+            use_cache=self._cache is not None,
+            **self._inputs,
+        )

@@ -66,6 +66,7 @@ def encode_answers(
     prompts: Sequence[str],
     answers: Sequence[str],
     subject_ends: Sequence[int] | None = None,
+    ending: Sequence[int] = (),
 ) -> EncodedAnswers:
     """Tokenise prompts and answers apart (so that no boundary is merged), join and right-pad them.
 
@@ -74,6 +75,7 @@ def encode_answers(
         prompts: N prompts; white space at their end is dropped, since the answer brings its own.
         answers: N answers.
         subject_ends: N character offsets just past the subject in its prompt, or None.
+        ending: Tokens that every answer ends with, as a part of it.
 
     Returns:
         The batch, on the CPU.
@@ -81,7 +83,7 @@ def encode_answers(
     prompts = [prompt.rstrip() for prompt in prompts]
     encoded = tokenizer(list(prompts), return_offsets_mapping=True)
     ids_of_prompts = [without_eos(tokenizer, ids) for ids in encoded["input_ids"]]
-    answer_ids = [target_ids(tokenizer, answer) for answer in answers]
+    answer_ids = [[*target_ids(tokenizer, answer), *ending] for answer in answers]
     rows = [p + a for p, a in zip(ids_of_prompts, answer_ids, strict=True)]
     last = [-1] * len(rows)
     if subject_ends is not None:

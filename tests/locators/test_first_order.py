@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from lga_lightning.editing import EMMET, FTL, FTM, MEMIT, PMET, ROME, RROME, AlphaEdit
+from lga_lightning.editing import EMMET, FTL, FTM, MEMIT, PMET, ROME, RROME, AlphaEdit, LocFT
 from lga_lightning.locators.first_order import Ask, encode_rows, forecast_rows
 from lga_lightning.models.architecture import blocks
 from lga_lightning.models.encoding import subject_last_token
@@ -76,9 +76,10 @@ def updates(editor, model, seen, subject: int, nll: Tensor, last: int) -> dict[i
     size = editor.window
     first = max(0, last - size + 1)
     end = seen[last]
-    if isinstance(editor, FTL | FTM):
+    if isinstance(editor, FTL | FTM | LocFT):
         gradient = end["W"]
-        most = min(editor.steps * editor.learning_rate, editor.epsilon) * sqrt(gradient.numel())
+        entry = editor.rounds * editor.learning_rate
+        most = (entry if isinstance(editor, LocFT) else min(entry, editor.epsilon)) * sqrt(gradient.numel())
         length = min(float((nll - editor.stop_loss) / gradient.norm()), most)
         return {last: -length * gradient / gradient.norm()}
     in_stream = isinstance(editor, MEMIT | EMMET | AlphaEdit) and not isinstance(editor, PMET)
@@ -125,6 +126,7 @@ EDITORS = {
     "PMET": lambda: PMET(window=3, moment_weight=2.0, second_moment="identity", **SEARCH),
     "FT-M": FTM,
     "FT-L": FTL,
+    "LocFT-BF": lambda: LocFT(epochs=2, learning_rate=1e-4),
     "ROME": lambda: ROME(second_moment="identity", **SEARCH),
     "R-ROME with C": lambda: RROME(second_moment="sampled", **SEARCH),
     "AlphaEdit": lambda: AlphaEdit(window=2, l2=0.1, second_moment="sampled", **SEARCH),

@@ -1,0 +1,272 @@
+"""What all fine-tuning of out-projections shares: many groups of requests in training side by side, each on a change of its own."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from itertools import accumulate, chain, repeat
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from lga_lightning.editing.base import EditMethod, EditTargets
+from lga_lightning.editing.delta import WeightDelta
+from lga_lightning.editing.first_order import LinearisedFacts
+from lga_lightning.editing.target_value import RowAdam
+from lga_lightning.editing.updates import DenseUpdate
+from lga_lightning.exceptions import SettingError
+from lga_lightning.models.architecture import EditSite, edit_site
+from lga_lightning.models.cached_suffix import CachedSuffix
+from lga_lightning.models.hooks import added_to_output, frozen
+from lga_lightning.models.likelihood import answer_nll, input_device
+from lga_lightning.utils.tensors import at_least_float32
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from lga_lightning.data.requests import EditRequest
+    from lga_lightning.models.encoding import EncodedAnswers
+
+GradientFilter = Callable[[Tensor], Tensor]
+"""Takes gradients [..., d_out, d_in] of a matrix, and returns the part of them that Adam may follow."""
+
+
+@dataclass
+class TunedMatrix:
+    """A matrix in training.
+
+    Attributes:
+        site: The module.
+        change: What is added to its weight, [G, d_out, d_in], by group; changed in place.
+        learning_rate: Learning rate of Adam.
+        allowed: What of a gradient Adam may follow.
+    """
+
+    site: EditSite
+    change: Tensor
+    learning_rate: float
+    allowed: GradientFilter
+    adam: RowAdam = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.adam = RowAdam(self.change, self.learning_rate)
+
+
+class FineTuning(EditMethod):
+    """Adam on what is added to the out-projections' matrices.
+
+    A group of requests is gone through in batches of ``batch_size``, in several rounds, with a step of Adam after each batch whose
+    mean loss is not small enough yet. A group is done when its mean loss over a round is.
+
+    Args:
+        rounds: Number of rounds over a group's requests, at most.
+        learning_rate: Learning rate of Adam.
+        stop_loss: Mean loss below which there is no step, or no further round.
+        batch_size: Number of requests of one group in a step.
+    """
+
+    needs_subject = False
+
+    def __init__(self, rounds: int, learning_rate: float, stop_loss: float, batch_size: int) -> None:
+        if rounds < 1 or batch_size < 1 or not learning_rate > 0 or not stop_loss >= 0:
+            raise SettingError(
+                f"`{self.rounds_setting}` and `batch_size` must be at least 1, `learning_rate` above 0 and `stop_loss` at least 0, "
+                f"got {rounds}, {batch_size}, {learning_rate} and {stop_loss}."
+            )
+        self.rounds = rounds
+        self.learning_rate = learning_rate
+        self.stop_loss = stop_loss
+        self.batch_size = batch_size
+
+    rounds_setting: str = "steps"
+    """What users call the number of rounds."""
+
+    @abstractmethod
+    def encode(self, tokenizer: PreTrainedTokenizerBase, requests: Sequence[EditRequest]) -> EncodedAnswers:
+        """Prompts with new answers, and where each answer token is scored."""
+
+    def orders(self, count: int) -> Iterator[Tensor]:
+        """The order in which a group's requests are gone through, round by round; by default always their own.
+
+        Args:
+            count: Number of requests of the group.
+
+        Yields:
+            Permutations of the numbers below ``count``.
+        """
+        return repeat(torch.arange(count))
+
+    def filters(
+        self, model: PreTrainedModel, sites: Sequence[EditSite], history: dict[int, Any] | None
+    ) -> list[GradientFilter]:
+        """What of its gradient each matrix may follow; by default all of it.
+
+        Args:
+            model: A causal language model.
+            sites: The modules that are edited.
+            history: See :meth:`EditMethod.write`.
+        """
+        return [_unchanged] * len(sites)
+
+    def limit_(self, change: Tensor) -> None:
+        """Keep a change in its bounds after a step, in place; by default there are none."""
+
+    def largest_entry(self) -> float:
+        """How far an entry of the matrix can get from where it was, as the forecast takes it."""
+        return self.rounds * self.learning_rate  # Adam moves every entry by the learning rate a step
+
+    def optimize_targets(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        requests: Sequence[EditRequest],
+        layers: Sequence[int],
+    ) -> EditTargets:
+        """The requests alone: there is nothing to find out before writing."""
+        self.prepare(model, tokenizer, layers)
+        return EditTargets(list(requests))
+
+    def write(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        groups: Sequence[EditTargets],
+        layers: Sequence[int],
+        history: dict[int, Any] | None = None,
+    ) -> list[WeightDelta]:
+        """Dense updates, of all groups side by side; see :class:`EditMethod`."""
+        sites = [edit_site(model, layer) for layer in layers]
+        with torch.inference_mode(False), torch.enable_grad(), frozen(model):
+            matrices = [
+                TunedMatrix(
+                    site,
+                    like_changes(model, site).new_zeros(len(groups), site.out_features, site.in_features),
+                    self.learning_rate,
+                    allowed,
+                )
+                for site, allowed in zip(sites, self.filters(model, sites, history), strict=True)
+            ]
+            requests = list(chain.from_iterable(group.requests for group in groups))
+            encoded = self.encode(tokenizer, requests).to(input_device(model))
+            # the matrix changes for every token: nothing before the subject can be kept
+            whole = replace(encoded, subject=torch.zeros_like(encoded.subject))
+            rows = CachedSuffix(model, whole, layers[0])
+            rows.run_below(self.batch_size * len(groups))
+            self._train_(rows, [len(group.requests) for group in groups], matrices)
+        return [
+            WeightDelta({matrix.site.name: DenseUpdate(matrix.change[group]) for matrix in matrices})
+            for group in range(len(groups))
+        ]
+
+    def expected_change(self, model: PreTrainedModel, facts: LinearisedFacts) -> Tensor:
+        """The gradient at every token, as long as the loss asks for, were it linear, or as the matrix may change.
+
+        Adam moves every entry by the learning rate a step. Here the change is spread over the entries as the gradient is.
+        """
+        squared = (facts.inputs @ facts.inputs.mT * (facts.gradients @ facts.gradients.mT)).sum((1, 2))
+        return -self.expected_size(facts, squared).view(-1, 1, 1) * facts.gradients
+
+    def expected_size(self, facts: LinearisedFacts, squared: Tensor) -> Tensor:
+        """The length of the change of the matrix, in multiples of the gradient's.
+
+        Args:
+            facts: B requests.
+            squared: Squared Frobenius norms of the gradients that are followed, [B].
+
+        Returns:
+            [B].
+        """
+        site, tiny = facts.site, torch.finfo(squared.dtype).tiny
+        largest = self.largest_entry() * (site.in_features * site.out_features) ** 0.5  # |dW|, Frobenius
+        squared = squared.clamp_min(0)
+        wanted = (facts.nll - self.stop_loss).clamp_min(0) / squared.clamp_min(tiny)
+        return torch.minimum(wanted, largest / squared.sqrt().clamp_min(tiny))
+
+    def expected_directions(self, model: PreTrainedModel, facts: LinearisedFacts) -> Tensor:
+        """The inputs at every token."""
+        return facts.inputs
+
+    def settings(self, model: PreTrainedModel) -> dict[str, Any]:
+        """The method's name and settings, for result files."""
+        names = ("learning_rate", "stop_loss", "batch_size")
+        return {
+            "name": self.name,
+            self.rounds_setting: self.rounds,
+            **{name: getattr(self, name) for name in names},
+        }
+
+    def _train_(self, rows: CachedSuffix, sizes: Sequence[int], matrices: Sequence[TunedMatrix]) -> None:
+        """Go through the groups, until each is done.
+
+        Args:
+            rows: The prompts with their answers, group by group.
+            sizes: Number of rows of each of G groups.
+            matrices: The matrices in training.
+        """
+        device = rows.batch.input_ids.device
+        starts, orders = [0, *accumulate(sizes)], [self.orders(size) for size in sizes]
+        unfinished = list(range(len(sizes)))
+        for _ in range(self.rounds):
+            round_ = {group: (starts[group] + next(orders[group])).split(self.batch_size) for group in unfinished}
+            total, count = torch.zeros(2, len(sizes), dtype=torch.float64)
+            for number in range(max(map(len, round_.values()))):
+                batches = {group: parts[number] for group, parts in round_.items() if number < len(parts)}
+                taken = torch.cat(list(batches.values()))
+                owner = torch.tensor([group for group, part in batches.items() for _ in part])
+                active, losses, members = self._step_(rows.select(taken.to(device)), owner, matrices)
+                total[active] += losses
+                count[active] += members
+            unfinished = [group for group in unfinished if total[group] / count[group] >= self.stop_loss]
+            if not unfinished:
+                break
+
+    def _step_(
+        self, rows: CachedSuffix, owner: Tensor, matrices: Sequence[TunedMatrix]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """One step of Adam for every group that has rows, unless its loss is small enough.
+
+        Args:
+            rows: N prompts with their answers.
+            owner: Number of each row's group, [N].
+            matrices: The matrices in training.
+
+        Returns:
+            Numbers of the groups, the sums of their rows' losses, and the numbers of their rows.
+        """
+        active, index = owner.unique(return_inverse=True)
+        device = matrices[0].change.device
+        at = active.to(device)
+        leaves = [matrix.change[at].requires_grad_() for matrix in matrices]
+        with _changed([matrix.site for matrix in matrices], leaves, index.to(device)):
+            nll = answer_nll(rows.logits(), rows.batch.labels)
+        losses = nll.new_zeros(len(active)).index_add(0, index.to(nll.device), nll)
+        members = torch.bincount(index).to(losses)
+        gradients = torch.autograd.grad((losses / members).sum(), leaves)
+        moving = (losses.detach() / members >= self.stop_loss).to(device)
+        for matrix, gradient in zip(matrices, gradients, strict=True):
+            matrix.adam.step_(at[moving], matrix.allowed(gradient[moving]))
+            self.limit_(matrix.change)
+        return active, losses.detach().double().cpu(), members.double().cpu()
+
+
+def like_changes(model: PreTrainedModel, site: EditSite) -> Tensor:
+    """An empty tensor of the dtype and on the device that changes of a matrix are trained in."""
+    return at_least_float32(torch.empty(0, dtype=model.dtype, device=site.weight.device))
+
+
+def _unchanged(gradient: Tensor) -> Tensor:
+    return gradient
+
+
+@contextmanager
+def _changed(sites: Sequence[EditSite], changes: Sequence[Tensor], rows: Tensor) -> Iterator[None]:
+    """Within the block, each row runs with the changes [G, d_out, d_in] of its group."""
+    with ExitStack() as stack:
+        for site, change in zip(sites, changes, strict=True):
+            stack.enter_context(
+                added_to_output(site.module, lambda k, c=change: k.to(c.dtype) @ c[rows].mT, rows=len(rows))  # type: ignore[misc]
+            )
+        yield
