@@ -8,17 +8,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
+import torch
 
 from lga_lightning.callbacks.edit_collector import EditCollector
 from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing import WeightDelta
 from lga_lightning.editing.adapter import NOTE, save_updates
+from lga_lightning.exceptions import SettingError
 from lga_lightning.models.chat import plain
 from lga_lightning.models.loading import hub_name
 from lga_lightning.reports.model_card import model_card
 from lga_lightning.reports.terminal import print_edits, print_written
 from lga_lightning.results.validation import ValidationResult
 from lga_lightning.utils.io import already_there, write_folder, write_json
+from lga_lightning.utils.settings import check_at_least_one
 
 
 class AdapterWriter(EditCollector):
@@ -30,14 +33,33 @@ class AdapterWriter(EditCollector):
         output: Folder to write; ``adapter`` in ``default_root_dir`` by default. In the mode ``independent`` it holds a folder a
             request, named by its number and subject.
         merge: Whether to write the edited model, in safetensors and with its tokenizer, instead of an adapter.
+        max_rank: Rank that no module's change is written above: of dense changes, and of more facts than that, what the largest singular
+            values hold, as a LoRA adapter. What this leaves out is said in the card. None writes edits whole.
         overwrite: Whether to replace a folder that is there. In the mode ``independent`` the folders of other requests stay.
         arguments: Arguments of :class:`EditCollector`.
+
+    Attributes:
+        error: Largest relative error of a matrix's change that was written with a lower rank; None if all are whole.
     """
 
     def __init__(
-        self, output: str | None = None, merge: bool = False, overwrite: bool = False, **arguments: Any
+        self,
+        output: str | None = None,
+        merge: bool = False,
+        overwrite: bool = False,
+        max_rank: int | None = None,
+        **arguments: Any,
     ) -> None:
         super().__init__(**arguments)
+        if max_rank is not None:
+            check_at_least_one(max_rank=max_rank)
+            if merge:
+                raise SettingError(
+                    "`max_rank` is for adapters, and `merge` writes the edited model, which has room for the whole edit. Leave out one of "
+                    "them."
+                )
+        self.max_rank = max_rank
+        self.error: float | None = None
         self.output = output
         self.merge = merge
         self.overwrite = overwrite
@@ -46,6 +68,7 @@ class AdapterWriter(EditCollector):
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Begin anew; a folder that must not be overwritten is refused before anything is edited."""
         self.begin(pl_module)
+        self.error = None if self.max_rank is None else 0.0
         name = "merged" if self.merge else "adapter"
         self.folder = Path(self.output).expanduser() if self.output else Path(trainer.default_root_dir) / name
         # one process looks for all, before any of them writes
@@ -76,12 +99,15 @@ class AdapterWriter(EditCollector):
         """Put the results of all processes together, and write the edits that were made together."""
         _, requests, results = self.gather_results(pl_module)
         self.result = self.build_result(pl_module, requests, results)
+        if self.error is not None:
+            largest = torch.tensor(self.error, device=pl_module.device)
+            self.error = float(trainer.strategy.reduce(largest, reduce_op="max"))
         if not trainer.is_global_zero:
             return
         if pl_module.schedule.delta is not None:
             self._write(pl_module, pl_module.schedule.delta, self.folder, requests, self.result)
         print_edits(self.result)
-        print_written(self.result, self.folder, self.merge)
+        print_written(self.result, self.folder, self.merge, self.error)
 
     def _write(
         self,
@@ -93,10 +119,16 @@ class AdapterWriter(EditCollector):
     ) -> None:
         llm, tokenizer = module.language_model
         base = hub_name(module.model_name)
+        note, error = result.to_dict(), None
+        if self.max_rank is not None:
+            delta, errors = delta.low_rank(self.max_rank)
+            note["low_rank"] = {"max_rank": self.max_rank, "relative_error": errors}
+            error = max(errors.values(), default=0.0)
+            self.error = max(self.error or 0.0, error)
         kind: Literal["adapter", "matrices"] = "matrices" if delta.is_dense else "adapter"
-        card = model_card(result, requests, delta.ranks, "merged" if self.merge else kind)
+        card = model_card(result, requests, delta.ranks, "merged" if self.merge else kind, error)
         if not self.merge:
-            save_updates(delta.updates, folder, llm, base, result.to_dict(), card, self.overwrite)
+            save_updates(delta.updates, folder, llm, base, note, card, self.overwrite)
             return
 
         def write(scratch: Path) -> None:

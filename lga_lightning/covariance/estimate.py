@@ -1,4 +1,4 @@
-"""Estimate second moments in this process, or take them from the cache; a run that was cut off goes on where it was."""
+"""Estimate moments in this process, or take them from the cache; an estimate of C that was cut off goes on where it was."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,8 @@ from torch import Tensor
 
 from lga_lightning.covariance.accumulator import CovarianceAccumulator
 from lga_lightning.covariance.batches import PIECES, batches, token_budget
-from lga_lightning.covariance.store import CovarianceKey, load_covariance, save_covariances
+from lga_lightning.covariance.curvature import Curvature, curvature_of, encode_pieces
+from lga_lightning.covariance.store import CovarianceKey, load_covariance, load_layer, save_covariances, save_layer
 from lga_lightning.exceptions import DataError
 from lga_lightning.utils.io import write_whole
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SAVE_EVERY = 60.0  # seconds
+BACKWARD_ROWS = 4  # pieces of text in a pass whose logits are kept for a backward pass
 
 
 def find_covariances(
@@ -60,12 +63,54 @@ def find_covariances(
             if done:
                 log.warning("Going on with the second moments after %d tokens.", int(moments.tokens))
             pending = batches(model, tokenizer, source, tokens, sequence_length, done)
-            for number, batch in enumerate(_shown(pending, done, key, missing), start=done + 1):
+            for number, batch in enumerate(_shown(pending, "Second moments", done, key, missing), start=done + 1):
                 moments.update(model, batch)
                 save_partial_now_and_then(moments, key, number)
             finish(moments, key)
             found |= {layer: load_covariance(key.folder, layer, key) for layer in missing}
     return {layer: covariance for layer, covariance in found.items() if covariance is not None}
+
+
+def find_curvatures(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    layers: Sequence[int],
+    source: str,
+    tokens: int,
+    sequence_length: int = 256,
+) -> dict[int, Curvature]:
+    """The curvature of plain text's loss in the out-projections of some layers: from the cache, else estimated and put there.
+
+    Args:
+        model: A causal language model; it is not changed.
+        tokenizer: Its tokenizer.
+        layers: Indices of the blocks; those that are missing are estimated together.
+        source: A text, as :func:`~lga_lightning.data.corpus.read_texts` takes it, or ``sampled``.
+        tokens: Number of tokens.
+        sequence_length: Number of tokens of a piece of text, at most.
+
+    Raises:
+        DataError: If there is no text, or the cache holds something else.
+    """
+    from filelock import FileLock
+
+    key = CovarianceKey.of(model, tokenizer, source, tokens, sequence_length)
+    key.folder.mkdir(parents=True, exist_ok=True)
+    paths = {layer: key.folder / f"curvature-{layer}.safetensors" for layer in layers}
+    with FileLock(key.folder / "lock"):
+        held = {layer: load_layer(path, layer, key, ("keys", "gradients")) for layer, path in paths.items()}
+        found = {layer: Curvature(**part[0], tokens=part[1]) for layer, part in held.items() if part is not None}
+        missing = [layer for layer in layers if layer not in found]
+        if missing:
+            shown = _shown(batches(model, tokenizer, source, tokens, sequence_length), "Curvature", 0, key, missing)
+            pieces = (piece for batch in shown for piece in batch if len(piece) > 1)
+            groups = iter(lambda: list(islice(pieces, BACKWARD_ROWS)), [])
+            estimated = curvature_of(model, missing, map(encode_pieces, groups))
+            for layer, curvature in estimated.items():
+                moments = {"keys": curvature.keys, "gradients": curvature.gradients}
+                save_layer(paths[layer], layer, key, moments, curvature.tokens)
+            found |= estimated
+    return {layer: found[layer] for layer in layers}
 
 
 def finish(moments: CovarianceAccumulator, key: CovarianceKey) -> None:
@@ -130,12 +175,12 @@ def _partial(key: CovarianceKey) -> Path:
 
 
 def _shown(
-    pending: Iterable[list[list[int]]], done: int, key: CovarianceKey, layers: Sequence[int]
+    pending: Iterable[list[list[int]]], what: str, done: int, key: CovarianceKey, layers: Sequence[int]
 ) -> Iterator[list[list[int]]]:
     """The same batches, with a bar that counts their tokens."""
     from tqdm import tqdm
 
-    title = f"Second moments of {key.model}, {len(layers)} layer(s), from {key.text}"
+    title = f"{what} of {key.model}, {len(layers)} layer(s), from {key.text}"
     with tqdm(total=key.tokens, desc=title, unit=" tokens", initial=min(key.tokens, done * PIECES)) as bar:
         for batch in pending:
             yield batch

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -104,15 +104,8 @@ def save_covariances(moments: CovarianceAccumulator, key: CovarianceKey, folder:
         key: Everything that they are made of.
         folder: Folder for the files.
     """
-    from safetensors.torch import save_file
-
     for layer, covariance in moments.means().items():
-        note = {"key": json.dumps(asdict(key)), "layer": str(layer), "counted": str(int(moments.tokens))}
-
-        def write(scratch: Path, covariance: Tensor = covariance, note: dict[str, str] = note) -> None:
-            save_file({"moment": covariance.float().cpu().contiguous()}, scratch, metadata=note)
-
-        write_whole(folder / f"{layer}.safetensors", write)
+        save_layer(folder / f"{layer}.safetensors", layer, key, {"moment": covariance}, int(moments.tokens))
 
 
 def load_covariance(folder: Path, layer: int, key: CovarianceKey, fields: Sequence[str] = ()) -> Tensor | None:
@@ -127,16 +120,54 @@ def load_covariance(folder: Path, layer: int, key: CovarianceKey, fields: Sequen
     Raises:
         DataError: If the file is broken, or was made from something else.
     """
+    found = load_layer(folder / f"{layer}.safetensors", layer, key, ("moment",), fields)
+    return None if found is None else found[0]["moment"]
+
+
+def save_layer(path: Path, layer: int, key: CovarianceKey, moments: Mapping[str, Tensor], tokens: int) -> None:
+    """Write moments of one layer, in float32, with what they were made from.
+
+    Args:
+        path: Where the file is to appear.
+        layer: Index of the block.
+        key: Everything that they are made of.
+        moments: The moments, by name.
+        tokens: Number of tokens that they are means over.
+    """
+    from safetensors.torch import save_file
+
+    note = {"key": json.dumps(asdict(key)), "layer": str(layer), "counted": str(tokens)}
+    tensors = {name: moment.float().cpu().contiguous() for name, moment in moments.items()}
+    write_whole(path, lambda scratch: save_file(tensors, scratch, metadata=note))
+
+
+def load_layer(
+    path: Path, layer: int, key: CovarianceKey, names: Sequence[str], fields: Sequence[str] = ()
+) -> tuple[dict[str, Tensor], int] | None:
+    """Read what :func:`save_layer` wrote; None if there is no file.
+
+    Args:
+        path: The file.
+        layer: Index of the block.
+        key: Everything that it must have been made of.
+        names: Names of the moments.
+        fields: Fields of the key that must agree; all by default.
+
+    Returns:
+        The moments by name, in float64, and the number of tokens that they are means over.
+
+    Raises:
+        DataError: If the file is broken, or was made from something else.
+    """
     from safetensors import SafetensorError, safe_open
 
-    path = folder / f"{layer}.safetensors"
     if not path.is_file():
         return None
     try:
         with safe_open(path, framework="pt") as file:
-            note, covariance = file.metadata() or {}, file.get_tensor("moment").double()
+            note, moments = file.metadata() or {}, {name: file.get_tensor(name).double() for name in names}
         made = CovarianceKey(**json.loads(note["key"]))
-        held = int(note["layer"])
+        held, counted = int(note["layer"]), int(note["counted"])
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise DataError(
             f"{str(path)!r} is not a second moment that `lga moments` wrote, or it is broken ({error}). Delete it, and it will "
@@ -148,4 +179,4 @@ def load_covariance(folder: Path, layer: int, key: CovarianceKey, fields: Sequen
         raise DataError(
             f"The second moment in {str(path)!r} was made from something else: {differences}. Run `lga moments` for this model."
         )
-    return covariance
+    return moments, counted

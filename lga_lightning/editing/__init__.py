@@ -2,6 +2,7 @@
 
 from lga_lightning.editing.alphaedit import AlphaEdit
 from lga_lightning.editing.base import EditMethod
+from lga_lightning.editing.crispedit import CrispEdit
 from lga_lightning.editing.delta import WeightDelta, attached
 from lga_lightning.editing.emmet import EMMET
 from lga_lightning.editing.finetune import FTL, FTM
@@ -20,6 +21,7 @@ __all__ = [
     "ROME",
     "RROME",
     "AlphaEdit",
+    "CrispEdit",
     "DenseUpdate",
     "EditMethod",
     "LocFT",

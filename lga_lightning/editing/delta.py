@@ -88,6 +88,23 @@ class WeightDelta:
         """The same edit with no rank above d_out: of more edits than that, the sum takes less room than the list."""
         return WeightDelta({name: update.compact() for name, update in self.updates.items()})
 
+    def low_rank(self, rank: int) -> tuple[WeightDelta, dict[str, float]]:
+        """The nearest edit with no rank above ``rank``, and its relative error by module; see :meth:`Update.low_rank`.
+
+        Args:
+            rank: Rank at most, in every module.
+
+        Example:
+            >>> from lga_lightning.editing.updates import DenseUpdate
+            >>> whole = WeightDelta({"lm_head": DenseUpdate(torch.diag(torch.tensor([4.0, 3.0, 0.0])))})
+            >>> whole.low_rank(1)
+            (WeightDelta(lm_head: LowRankUpdate(3 x 3, rank 1)), {'lm_head': 0.6000000238418579})
+        """
+        parts = {name: update.low_rank(rank) for name, update in self.updates.items()}
+        return WeightDelta({name: update for name, (update, _) in parts.items()}), {
+            name: error for name, (_, error) in parts.items()
+        }
+
     def save_pretrained(
         self, folder: str | Path, model: PreTrainedModel, base: str | None = None, overwrite: bool = False
     ) -> None:

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lga_lightning.utils.settings import check_at_least_one
+from lga_lightning.utils.tensors import at_least_float32
+
 
 class Update(ABC):
     """A change of one linear module's weight W [d_out, d_in]."""
@@ -39,6 +42,27 @@ class Update(ABC):
     def compact(self) -> Update:
         """The same change with no rank above d_out: the product of wider factors takes less room than they do."""
         return self
+
+    def low_rank(self, rank: int) -> tuple[LowRankUpdate, float]:
+        """The nearest change of a rank, by the largest singular values (Eckart and Young); the change itself if it has no higher one.
+
+        Args:
+            rank: Rank at most.
+
+        Returns:
+            That change, and its relative error: the Frobenius norm of what is lacking over that of the whole.
+
+        Raises:
+            SettingError: If ``rank`` is below 1.
+        """
+        check_at_least_one(rank=rank)
+        matrix = self.matrix
+        d_out, d_in = self.shape
+        if rank < min(self.shape):
+            left, sizes, right = torch.linalg.svd(at_least_float32(matrix), full_matrices=False)
+            return _truncated(left, sizes, right, rank)
+        unit = torch.eye(min(self.shape)).to(matrix)
+        return LowRankUpdate(unit, matrix) if d_out <= d_in else LowRankUpdate(matrix, unit), 0.0
 
     def check_fits(self, name: str, d_out: int, d_in: int) -> None:
         """Refuse a module of another shape.
@@ -111,6 +135,17 @@ class LowRankUpdate(Update):
             return self
         return LowRankUpdate(torch.eye(self.shape[0]).to(self.b), self.matrix)
 
+    def low_rank(self, rank: int) -> tuple[LowRankUpdate, float]:
+        """See :class:`Update`; the factors are never multiplied out where they are narrow."""
+        if self.rank <= rank:
+            return self, 0.0
+        if self.rank >= min(self.shape):
+            return super().low_rank(rank)
+        check_at_least_one(rank=rank)
+        (left, upper), (right, lower) = (torch.linalg.qr(at_least_float32(x)) for x in (self.b, self.a.T))
+        inner, sizes, outer = torch.linalg.svd(upper @ lower.T)
+        return _truncated(left @ inner, sizes, outer @ right.T, rank)
+
     def __repr__(self) -> str:
         return f"LowRankUpdate({self.shape[0]} x {self.shape[1]}, rank {self.rank})"
 
@@ -149,6 +184,13 @@ class DenseUpdate(Update):
 
     def __repr__(self) -> str:
         return f"DenseUpdate({self.shape[0]} x {self.shape[1]})"
+
+
+def _truncated(left: Tensor, sizes: Tensor, right: Tensor, rank: int) -> tuple[LowRankUpdate, float]:
+    """The first part of a singular value decomposition, and the relative error without the rest."""
+    roots = sizes[:rank].sqrt()
+    error = sizes[rank:].norm() / sizes.norm().clamp_min(torch.finfo(sizes.dtype).tiny)
+    return LowRankUpdate(left[:, :rank] * roots, roots.unsqueeze(1) * right[:rank]), error.item()
 
 
 def stack_updates(updates: list[Update | None]) -> tuple[Tensor, ...]:

@@ -10,7 +10,7 @@ from lga_lightning.models.loading import hub_name
 from lga_lightning.reports.markdown import escape_markdown
 from lga_lightning.reports.rendering import template
 from lga_lightning.reports.tables import number
-from lga_lightning.reports.wording import layers_in_words
+from lga_lightning.reports.wording import layers_in_words, low_rank_in_words
 from lga_lightning.results.validation import ValidationResult
 from lga_lightning.results.validation_parts import Metric
 
@@ -22,6 +22,7 @@ def model_card(
     requests: Sequence[EditRequest],
     ranks: Mapping[str, int],
     kind: Literal["adapter", "matrices", "merged"],
+    error: float | None = None,
 ) -> str:
     """Text of a README.md for the Hub: metadata in YAML, the rest in Markdown.
 
@@ -30,6 +31,7 @@ def model_card(
         requests: The edited requests, in order.
         ranks: Ranks of the edit, by module.
         kind: What the folder holds: a LoRA adapter, changes of whole matrices, or the edited model.
+        error: Largest relative error of a matrix's change that is written with a lower rank; None if all are whole.
     """
     from huggingface_hub import ModelCard, ModelCardData
 
@@ -48,6 +50,7 @@ def model_card(
         count=len(requests),
         layers=layers_in_words(result.layers),
         ranks=", ".join(map(str, sorted(set(ranks.values())))),
+        low_rank=None if not error else low_rank_in_words(error),
         facts=[[r.prompt, r.target_old or "", r.target_new] for r in requests[:SHOWN]],
         scores=[
             [name, *_sides(metric), *_sides(metric.others.get("generated"))] for name, metric in result.metrics.items()

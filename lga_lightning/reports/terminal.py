@@ -30,6 +30,7 @@ from lga_lightning.reports.wording import (
     golden_layers,
     how_to_read,
     layers_in_words,
+    low_rank_in_words,
     mode_in_words,
     name_layers,
     relations_verdict,
@@ -155,18 +156,21 @@ def print_places(result: ValidationResult, path: Path) -> None:
     print_plain(console, f"What the model said: {path.with_name(REQUESTS_FILE)}")
 
 
-def print_written(result: ValidationResult, folder: Path, merged: bool) -> None:
+def print_written(result: ValidationResult, folder: Path, merged: bool, error: float | None = None) -> None:
     """Print which layers were edited, and where the edit is.
 
     Args:
         result: What the edits did.
         folder: Folder that was written.
         merged: Whether it holds the edited model rather than the edit.
+        error: Largest relative error of a matrix's change that was written with a lower rank; None if all are whole.
     """
     console = make_console()
     _print_layers(console, result)
     alone = "The edits, a folder each" if result.mode == "independent" else "The edit"
     print_plain(console, f"{'The edited model' if merged else alone}: {folder}")
+    if error:
+        print_plain(console, low_rank_in_words(error))
 
 
 def print_moments(key: CovarianceKey) -> None:

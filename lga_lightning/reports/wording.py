@@ -255,3 +255,19 @@ def name_layers(layers: Sequence[int]) -> str:
     if len(layers) > 2 and list(layers) == list(range(layers[0], layers[-1] + 1)):
         return f"{layers[0]}-{layers[-1]}"
     return ", ".join(map(str, layers))
+
+
+def low_rank_in_words(error: float) -> str:
+    """What is lost where an edit is written with a lower rank than it has.
+
+    Args:
+        error: Largest relative error of the change of a matrix, by the Frobenius norm.
+
+    Example:
+        >>> low_rank_in_words(0.0432)
+        'Written with a lower rank: up to 4.3% of the change of a matrix (Frobenius norm) is left out. The scores are those of the whole edit.'
+    """
+    return (
+        f"Written with a lower rank: up to {100 * error:.2g}% of the change of a matrix (Frobenius norm) is left out. The scores are "
+        "those of the whole edit."
+    )

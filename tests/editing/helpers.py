@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from lga_lightning.editing import EMMET, FTL, FTM, MEMIT, PMET, ROME, RROME, AlphaEdit, EditMethod, LocFT
+from lga_lightning.covariance.curvature import Curvature
+from lga_lightning.editing import EMMET, FTL, FTM, MEMIT, PMET, ROME, RROME, AlphaEdit, CrispEdit, EditMethod, LocFT
 from lga_lightning.editing.context_templates import in_contexts
 from lga_lightning.editing.delta import WeightDelta
 from lga_lightning.editing.updates import LowRankUpdate
@@ -13,7 +14,7 @@ from lga_lightning.models.encoding import subject_last_token
 from tests.helpers.models import VOCABULARY
 
 MULTI_LAYER = [MEMIT, EMMET, AlphaEdit, PMET]
-ALL = [ROME, RROME, *MULTI_LAYER, FTL, FTM, LocFT]
+ALL = [ROME, RROME, *MULTI_LAYER, FTL, FTM, LocFT, CrispEdit]
 QUICK = {"steps": 4, "context_lengths": (3, 4), "contexts_each": 2}
 
 
@@ -64,12 +65,25 @@ def second_moments(model, layers) -> dict[int, torch.Tensor]:
     return found
 
 
+def curvatures(model) -> dict[int, Curvature]:
+    """Curvature of 200 tokens of which most lies in few directions."""
+    keys, found, generator = second_moments(model, range(4)), {}, torch.Generator().manual_seed(4)
+    for layer in keys:
+        gradients = torch.randn(200, edit_site(model, layer).out_features, generator=generator, dtype=torch.float64)
+        gradients *= torch.linspace(1, 0.1, gradients.shape[1])
+        found[layer] = Curvature(keys[layer], gradients.T @ gradients / 200, 200)
+    return found
+
+
 def method_for(kind: type[EditMethod], model, **settings) -> EditMethod:
     """A quick method with second moments of its own for the model."""
     if kind in (FTL, FTM):
         return kind(steps=3, learning_rate=1e-2, epsilon=2e-2, batch_size=3, **settings)
-    if kind is LocFT:
-        return kind(**{"epochs": 3, "learning_rate": 1e-2, "batch_size": 3, **settings})
+    if issubclass(kind, LocFT | CrispEdit):
+        method = kind(**{"epochs": 3, "learning_rate": 1e-2, "batch_size": 3, **settings})
+        if kind is CrispEdit:
+            method._curvatures[model] = curvatures(model)
+        return method
     if kind is AlphaEdit:
         settings.setdefault("l2", 0.1)
     if kind in (MEMIT, PMET):

@@ -6,6 +6,7 @@ import copy
 
 import torch
 
+from lga_lightning.covariance.curvature import Curvature
 from lga_lightning.models.architecture import edit_site
 
 
@@ -42,6 +43,29 @@ def tune(model, tokenizer, group, layers, method, project=None) -> dict[int, tor
     return {
         layer: site.weight.detach() - edit_site(model, layer).weight for layer, site in zip(layers, sites, strict=True)
     }
+
+
+def projection(curvature: Curvature, energy: float):
+    """Takes out the components of a gradient, one by one, that make up a share of all curvature."""
+    a, keys = torch.linalg.eigh(curvature.keys)
+    b, outputs = torch.linalg.eigh(curvature.gradients)
+    products = torch.outer(b, a)
+    taken, total = [], 0.0
+    for place in products.flatten().argsort(descending=True).tolist():
+        if total >= energy * products.sum():
+            break
+        taken.append(divmod(place, len(a)))
+        total += products.flatten()[place]
+    assert 10 < len(taken) < products.numel() / 2
+
+    def project(gradient: torch.Tensor) -> torch.Tensor:
+        kept = gradient.clone()
+        for row, column in taken:
+            u, v = outputs[:, row], keys[:, column]
+            kept -= (u @ gradient @ v) * torch.outer(u, v)
+        return kept
+
+    return project
 
 
 def _loss(model, tokenizer, request, method) -> torch.Tensor:

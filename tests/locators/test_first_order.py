@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from lga_lightning.editing import EMMET, FTL, FTM, MEMIT, PMET, ROME, RROME, AlphaEdit, LocFT
+from lga_lightning.editing import EMMET, FTL, FTM, MEMIT, PMET, ROME, RROME, AlphaEdit, CrispEdit, LocFT
 from lga_lightning.locators.first_order import Ask, encode_rows, forecast_rows
 from lga_lightning.models.architecture import blocks
 from lga_lightning.models.encoding import subject_last_token
-from tests.editing.helpers import second_moments
+from tests.editing.helpers import curvatures, second_moments
+from tests.editing.tuning_by_hand import projection
 from tests.helpers.gradients import EXACT, out_projection
 from tests.helpers.models import FAMILIES, requests, tiny_model
 
@@ -76,10 +77,12 @@ def updates(editor, model, seen, subject: int, nll: Tensor, last: int) -> dict[i
     size = editor.window
     first = max(0, last - size + 1)
     end = seen[last]
-    if isinstance(editor, FTL | FTM | LocFT):
+    if isinstance(editor, FTL | FTM | LocFT | CrispEdit):
         gradient = end["W"]
+        if isinstance(editor, CrispEdit):
+            gradient = projection(curvatures(model)[last], editor.energy)(gradient)
         entry = editor.rounds * editor.learning_rate
-        most = (entry if isinstance(editor, LocFT) else min(entry, editor.epsilon)) * sqrt(gradient.numel())
+        most = (min(entry, editor.epsilon) if isinstance(editor, FTL | FTM) else entry) * sqrt(gradient.numel())
         length = min(float((nll - editor.stop_loss) / gradient.norm()), most)
         return {last: -length * gradient / gradient.norm()}
     in_stream = isinstance(editor, MEMIT | EMMET | AlphaEdit) and not isinstance(editor, PMET)
@@ -126,6 +129,7 @@ EDITORS = {
     "PMET": lambda: PMET(window=3, moment_weight=2.0, second_moment="identity", **SEARCH),
     "FT-M": FTM,
     "FT-L": FTL,
+    "CrispEdit": lambda: CrispEdit(epochs=2, learning_rate=1e-3, energy=0.6),
     "LocFT-BF": lambda: LocFT(epochs=2, learning_rate=1e-4),
     "ROME": lambda: ROME(second_moment="identity", **SEARCH),
     "R-ROME with C": lambda: RROME(second_moment="sampled", **SEARCH),
@@ -160,6 +164,8 @@ def test_equals_autograd_in_float64(family, name, tokenizer):
     model, editor, data = tiny_model(family, torch.float64), EDITORS[name](), requests(3)
     if name in ("R-ROME with C", "AlphaEdit"):
         with_moments(editor, model)
+    if name == "CrispEdit":
+        editor._curvatures[model] = curvatures(model)
     data[1] = replace(data[1], locality={})
     others = [[], [data[0], data[2]], []]
     layers = range(len(blocks(model)))

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from lga_lightning.callbacks import AdapterWriter, EditReport
 from lga_lightning.covariance.estimate import find_covariances
 from lga_lightning.covariance.store import load_covariance
-from lga_lightning.editing import FTM, WeightDelta
+from lga_lightning.editing import FTM, CrispEdit, LocFT, WeightDelta
 from lga_lightning.editing.session import EditSession
 from lga_lightning.evaluation.evaluator import EvaluationConfig, evaluate
 from lga_lightning.exceptions import DataError, LGAError, SettingError
@@ -161,6 +161,61 @@ def test_predict_writes_dense_edits_as_matrices(tmp_path, data, tokenizer):
     assert "not a LoRA adapter" in (tmp_path / "adapter" / "README.md").read_text()
     again = WeightDelta.load(tmp_path / "adapter", made.llm)
     assert torch.equal(again.matrix(EDITED), made.schedule.delta.matrix(EDITED))
+
+
+@pytest.mark.parametrize("mode", ["independent", "batch"])
+def test_predict_writes_edits_of_a_lower_rank(mode, tmp_path, data, tokenizer, capsys):
+    made = module(tokenizer, editor=LocFT(epochs=2, learning_rate=1e-2), mode=mode)
+    writer = AdapterWriter(generate=False, resamples=10, max_rank=3)
+    trainer(tmp_path, writer).predict(made, datamodule=data)
+    folders = [tmp_path / "adapter"] if mode == "batch" else sorted((tmp_path / "adapter").iterdir())
+    errors = []
+    for folder in folders:
+        again, note = WeightDelta.load(folder, made.llm), json.loads((folder / "lga.json").read_text())
+        assert again.ranks == {EDITED: 3}
+        assert note["low_rank"]["max_rank"] == 3
+        errors.append(note["low_rank"]["relative_error"][EDITED])
+        assert f"up to {100 * errors[-1]:.2g}% of the change" in (folder / "README.md").read_text()
+    if mode == "batch":
+        whole = made.schedule.delta.matrix(EDITED)
+        assert ((again.matrix(EDITED) - whole).norm() / whole.norm()).item() == pytest.approx(errors[0], rel=1e-4)
+    assert len(errors) == (1 if mode == "batch" else COUNT)
+    assert writer.error == pytest.approx(max(errors))
+    assert f"up to {100 * max(errors):.2g}% of the change" in capsys.readouterr().out
+
+
+def test_a_merged_model_has_no_rank():
+    with pytest.raises(SettingError, match="`max_rank` is for adapters, and `merge` writes the edited model"):
+        AdapterWriter(merge=True, max_rank=3)
+    with pytest.raises(SettingError, match="`max_rank` must be at least 1, got 0"):
+        AdapterWriter(max_rank=0)
+
+
+@pytest.mark.parametrize("mode", ["independent", "batch", "sequential"])
+@pytest.mark.parametrize(
+    "editor",
+    [LocFT(epochs=2, learning_rate=1e-2), CrispEdit(epochs=2, learning_rate=1e-2, curvature_tokens=300)],
+    ids=lambda editor: editor.name,
+)
+def test_breadth_first_methods_in_every_mode(editor, mode, tmp_path, data, tokenizer):
+    made = module(tokenizer, editor=editor, mode=mode, layer="default")
+    content = validate(tmp_path, made, data)
+    layers = {"LocFT-BF": [3], "CrispEdit": [0, 1, 2, 3]}[editor.name]
+    assert content["layers"] == layers
+    assert content["method"] == editor.settings(made.llm)
+    requests = data.loaded.requests
+    if mode == "independent":
+        deltas = editor.compute_each(made.llm, tokenizer, requests, layers)
+    else:
+        session = EditSession(editor, made.llm, tokenizer, layers)
+        for start in range(0, COUNT, COUNT if mode == "batch" else 3):
+            session.edit(requests[start : start + (COUNT if mode == "batch" else 3)])
+        deltas = [session.delta] * COUNT
+        for name, update in session.delta.updates.items():
+            torch.testing.assert_close(made.schedule.delta.matrix(name), update.matrix, rtol=1e-3, atol=1e-4)
+    outcomes = evaluate(made.llm, tokenizer, requests, deltas, EvaluationConfig(generate=False))
+    expected = [next(one.scores["token"][1] for one in of_request if one.group == "rewrite") for of_request in outcomes]
+    assert [row["rewrite"]["after"] for row in content["requests"]] == pytest.approx(expected)
 
 
 def test_moments_by_a_trainer_are_those_of_the_function(tmp_path, tokenizer, monkeypatch):
