@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -343,6 +344,20 @@ def test_checkpoint_of_another_run_is_refused(arguments, tmp_path, capsys):
     assert "its editor is" in refused(["fit", *arguments, checkpoint, "--model.editor.steps=7"], capsys)
     assert "its requests is" in refused(["fit", *arguments, checkpoint, "--data.limit=4"], capsys)
     assert "its only_known is" in refused(["fit", *arguments, checkpoint, "--model.only_known=true"], capsys)
+
+
+def test_other_weights_under_the_same_name_are_refused(arguments, model_folder, tmp_path, capsys):
+    folder = shutil.copytree(model_folder, tmp_path / "model")
+    mine = [*arguments, f"--model.model_name={folder}", f"--trainer.default_root_dir={tmp_path / 'run'}"]
+    lga("fit", mine, tmp_path / "run")
+    model, _ = load_model(str(folder))
+    with torch.no_grad():
+        next(model.parameters())[0, 0] += 1
+    model.save_pretrained(folder)
+    checkpoint = f"--ckpt_path={tmp_path / 'run' / 'attribution.ckpt'}"
+    assert "its weights is 'float32 " in refused(["fit", *mine, checkpoint], capsys)
+    assert "was found on other weights of" in refused(["validate", *mine, *FAST_EDIT], capsys)
+    lga("validate", [*mine, *FAST_EDIT, "--model.layer=1", "--edits.generate=false"], tmp_path / "run")
 
 
 @pytest.mark.parametrize(

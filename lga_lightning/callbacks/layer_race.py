@@ -39,7 +39,7 @@ def edits_fingerprint(module: L.LightningModule) -> dict[str, str]:
     llm, _ = module.language_model
     scores, editor = module.fingerprint(), {**module.editor.settings(llm), "window": module.editor.window}
     return {
-        **{name: scores[name] for name in ("model", "dtype", "requests")},
+        **{name: scores[name] for name in ("model", "dtype", "weights", "requests")},
         **{f"editor's {name}": str(setting) for name, setting in editor.items()},
     }
 

@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from lga_lightning.covariance.accumulator import CovarianceAccumulator
@@ -19,6 +18,7 @@ from lga_lightning.exceptions import DataError
 from lga_lightning.models.architecture import longest_text
 from lga_lightning.models.chat import plain
 from lga_lightning.models.loading import cache_folder
+from lga_lightning.models.weights import weights_hash
 from lga_lightning.utils.io import write_whole
 
 if TYPE_CHECKING:
@@ -61,15 +61,11 @@ class CovarianceKey:
         sequence_length: int,
     ) -> CovarianceKey:
         """The key for a model as it is now."""
-        digest = hashlib.sha256()
-        for name, parameter in sorted(model.named_parameters()):
-            digest.update(f"{name} {parameter.dtype} {list(parameter.shape)}".encode())
-            digest.update(parameter.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
         sampled = source == SAMPLED
         return cls(
             model=Path(model.config._name_or_path).name,
             revision=getattr(model.config, "_commit_hash", None),
-            weights=digest.hexdigest(),
+            weights=weights_hash(model),
             tokenizer=hashlib.sha256(plain(tokenizer).backend_tokenizer.to_str().encode()).hexdigest(),
             dtype=str(model.dtype),
             text=source if sampled else source_name(source),

@@ -21,6 +21,7 @@ from lga_lightning.locators import EditForecast, LayerLocator
 from lga_lightning.locators.score_requests import prepare, score_requests
 from lga_lightning.models.chat import ChatTokenizer, plain
 from lga_lightning.models.structure import Structure
+from lga_lightning.models.weights import weights_mark
 from lga_lightning.modules.datamodule import EditDataModule, RunData
 from lga_lightning.modules.frozen import Dtype, FrozenModule
 from lga_lightning.modules.schedules import SCHEDULES, EditSchedule, Mode, ScoredEdits
@@ -196,6 +197,7 @@ class LGAModule(FrozenModule):
         return {
             "model": self.model_name,
             "dtype": str(llm.dtype),
+            "weights": weights_mark(llm),
             "only_known": str(self.only_known),
             "locator": type(self.locator).__name__,
             **{name: str(setting) for name, setting in self.locator.settings(llm).items()},
@@ -222,6 +224,7 @@ class LGAModule(FrozenModule):
         if self.trainer.state.fn == "fit":  # which scores layers, and edits nothing
             return
         llm, tokenizer = self.language_model
+        self._found.check_weights(llm)
         self.edited_layers, self.layer_source = self._found.layers_for(self.editor, llm)
         schedule = SCHEDULES[self.run_mode]
         if schedule.joint and self.trainer.world_size > 1 and self._data_module is None:

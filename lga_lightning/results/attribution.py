@@ -18,6 +18,7 @@ from lga_lightning.locators.causal_tracing import GROUPS, KINDS
 from lga_lightning.locators.layer_sweep import PARTS
 from lga_lightning.locators.score_requests import SKIPPED
 from lga_lightning.locators.selection import Choice, Fences
+from lga_lightning.models.weights import weights_mark
 from lga_lightning.results.files import SCHEMA, ResultFile, numbers, take, take_fields
 from lga_lightning.results.race import RaceResult
 from lga_lightning.results.versions import versions
@@ -64,6 +65,7 @@ class LocatorResult:
         seconds: How long the scores took; None where nobody looked.
         neighbours: How many layers on either side shared their evidence.
         race: What a race of real edits made of it; None where there was none.
+        weights: Mark of the weights that were scored, see :func:`~lga_lightning.models.weights.weights_mark`; None where unknown.
     """
 
     model: str
@@ -85,6 +87,7 @@ class LocatorResult:
     seconds: float | None = None
     neighbours: int = 0
     race: RaceResult | None = None
+    weights: str | None = None
 
     @classmethod
     def from_scores(
@@ -155,6 +158,7 @@ class LocatorResult:
             relations=locator.choose_by_relation(scores, relations),
             seconds=seconds,
             neighbours=locator.neighbours,
+            weights=weights_mark(llm),
         )
 
     @property
@@ -221,7 +225,9 @@ class LocatorResult:
             choice = take_fields(Choice, content, known=content)
             choice["fences"] = choice["fences"] and Fences(**take_fields(Fences, choice["fences"]))
             choice["standard_errors"] = numbers(choice["standard_errors"])
-            found = take_fields(cls, content, optional=("choice", "means", "race"), known=(*of_choice, *columns))
+            found = take_fields(
+                cls, content, optional=("choice", "means", "race", "weights"), known=(*of_choice, *columns)
+            )
             found["half_widths"] = {name: numbers(column) for name, column in found["half_widths"].items()}
             found["relations"] = found["relations"] and RelationLayers(
                 **take_fields(RelationLayers, found["relations"])

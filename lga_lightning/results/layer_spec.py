@@ -12,6 +12,7 @@ from lga_lightning.editing.base import EditMethod, ascending
 from lga_lightning.exceptions import LayerError
 from lga_lightning.locators.selection import Choice
 from lga_lightning.models.architecture import blocks
+from lga_lightning.models.weights import may_be_the_same, weights_mark
 from lga_lightning.results.attribution import ATTRIBUTION_FILE, LocatorResult
 
 if TYPE_CHECKING:
@@ -142,6 +143,21 @@ class LayerSpec:
         else:
             raise RuntimeError(f"The layer {self.word!r} stands for a file. Call find() before layers_for().")
         return ascending(llm, layers), source
+
+    def check_weights(self, llm: PreTrainedModel) -> None:
+        """Refuse the golden layer of another model of this one's name.
+
+        Args:
+            llm: The model.
+
+        Raises:
+            LayerError: If it has other weights than the model that was scored, in the same dtype.
+        """
+        if self.result is not None and not may_be_the_same(self.result.weights, weights_mark(llm)):
+            raise LayerError(
+                f"The golden layer of {self.source} was found on other weights of {self.result.model!r} than are loaded now: the "
+                "model was trained, edited or replaced since. Run `lga fit` for it again, or give --model.layer a number."
+            )
 
 
 def _golden_layers(result: LocatorResult, editor: EditMethod | None, window: int) -> list[int]:

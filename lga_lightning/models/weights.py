@@ -1,0 +1,52 @@
+"""What a model's weights are, in a few characters: names alone do not tell two models apart."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import torch
+
+from lga_lightning.utils.per_model import PerModel
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_FOUND: PerModel[tuple[tuple[tuple[int, int], ...], str]] = PerModel()
+
+
+def weights_hash(model: PreTrainedModel) -> str:
+    """SHA-256 of all weights with their names, dtypes and shapes; worked out anew only where one of them has changed since.
+
+    Args:
+        model: A language model.
+    """
+    named = sorted(model.named_parameters())
+    state = tuple((parameter.data_ptr(), parameter._version) for _, parameter in named)
+    known = _FOUND.get(model)
+    if known is not None and known[0] == state:
+        return known[1]
+    digest = hashlib.sha256()
+    for name, parameter in named:
+        digest.update(f"{name} {parameter.dtype} {list(parameter.shape)}".encode())
+        digest.update(parameter.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    _FOUND[model] = state, digest.hexdigest()
+    return digest.hexdigest()
+
+
+def weights_mark(model: PreTrainedModel) -> str:
+    """Dtype and the beginning of :func:`weights_hash`, for result files: ``"float32 1f0c..."``.
+
+    The same model in two dtypes has two marks, and there is no telling from these whether it is the same model.
+    """
+    return f"{str(model.dtype).removeprefix('torch.')} {weights_hash(model)[:16]}"
+
+
+def may_be_the_same(one: str | None, other: str) -> bool:
+    """Whether two marks can belong to the same model: they are equal, or of different dtypes, or there is only one.
+
+    Example:
+        >>> may_be_the_same("float32 a", "float32 b"), may_be_the_same("float32 a", "bfloat16 b"), may_be_the_same(None, "float32 b")
+        (False, True, True)
+    """
+    return one is None or one == other or one.split()[0] != other.split()[0]
