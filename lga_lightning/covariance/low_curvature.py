@@ -12,7 +12,7 @@ from lga_lightning.covariance.curvature import Curvature
 
 @dataclass(frozen=True)
 class LowCurvature:
-    """What is left of a matrix's gradients without the components of high curvature (CrispEdit, arXiv 2602.15823, section 4).
+    """What is left of a matrix's gradients without the components of high curvature (CrispEdit, arXiv 2602.15823).
 
     In the eigenvectors U_A and U_B of K-FAC's factors, the component j, i of a gradient has the curvature b_j a_i. The highest ones
     that add up to the share ``energy`` of all curvature are taken out.

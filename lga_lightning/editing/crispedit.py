@@ -33,7 +33,7 @@ PIECE = 256  # tokens of a piece of plain text
 
 
 class CrispEdit(BreadthFirstTuning):
-    """Adam on gradients without their components of high curvature, by K-FAC (section 4, algorithm 1).
+    """Adam on gradients without their components of high curvature, by K-FAC.
 
     The curvature is that of plain text in the unedited model, and, in an editing session, of the session's earlier edits: of their
     prompts and answers, each in the model as it was right after the edit, weighed by their numbers of tokens.

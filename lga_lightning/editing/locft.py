@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class BreadthFirstTuning(FineTuning):
-    """Epochs over all requests of a group, in mini-batches and a new order each time (section 3 of the LocFT-BF paper).
+    """Epochs over all requests of a group, in mini-batches and a new order each time (arXiv 2509.22072).
 
     The loss is the cross-entropy of the answer's tokens, and of the end of the text behind it where that is asked for: the mean over
     an answer's tokens, and over the answers of a mini-batch.

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lga_lightning.editing import EMMET, FTL, FTM, MEMIT, ROME, AlphaEdit
+from lga_lightning.editing import EMMET, FTL, FTM, MEMIT, ROME, AlphaEdit, CrispEdit, LocFT
 from lga_lightning.editing.presets import PRESETS, preset_for
 from lga_lightning.exceptions import DataError, LayerError, SettingError
 from tests.editing.helpers import ALL, method_for, name_at
@@ -29,6 +29,15 @@ def test_every_method_on_every_family(kind, family, tokenizer):
     assert not any("forward" in module.__dict__ for module in model.modules())
     assert method.settings(model)["name"] == kind.name
     assert all(0 <= layer < 4 for layer in method.default_layers(model))
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_what_needs_no_subject_does_not_look_at_it(kind, llama, tokenizer):
+    data = requests(1)
+    other = replace(data[0], subject=data[0].prompt.split()[1])
+    method = method_for(kind, llama)
+    first, second = (method.compute(llama, tokenizer, [one], 1).matrix(name_at(llama, 1)) for one in (data[0], other))
+    assert torch.equal(first, second) is not method.needs_subject
 
 
 @pytest.mark.parametrize("kind", ALL)
@@ -60,6 +69,8 @@ def test_layers_that_are_not_there(kind, llama, tokenizer):
         (FTM, {"epsilon": 0.0}),
         (FTL, {"learning_rate": 0.0}),
         (ROME, {"moment_tokens": 0}),
+        (CrispEdit, {"energy": 1.0}),
+        (LocFT, {"epochs": 0}),
     ],
 )
 def test_settings_out_of_range(kind, setting):
