@@ -15,7 +15,19 @@ if TYPE_CHECKING:
     from lga_lightning.data import load_requests
     from lga_lightning.data.formats import Format
     from lga_lightning.data.requests import EditRequest, Probe
-    from lga_lightning.editing import EMMET, FTL, FTM, MEMIT, PMET, ROME, RROME, AlphaEdit, EditMethod, WeightDelta
+    from lga_lightning.editing import (
+        EMMET,
+        FTL,
+        FTM,
+        MEMIT,
+        PMET,
+        ROME,
+        RROME,
+        AlphaEdit,
+        EditMethod,
+        UltraEdit,
+        WeightDelta,
+    )
     from lga_lightning.editing.session import EditSession
     from lga_lightning.evaluation.edit_metrics import EditMetric
     from lga_lightning.evaluation.evaluator import EvaluationConfig, Evaluator, evaluate
@@ -55,6 +67,7 @@ _PLACES = {
     "RROME": "editing",
     "AlphaEdit": "editing",
     "EditMethod": "editing",
+    "UltraEdit": "editing",
     "WeightDelta": "editing",
     "EditSession": "editing.session",
     "EvaluationConfig": "evaluation.evaluator",
@@ -112,6 +125,7 @@ __all__ = [
     "RaceSettings",
     "ScoreCollector",
     "Structure",
+    "UltraEdit",
     "ValueGradient",
     "WeightDelta",
     "__version__",

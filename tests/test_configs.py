@@ -12,10 +12,11 @@ import yaml
 from lga_lightning import editing
 from lga_lightning.cli import run
 from lga_lightning.data.sources.hub import HubSource
-from lga_lightning.editing import EMMET, FTL, FTM, MEMIT, PMET, ROME, RROME, AlphaEdit
+from lga_lightning.editing import EMMET, FTL, FTM, MEMIT, PMET, ROME, RROME, AlphaEdit, UltraEdit
 
 ROOT = Path(__file__).parents[1]
-METHODS = {AlphaEdit, EMMET, FTL, FTM, MEMIT, PMET, ROME, RROME}
+STUDIED = {AlphaEdit, EMMET, FTL, FTM, MEMIT, PMET, ROME, RROME}
+METHODS = STUDIED | {UltraEdit}
 
 COMPARISONS = sorted((ROOT / "configs" / "compare").iterdir())
 STUDIES = sorted((ROOT / "configs" / "paper").iterdir())
@@ -43,7 +44,7 @@ def test_study_is_accepted(path, monkeypatch):
     assert study.model == written["model"]
     assert study.data == written["data"]
     assert study.proxies == written["proxies"]
-    assert {type(method) for method in study.methods.values()} == METHODS
+    assert {type(method) for method in study.methods.values()} == STUDIED
     assert [method.name for method in study.methods.values()] == list(written["methods"])
     for source in study.data.values():
         if source and source.startswith("hub:"):

@@ -8,6 +8,7 @@ from lga_lightning.editing.finetune import FTL, FTM
 from lga_lightning.editing.memit import MEMIT
 from lga_lightning.editing.pmet import PMET
 from lga_lightning.editing.rome import ROME, RROME
+from lga_lightning.editing.ultraedit import UltraEdit
 from lga_lightning.editing.updates import DenseUpdate, LowRankUpdate
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "DenseUpdate",
     "EditMethod",
     "LowRankUpdate",
+    "UltraEdit",
     "WeightDelta",
     "attached",
 ]

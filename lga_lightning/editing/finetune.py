@@ -45,6 +45,8 @@ class FineTuning(EditMethod):
         batch_size: Number of requests of one group in a step.
     """
 
+    needs_subject = False
+
     def __init__(
         self,
         steps: int = 25,
@@ -90,7 +92,7 @@ class FineTuning(EditMethod):
         tokenizer: PreTrainedTokenizerBase,
         groups: Sequence[EditTargets],
         layers: Sequence[int],
-        history: dict[int, Tensor] | None = None,
+        history: dict[Any, Any] | None = None,
     ) -> list[WeightDelta]:
         """Dense updates, of all groups side by side; see :class:`EditMethod`."""
         sites = [edit_site(model, layer) for layer in layers]
@@ -211,10 +213,7 @@ def _changed(sites: Sequence[EditSite], changes: Sequence[Tensor], rows: Tensor)
 def encode_targets(tokenizer: PreTrainedTokenizerBase, requests: Sequence[EditRequest]) -> EncodedAnswers:
     """Prompts with their new answers, each answer token scored at its own position."""
     return encode_answers(
-        tokenizer,
-        [request.prompt for request in requests],
-        [request.target_new for request in requests],
-        [request.subject_end for request in requests],
+        tokenizer, [request.prompt for request in requests], [request.target_new for request in requests]
     )
 
 

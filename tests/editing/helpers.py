@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from lga_lightning.editing import EMMET, FTL, FTM, MEMIT, PMET, ROME, RROME, AlphaEdit, EditMethod
+from lga_lightning.editing import EMMET, FTL, FTM, MEMIT, PMET, ROME, RROME, AlphaEdit, EditMethod, UltraEdit
 from lga_lightning.editing.context_templates import in_contexts
 from lga_lightning.editing.delta import WeightDelta
 from lga_lightning.editing.updates import LowRankUpdate
@@ -13,7 +13,7 @@ from lga_lightning.models.encoding import subject_last_token
 from tests.helpers.models import VOCABULARY
 
 MULTI_LAYER = [MEMIT, EMMET, AlphaEdit, PMET]
-ALL = [ROME, RROME, *MULTI_LAYER, FTL, FTM]
+ALL = [ROME, RROME, *MULTI_LAYER, FTL, FTM, UltraEdit]
 QUICK = {"steps": 4, "context_lengths": (3, 4), "contexts_each": 2}
 
 
@@ -68,6 +68,8 @@ def method_for(kind: type[EditMethod], model, **settings) -> EditMethod:
     """A quick method with second moments of its own for the model."""
     if kind in (FTL, FTM):
         return kind(steps=3, learning_rate=1e-2, epsilon=2e-2, batch_size=3, **settings)
+    if kind is UltraEdit:
+        return kind(**{"warmup": 4, **settings})
     if kind is AlphaEdit:
         settings.setdefault("l2", 0.1)
     if kind in (MEMIT, PMET):
