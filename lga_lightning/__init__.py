@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         AlphaEdit,
         EditMethod,
         LocFT,
+        UltraEdit,
         WeightDelta,
     )
     from lga_lightning.editing.session import EditSession
@@ -69,6 +70,7 @@ _PLACES = {
     "CrispEdit": "editing",
     "EditMethod": "editing",
     "LocFT": "editing",
+    "UltraEdit": "editing",
     "WeightDelta": "editing",
     "EditSession": "editing.session",
     "EvaluationConfig": "evaluation.evaluator",
@@ -128,6 +130,7 @@ __all__ = [
     "RaceSettings",
     "ScoreCollector",
     "Structure",
+    "UltraEdit",
     "ValueGradient",
     "WeightDelta",
     "__version__",

@@ -27,7 +27,7 @@ options of fit, validate and predict (all of them: lga fit --help, lga validate 
   --model.layer LAYER              what to edit: golden (what fit found), 5, 4-8, all, default, or the path of an attribution.json
   --model.locator NAME             how fit scores layers: EditForecast, LGA, ValueGradient, CausalTracing, LayerSweep, ...
   --verify, --verify.budget N      fit: let a race of N edits look over the forecast
-  --model.editor NAME              how facts are edited: RROME, ROME, MEMIT, EMMET, AlphaEdit, PMET, FTL, FTM, LocFT,
+  --model.editor NAME              how facts are edited: RROME, ROME, MEMIT, EMMET, AlphaEdit, PMET, FTL, FTM, UltraEdit, LocFT,
                                    CrispEdit
   --model.mode MODE                independent (each alone; validate), batch (all together; predict), sequential
   --data.requests SOURCE           a JSON, JSON Lines, CSV or Parquet file, or hub:owner/name; the bundled facts by default

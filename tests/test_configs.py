@@ -12,11 +12,11 @@ import yaml
 from lga_lightning import editing
 from lga_lightning.cli import run
 from lga_lightning.data.sources.hub import HubSource
-from lga_lightning.editing import EMMET, FTL, FTM, MEMIT, PMET, ROME, RROME, AlphaEdit, CrispEdit, LocFT
+from lga_lightning.editing import EMMET, FTL, FTM, MEMIT, PMET, ROME, RROME, AlphaEdit, CrispEdit, LocFT, UltraEdit
 
 ROOT = Path(__file__).parents[1]
 STUDIED = {AlphaEdit, EMMET, FTL, FTM, MEMIT, PMET, ROME, RROME}
-METHODS = STUDIED | {CrispEdit, LocFT}
+METHODS = STUDIED | {CrispEdit, LocFT, UltraEdit}
 
 COMPARISONS = sorted((ROOT / "configs" / "compare").iterdir())
 STUDIES = sorted((ROOT / "configs" / "paper").iterdir())

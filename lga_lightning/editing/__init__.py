@@ -10,6 +10,7 @@ from lga_lightning.editing.locft import LocFT
 from lga_lightning.editing.memit import MEMIT
 from lga_lightning.editing.pmet import PMET
 from lga_lightning.editing.rome import ROME, RROME
+from lga_lightning.editing.ultraedit import UltraEdit
 from lga_lightning.editing.updates import DenseUpdate, LowRankUpdate
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "EditMethod",
     "LocFT",
     "LowRankUpdate",
+    "UltraEdit",
     "WeightDelta",
     "attached",
 ]

@@ -59,7 +59,7 @@ class EditMethod(ABC):
     Attributes:
         name: Name of the method, as the field writes it.
         window: Number of layers that an edit is spread over, where ``golden`` stands for several.
-        keeps_history: Whether what an editing session's earlier edits leave behind enters into its later ones.
+        keeps_history: Whether an editing session's earlier edits (their keys, their statistics) enter into its later ones.
         needs_subject: Whether it works at the subject's last token, so that a request without one is refused.
     """
 
@@ -79,6 +79,10 @@ class EditMethod(ABC):
         """
         if self.needs_subject:
             check_subjects(requests, self.name)
+
+    def new_history(self) -> dict[Any, Any] | None:
+        """What an editing session keeps of its edits, before the first; None for a method that keeps nothing."""
+        return {} if self.keeps_history else None
 
     def prepare(  # noqa: B027 - some have nothing to do
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, layers: Sequence[int]
@@ -115,7 +119,7 @@ class EditMethod(ABC):
         tokenizer: PreTrainedTokenizerBase,
         groups: Sequence[Any],
         layers: Sequence[int],
-        history: dict[int, Any] | None = None,
+        history: dict[Any, Any] | None = None,
     ) -> list[WeightDelta]:
         """The second stage: one edit for each group of requests, each group on a model without the others.
 
@@ -124,8 +128,8 @@ class EditMethod(ABC):
             tokenizer: Its fast tokenizer.
             groups: What :meth:`optimize_targets` found for the requests of each group.
             layers: Indices of the blocks to edit, ascending.
-            history: What an editing session keeps of its earlier edits by block (AlphaEdit's keys [m, d_in], say), for a method that
-                ``keeps_history``, which reads it and adds its own. None for an edit that stands alone.
+            history: What :meth:`new_history` gave when the editing session began, for a method that ``keeps_history``, which reads it
+                and adds what it keeps: keys [m, d_in] by block, statistics by module. None for an edit that stands alone.
         """
 
     def window_at(self, layer: int) -> list[int]:
@@ -200,7 +204,7 @@ class EditMethod(ABC):
         requests: Sequence[EditRequest],
         layers: int | Sequence[int],
         batch_size: int = 8,
-        history: dict[int, Any] | None = None,
+        history: dict[Any, Any] | None = None,
     ) -> WeightDelta:
         """One edit for all requests together.
 

@@ -21,6 +21,7 @@ class LinearisedFacts:
         stream: The block's output at the subject's last token, [B, d].
         stream_gradients: The gradients with respect to that, [B, d].
         subject: Position of the subject's last token, [B].
+        answer: Positions that predict the new answer's tokens, [B, A], -1 on padding.
         nll: NLL of the new answers before the edit, [B].
     """
 
@@ -30,6 +31,7 @@ class LinearisedFacts:
     stream: Tensor
     stream_gradients: Tensor
     subject: Tensor
+    answer: Tensor
     nll: Tensor
 
     @property
@@ -46,6 +48,17 @@ class LinearisedFacts:
     def value_gradients(self) -> Tensor:
         """The gradients with respect to these, [B, d_out]."""
         return self._at_subject(self.gradients)
+
+    def at_answer(self, tensor: Tensor) -> list[Tensor]:
+        """Inputs or gradients at the positions that predict each new answer's tokens.
+
+        Args:
+            tensor: [B, T, d].
+
+        Returns:
+            B tensors, [A_b, d].
+        """
+        return [row[places[places >= 0]] for row, places in zip(tensor, self.answer.to(tensor.device), strict=True)]
 
     def _at_subject(self, tensor: Tensor) -> Tensor:
         return tensor[torch.arange(len(tensor), device=tensor.device), self.subject.to(tensor.device)]

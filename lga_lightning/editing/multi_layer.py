@@ -126,7 +126,7 @@ class MultiLayerMethod(LocateThenEditMethod):
         tokenizer: PreTrainedTokenizerBase,
         groups: Sequence[TargetValues],
         layers: Sequence[int],
-        history: dict[int, Tensor] | None = None,
+        history: dict[Any, Any] | None = None,
     ) -> list[WeightDelta]:
         """An update of every layer for each group; see :class:`EditMethod`."""
         deltas = [WeightDelta({}) for _ in groups]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -93,3 +94,30 @@ def preset_for(model: PreTrainedModel) -> Preset:
 def _window_to(last: int) -> tuple[int, int]:
     """First and last block of a window that ends at a block."""
     return max(0, last - WINDOW + 1), last
+
+
+# out-projections that the public code of UltraEdit, or of StableEdit, edits for zsRE; the learning rate there is the same for all
+ULTRAEDIT_LAYERS: dict[tuple[str, int, int], Sequence[int]] = {
+    # GPT-J 6B
+    ("gptj", 28, 16384): range(18, 27),
+    # LLaMA-3-8B: StableEdit's, since UltraEdit edits other matrices there (gate_proj of 11-15, up_proj of 18-24)
+    ("llama", 32, 14336): (11, 12, 22, 23, 28, 29, 30),
+    # Mistral-7B
+    ("mistral", 32, 14336): (29, 30),
+    # Phi-4
+    ("phi3", 40, 17920): range(30, 39),
+}
+ULTRAEDIT_RATE = 1e-6
+# median of the middle of these layers / number of blocks
+ULTRAEDIT_DEPTH = 0.82
+
+
+def ultraedit_layers(model: PreTrainedModel) -> list[int]:
+    """The layers whose out-projections UltraEdit edits: published ones, or of n blocks the block round(0.82 n)."""
+    known = ULTRAEDIT_LAYERS.get(signature(model))
+    return [round(ULTRAEDIT_DEPTH * len(blocks(model)))] if known is None else list(known)
+
+
+def published_ultraedit_rate(model: PreTrainedModel) -> float | None:
+    """UltraEdit's learning rate for a model, if it is published."""
+    return ULTRAEDIT_RATE if signature(model) in ULTRAEDIT_LAYERS else None

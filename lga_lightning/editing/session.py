@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -27,7 +27,7 @@ class EditSession:
     Attributes:
         delta: All edits so far.
         requests: The requests that have been edited, in order.
-        history: What the method keeps of the edits so far by block (AlphaEdit: keys [m, d_in]); None for a method that keeps nothing.
+        history: What the method keeps of the edits so far; None for a method that keeps none.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class EditSession:
         self.layers = ascending(model, layers)
         self.delta = WeightDelta({})
         self.requests: list[EditRequest] = []
-        self.history: dict[int, Any] | None = {} if method.keeps_history else None
+        self.history = method.new_history()
 
     def edit(self, requests: Sequence[EditRequest], batch_size: int = 8) -> None:
         """Edit a group of requests together.

@@ -30,7 +30,7 @@ from lga_lightning.editing import EditMethod
 from lga_lightning.editing.first_order import LinearisedFacts
 from lga_lightning.metrics.accuracy import token_accuracy
 from lga_lightning.models.architecture import blocks, edit_site
-from lga_lightning.models.encoding import EncodedAnswers, encode_answers
+from lga_lightning.models.encoding import IGNORE, EncodedAnswers, encode_answers
 from lga_lightning.models.hooks import OutputGradients, frozen, per_row, whole_outputs
 from lga_lightning.models.likelihood import answer_logits, answer_nll
 from lga_lightning.utils.tensors import at_least_float32
@@ -107,6 +107,7 @@ def forecast_rows(model: PreTrainedModel, editor: EditMethod, rows: Rows, count:
     sites = [edit_site(model, layer) for layer in range(len(blocks(model)))]
     total, own, elsewhere = len(rows.batch), torch.arange(count), rows.ask != Ask.REWRITE
     subject = rows.batch.subject[:count]
+    answer = rows.batch.positions[:count].where(rows.batch.labels[:count] != IGNORE, -1)
     changes = torch.zeros(total, len(sites), dtype=torch.float64, device=rows.owner.device)
     behind_norm: dict[int, Tensor] = {}  # gradients at the outputs of norms
     windows: list[tuple[int, Tensor]] = []  # (last layer, expected change) of the windows that the present layer is in
@@ -128,6 +129,7 @@ def forecast_rows(model: PreTrainedModel, editor: EditMethod, rows: Rows, count:
             stream=stream[own, place],
             stream_gradients=at_stream[own, place],
             subject=place,
+            answer=answer,
             nll=nll.detach()[:count].to(gradients),
         )
         windows.append((layer, editor.expected_change(model, facts)))

@@ -15,10 +15,11 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from lga_lightning.exceptions import LayerError, ModelError
-from lga_lightning.models.structure import is_matrix, is_transposed, matrix_shape, structure_of
+from lga_lightning.models.structure import is_matrix, is_transposed, matrix_names, matrix_shape, structure_of
 
 Scope = Literal["mlp", "mlp_out", "attention", "block", "value"]
 SCOPES: tuple[str, ...] = get_args(Scope)
+OUT_PROJECTION = "out_projection"
 WAY_OUT = "For a family that is built in another way, register a structure (docs/extending/structure.md)."
 
 
@@ -168,6 +169,38 @@ def edit_site(model: PreTrainedModel, layer: int) -> EditSite:
         ModelError: If the block has no such matrix, or more than one (a mixture of experts, say).
     """
     return _edit_site(model, layer, *_named_block(model, layer))
+
+
+def matrices_to_edit(
+    model: PreTrainedModel, layer: int, modules: str | Sequence[str] = OUT_PROJECTION
+) -> list[EditSite]:
+    """Matrices of one block, in the block's order.
+
+    Args:
+        model: A causal language model.
+        layer: Index of the block, from 0.
+        modules: ``out_projection`` for that of the MLP, ``all`` for every matrix of MLP and attention, or names within the block, or
+            their ends: ``mlp.up_proj``, ``up_proj``.
+
+    Raises:
+        LayerError: If the model has no such block.
+        ModelError: If the block has no matrix of one of the names.
+    """
+    if modules == OUT_PROJECTION:
+        return [edit_site(model, layer)]
+    name, block = _named_block(model, layer)
+    names = matrix_names(block)
+    if modules != "all":
+        ends = [modules] if isinstance(modules, str) else list(modules)
+        found = {end: [child for child in names if f".{child}".endswith(f".{end}")] for end in ends}
+        if missing := [end for end, children in found.items() if not children]:
+            raise ModelError(
+                f"Block {layer} of {_describe(model)} has no matrix called {missing[0]!r}. It has {', '.join(names)}. Give one of "
+                f"these or its end, {OUT_PROJECTION!r} or 'all'."
+            )
+        chosen = {child for children in found.values() for child in children}
+        names = [child for child in names if child in chosen]
+    return [named_site(model, f"{name}.{child}") for child in names]
 
 
 def scored_sites(model: PreTrainedModel, scope: Scope = "mlp") -> list[list[Site]]:

@@ -5,7 +5,20 @@ from __future__ import annotations
 import torch
 
 from lga_lightning.covariance.curvature import Curvature
-from lga_lightning.editing import EMMET, FTL, FTM, MEMIT, PMET, ROME, RROME, AlphaEdit, CrispEdit, EditMethod, LocFT
+from lga_lightning.editing import (
+    EMMET,
+    FTL,
+    FTM,
+    MEMIT,
+    PMET,
+    ROME,
+    RROME,
+    AlphaEdit,
+    CrispEdit,
+    EditMethod,
+    LocFT,
+    UltraEdit,
+)
 from lga_lightning.editing.context_templates import in_contexts
 from lga_lightning.editing.delta import WeightDelta
 from lga_lightning.editing.updates import LowRankUpdate
@@ -14,7 +27,7 @@ from lga_lightning.models.encoding import subject_last_token
 from tests.helpers.models import VOCABULARY
 
 MULTI_LAYER = [MEMIT, EMMET, AlphaEdit, PMET]
-ALL = [ROME, RROME, *MULTI_LAYER, FTL, FTM, LocFT, CrispEdit]
+ALL = [ROME, RROME, *MULTI_LAYER, FTL, FTM, UltraEdit, LocFT, CrispEdit]
 QUICK = {"steps": 4, "context_lengths": (3, 4), "contexts_each": 2}
 
 
@@ -84,6 +97,8 @@ def method_for(kind: type[EditMethod], model, **settings) -> EditMethod:
         if kind is CrispEdit:
             method._curvatures[model] = curvatures(model)
         return method
+    if kind is UltraEdit:
+        return kind(**{"warmup": 4, **settings})
     if kind is AlphaEdit:
         settings.setdefault("l2", 0.1)
     if kind in (MEMIT, PMET):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lga_lightning.editing import MEMIT, RROME, AlphaEdit, CrispEdit, DenseUpdate, WeightDelta
+from lga_lightning.editing import MEMIT, RROME, AlphaEdit, CrispEdit, DenseUpdate, UltraEdit, WeightDelta
 from lga_lightning.editing.session import EditSession
 from lga_lightning.exceptions import SettingError
 from lga_lightning.models.architecture import edit_site
@@ -62,6 +62,8 @@ def test_only_methods_that_keep_a_history_get_one(kind, tokenizer):
         assert {layer: keys.shape for layer, keys in run.history.items()} == {1: (3, 40)}
     elif kind is CrispEdit:
         assert {layer: curvature.keys.shape for layer, curvature in run.history.items()} == {1: (40, 40)}
+    elif kind is UltraEdit:
+        assert list(run.history) == [name_at(model, 1)]
     else:
         assert run.history is None
         with pytest.raises(SettingError, match=rf"`history` holds .*{kind.name} keeps none.*AlphaEdit"):

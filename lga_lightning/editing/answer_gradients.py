@@ -1,0 +1,105 @@
+"""What one forward and one backward pass tell about new answers at the matrices that would be edited."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from lga_lightning.editing.base import EditTargets
+from lga_lightning.models.architecture import EditSite
+from lga_lightning.models.encoding import IGNORE, encode_answers
+from lga_lightning.models.hooks import OutputGradients, frozen, per_row
+from lga_lightning.models.likelihood import answer_logits, answer_nll, input_device
+from lga_lightning.utils.tensors import at_least_float32
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from lga_lightning.data.requests import EditRequest
+
+
+@dataclass(frozen=True, eq=False)
+class AnswerRows:
+    """One matrix at the A positions that predict the tokens of an answer, or of several.
+
+    Attributes:
+        keys: Its inputs, [A, d_in].
+        gradients: Gradients of the answer's NLL, summed over its tokens, with respect to its outputs, [A, d_out].
+    """
+
+    keys: Tensor
+    gradients: Tensor
+
+
+@dataclass
+class AnswerGradients(EditTargets):
+    """Keys and gradients of N requests.
+
+    Attributes:
+        rows: For each request, its rows by the name of the matrix.
+    """
+
+    rows: list[dict[str, AnswerRows]]
+
+    @classmethod
+    def join(cls, parts: Sequence[AnswerGradients]) -> AnswerGradients:
+        """Several of them as one."""
+        requests = list(chain.from_iterable(part.requests for part in parts))
+        return cls(requests, list(chain.from_iterable(part.rows for part in parts)))
+
+    def at(self, name: str) -> AnswerRows:
+        """The rows of all requests at one matrix, in order.
+
+        Args:
+            name: Qualified name of the matrix.
+        """
+        found = [rows[name] for rows in self.rows]
+        return AnswerRows(torch.cat([one.keys for one in found]), torch.cat([one.gradients for one in found]))
+
+
+def answer_gradients(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    requests: Sequence[EditRequest],
+    sites: Sequence[EditSite],
+) -> AnswerGradients:
+    """Keys and gradients at all of some matrices, from one forward and one backward pass over all requests.
+
+    Args:
+        model: A causal language model; it is not changed.
+        tokenizer: Its fast tokenizer.
+        requests: N requests; their subjects are not needed.
+        sites: The matrices.
+    """
+    prompts, answers = zip(*((request.prompt, request.target_new) for request in requests), strict=True)
+    batch = encode_answers(tokenizer, prompts, answers).to(input_device(model))
+    lengths = (batch.labels != IGNORE).sum(1)
+    counts, found = lengths.tolist(), [dict[str, AnswerRows]() for _ in requests]
+
+    def receive(name: str, inputs: Tensor, gradients: Tensor) -> None:
+        keys, slopes = (_at(part, batch.positions) for part in (inputs, gradients))
+        for rows, count, key, slope in zip(found, counts, keys, slopes, strict=True):
+            rows[name] = AnswerRows(key[:count].clone(), slope[:count].clone())  # not views that keep the padding alive
+
+    watcher = OutputGradients(receive)
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        frozen(model),
+        watcher.watch((site.name, site.module) for site in sites),
+    ):
+        nll = answer_nll(answer_logits(model, batch), batch.labels)
+        watcher.backward((nll * lengths.to(nll)).sum())
+    return AnswerGradients(list(requests), found)
+
+
+def _at(tensor: Tensor, positions: Tensor) -> Tensor:
+    """A module's input or output gradient at positions [N, A] of N rows: [N, A, d] in float32 or better."""
+    rows = per_row(tensor, len(positions))
+    index = positions.to(rows.device).unsqueeze(-1).expand(-1, -1, rows.shape[-1])
+    return at_least_float32(rows.gather(1, index))
