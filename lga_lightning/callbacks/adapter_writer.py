@@ -88,12 +88,15 @@ class AdapterWriter(EditCollector):
         self.add_results(outputs)
         if outputs is None:
             return
-        for place, request, delta, results in zip(
-            outputs.index, outputs.requests, outputs.deltas, outputs.results, strict=True
-        ):
-            folder = self.folder / f"{place:04d}-{_slug(request)}"
+        edits: dict[int, list[int]] = {}  # requests of one group share one
+        for row, delta in enumerate(outputs.deltas):
+            edits.setdefault(id(delta), []).append(row)
+        for rows in edits.values():
+            requests = [outputs.requests[row] for row in rows]
+            folder = self.folder / f"{outputs.index[rows[0]]:04d}-{_slug(requests[0])}"
             if self.overwrite or not folder.exists():  # the last batches may be dealt to two processes
-                self._write(pl_module, delta, folder, [request], self.build_result(pl_module, [request], [results]))
+                result = self.build_result(pl_module, requests, [outputs.results[row] for row in rows])
+                self._write(pl_module, outputs.deltas[rows[0]], folder, requests, result)
 
     def on_predict_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Put the results of all processes together, and write the edits that were made together."""

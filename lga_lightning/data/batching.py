@@ -5,8 +5,9 @@ from __future__ import annotations
 import random
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 
-from lga_lightning.data.requests import EditRequest
+from lga_lightning.data.requests import EditRequest, units_of
 
 
 @dataclass
@@ -37,7 +38,7 @@ def collate_requests(batch: Sequence[EditRequest], **kwargs: object) -> list[Edi
 
 
 class RequestBatches:
-    """The batches of one process.
+    """The batches of one process. Requests of one group are in one batch, which is larger than the others if it has to be.
 
     The batches are the same for any number of processes and are dealt out whole, so that a request has the same
     neighbours, the same padding and the same score wherever it runs. Every process gets as many as every other (else the
@@ -63,10 +64,12 @@ class RequestBatches:
         in_order: bool = False,
     ) -> None:
         self.requests = requests
-        order = list(range(len(requests)))
+        places = count()
+        units = [[next(places) for _ in unit] for unit in units_of(requests)]
         if not in_order:  # requests of similar length go together, since every row is padded to its batch's longest
-            order.sort(key=lambda i: (len(requests[i].prompt) + len(requests[i].target_new), i))
-        batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+            lengths = [len(request.prompt) + len(request.target_new) for request in requests]
+            units.sort(key=lambda unit: (max(lengths[i] for i in unit), unit))
+        batches = _filled(units, batch_size)
         if not in_order:  # but short and long batches alternate: time left and confidence are then right from early on
             random.Random(0).shuffle(batches)
         left = [rest for batch in batches if (rest := [i for i in batch if i not in done])]
@@ -80,3 +83,14 @@ class RequestBatches:
     def __iter__(self) -> Iterator[RequestBatch]:
         for batch in self.batches:
             yield RequestBatch(batch, [self.requests[i] for i in batch])
+
+
+def _filled(units: Sequence[list[int]], batch_size: int) -> list[list[int]]:
+    """Units in batches of at most that many, in their order; one that is larger has a batch of its own."""
+    batches: list[list[int]] = []
+    for unit in units:
+        if batches and len(batches[-1]) + len(unit) <= batch_size:
+            batches[-1] += unit
+        else:
+            batches.append([*unit])
+    return batches

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import get_args
 
 from lga_lightning.data.formats import Format, ZsreTarget, find_format, recognise
-from lga_lightning.data.requests import EditRequest
+from lga_lightning.data.requests import EditRequest, units_of
 from lga_lightning.data.selection import split_of, take
 from lga_lightning.data.sources import read_records, source_name
 from lga_lightning.exceptions import DataError, InvalidRequest
@@ -30,6 +30,7 @@ class LoadedRequests:
         filtered: How many sound records were left out because something else was asked for, or because no request can be made
             of them, by reason.
         dropped: How many probes were left out of requests that were kept, by reason.
+        unread: How many records hold something in a field that was not read, by field.
         format: Name of the format that was read.
         note: Choice of its reader without which numbers cannot be compared; "" where there is none.
         name: What the source is called in results.
@@ -40,6 +41,7 @@ class LoadedRequests:
     first_skipped: dict[str, str] = field(default_factory=dict)
     filtered: Counter[str] = field(default_factory=Counter)
     dropped: Counter[str] = field(default_factory=Counter)
+    unread: Counter[str] = field(default_factory=Counter)
     format: str = ""
     note: str = ""
     name: str = ""
@@ -75,7 +77,7 @@ def load_requests(
             None for the bundled facts.
         format: Its format: the name of one of ``FORMATS``, or a :class:`~lga_lightning.data.Format` of your own; ``"auto"``
             recognises it by the first record.
-        limit: Keep the first so many valid requests.
+        limit: Keep the first so many valid requests; those of a group count as one.
         strict: Fail at the first record that cannot be used instead of leaving it out.
         split: ``"proxy"`` or ``"test"``: leave out the requests that are kept for the other; those without a split stay.
         relations: Keep requests of these relations alone.
@@ -104,12 +106,10 @@ def load_requests(
         path = BUNDLED if source is None else source
         valid = _valid(path, format, {"zsre_target": zsre_target}, strict, loaded)
     else:
-        valid = iter(source)
-    split_up = (
-        request if request.split or proxy_share is None else _with_split(request, proxy_share) for request in valid
-    )
+        valid = units_of(source)
+    split_up = (unit if proxy_share is None else _with_split(unit, proxy_share) for unit in valid)
     seen: dict[str, None] = {}
-    kept = (request for request in split_up if _wanted(request, split, relations, loaded.filtered, seen))
+    kept = (unit for unit in split_up if _wanted(unit, split, relations, loaded.filtered, seen))
     loaded.requests = take(kept, limit, seed)
     if not loaded.requests:
         raise DataError(f"{loaded.name} holds no usable request{_why(loaded, split, relations, seen)}.")
@@ -118,8 +118,8 @@ def load_requests(
 
 def _valid(
     source: str | Path, format: str | Format, options: dict[str, str], strict: bool, loaded: LoadedRequests
-) -> Iterator[EditRequest]:
-    """Requests as they come; what cannot be used is counted in ``loaded``."""
+) -> Iterator[list[EditRequest]]:
+    """The requests of one record after the other; what cannot be used is counted in ``loaded``."""
     read = None
     for record in read_records(source):
         if read is None:  # the first record
@@ -127,7 +127,7 @@ def _valid(
             loaded.format, loaded.note = chosen.name, chosen.note.format(**options)
             read = chosen.reader(**{name: options[name] for name in chosen.options})
         try:
-            request = read(record)
+            found = read(record)
         except InvalidRequest as error:
             message = f"{record.place}: {error}"
             if strict:
@@ -137,28 +137,32 @@ def _valid(
         if strict and record.dropped:
             raise record.dropped[0]
         loaded.dropped.update(error.reason for error in record.dropped)
-        if request is None:
+        if found is None:
             loaded.filtered[chosen.no_request] += 1
         else:
-            yield request
+            loaded.unread.update(set(record.unread()) - set(chosen.unused))
+            yield [found] if isinstance(found, EditRequest) else list(found)
 
 
-def _with_split(request: EditRequest, proxy_share: float) -> EditRequest:
-    return replace(request, split=split_of(request.about, proxy_share))
+def _with_split(unit: list[EditRequest], proxy_share: float) -> list[EditRequest]:
+    """A group goes where its first subject goes."""
+    split = split_of(unit[0].about, proxy_share)
+    return [request if request.split else replace(request, split=split) for request in unit]
 
 
 def _wanted(
-    request: EditRequest,
+    unit: list[EditRequest],
     split: str | None,
     relations: Collection[str] | None,
     filtered: Counter[str],
     seen: dict[str, None],
 ) -> bool:
-    if relations is not None and request.relation not in relations:
+    found = {request.relation for request in unit}
+    if relations is not None and found.isdisjoint(relations):
         filtered["of another relation"] += 1
-        if request.relation is not None and len(seen) < 20:
-            seen[request.relation] = None
-    elif split is not None and request.split not in (None, split):
+        if len(seen) < 20:
+            seen.update(dict.fromkeys(relation for relation in found if relation is not None))
+    elif split is not None and unit[0].split not in (None, split):
         filtered["of the other split"] += 1
     else:
         return True

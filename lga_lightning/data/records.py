@@ -20,6 +20,7 @@ class Record:
 
     Attributes:
         dropped: Parts that a reader left out of the request, and why.
+        asked: Paths of the fields that a reader has asked for, in this record and in those within it.
     """
 
     def __init__(self, values: dict[str, Any], place: str, flat: bool = False) -> None:
@@ -27,6 +28,12 @@ class Record:
         self.place = place
         self.flat = flat
         self.dropped: list[InvalidRequest] = []
+        self.asked: set[str] = set()
+        self._path = ""
+
+    def unread(self) -> Iterator[str]:
+        """Paths of the fields that hold something and that nobody has asked for, a list's elements under one path."""
+        yield from dict.fromkeys(_unread(self.values, self._path, self.asked))
 
     def text(self, field: str) -> str:
         """A field that must be there and must be a string."""
@@ -72,6 +79,7 @@ class Record:
         kinds = self._nested(self._optional(field))
         if not isinstance(kinds, dict | None):
             raise self._wrong(field, "an object of lists", kinds)
+        self.asked |= {f"{self._path}{field}.{kind}" for kind in kinds or {}}
         # tables have every kind in every row: null where the row has none
         return {kind: self._rows(rows, f"{field}.{kind}") for kind, rows in (kinds or {}).items() if rows is not None}
 
@@ -83,10 +91,12 @@ class Record:
 
     def _part(self, values: dict[str, Any], name: str) -> Record:
         part = Record(values, f"{self.place}, {name}")
-        part.dropped = self.dropped
+        part.dropped, part.asked = self.dropped, self.asked
+        part._path = f"{self._path}{name.partition('[')[0]}."
         return part
 
     def _required(self, field: str) -> Any:
+        self.asked.add(self._path + field)
         if field not in self.values:
             raise DataError(
                 f"{self.place}: the field {field!r} is missing. The row has the fields {sorted(map(str, self.values))}. "
@@ -95,6 +105,7 @@ class Record:
         return self.values[field]
 
     def _optional(self, field: str) -> Any:
+        self.asked.add(self._path + field)
         value = self.values.get(field)
         return None if self.flat and value == "" else value
 
@@ -127,3 +138,15 @@ def _leaves(value: Any) -> Iterator[Any]:
             yield from _leaves(item)
     else:
         yield value
+
+
+def _unread(value: Any, path: str, asked: set[str]) -> Iterator[str]:
+    for item in value if isinstance(value, list) else [value]:
+        for field, inner in item.items() if isinstance(item, dict) else ():
+            here = f"{path}{field}"
+            if inner is None or inner in ("", [], {}):
+                continue
+            if here not in asked:
+                yield here
+            elif any(other.startswith(f"{here}.") for other in asked):  # else it was read as a whole
+                yield from _unread(inner, f"{here}.", asked)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import count, groupby
 
 from lga_lightning.exceptions import InvalidRequest
 
@@ -55,6 +56,8 @@ class EditRequest:
         target_old_aliases: Other wordings of ``target_old``.
         generation_prompts: Beginnings of texts about the subject, to see how fluent the model is.
         relation: What kind of fact it is, if known.
+        group: Requests of the same group belong together (several rewrites of one record) and are edited together, next to each
+            other in their data set. None for a request that stands alone.
         split: ``"proxy"`` (kept for ``fit``), ``"test"`` (kept for ``validate``) or None (serves both).
         id: Where the request came from, for messages and results.
 
@@ -74,6 +77,7 @@ class EditRequest:
     target_old_aliases: tuple[str, ...] = ()
     generation_prompts: tuple[str, ...] = ()
     relation: str | None = None
+    group: str | None = None
     split: str | None = None
     id: str = ""
 
@@ -146,6 +150,17 @@ class EditRequest:
         For what has to name some token of every request, and does not edit there.
         """
         return len(self.prompt.rstrip()) if self.subject is None else self.subject_end
+
+
+def units_of(requests: Iterable[EditRequest]) -> Iterator[list[EditRequest]]:
+    """Requests in what belongs together: neighbours of the same group, and every other request alone.
+
+    Args:
+        requests: The requests, in the order of their data set.
+    """
+    alone = count()
+    for _, unit in groupby(requests, lambda request: next(alone) if request.group is None else request.group):
+        yield list(unit)
 
 
 def check_subjects(requests: Iterable[EditRequest], who: str) -> None:

@@ -6,7 +6,7 @@ import heapq
 import unicodedata
 from collections.abc import Iterable
 from hashlib import blake2b
-from itertools import islice
+from itertools import chain, islice
 
 from lga_lightning.data.requests import EditRequest
 
@@ -26,23 +26,23 @@ def split_of(subject: str, proxy_share: float) -> str:
     return "proxy" if _fraction(normal) < proxy_share else "test"
 
 
-def take(requests: Iterable[EditRequest], limit: int | None = None, seed: int | None = None) -> list[EditRequest]:
+def take(units: Iterable[list[EditRequest]], limit: int | None = None, seed: int | None = None) -> list[EditRequest]:
     """The first so many requests, or a random sample; no more than that many are held.
 
     Args:
-        requests: A stream of requests.
+        units: A stream of requests, each alone or with those of its group; a group is taken or left as one.
         limit: How many to take; None for all.
         seed: None takes them in their order. A number takes them in a random order that depends on the number and on the
             requests alone, not on the order of the stream, so that a smaller sample is the beginning of a larger one.
     """
     if seed is None:
-        return list(islice(requests, limit))
+        return list(chain.from_iterable(islice(units, limit)))
     keyed = (
-        (_fraction(f"{seed}\0{request.prompt}\0{request.target_new}"), number, request)
-        for number, request in enumerate(requests)
+        (_fraction(f"{seed}\0{unit[0].prompt}\0{unit[0].target_new}"), number, unit)
+        for number, unit in enumerate(units)
     )
     chosen = sorted(keyed) if limit is None else heapq.nsmallest(limit, keyed)
-    return [request for _, _, request in chosen]
+    return list(chain.from_iterable(unit for _, _, unit in chosen))
 
 
 def _fraction(text: str) -> float:

@@ -237,6 +237,41 @@ class EditMethod(ABC):
         ]
         return self.write(model, tokenizer, [parts[0].join(parts)], layers, history)[0]
 
+    def compute_groups(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        requests: Sequence[EditRequest],
+        layers: int | Sequence[int],
+    ) -> list[WeightDelta]:
+        """As :meth:`compute_each`, but requests of the same ``group`` are edited together: they share one edit.
+
+        Args:
+            model: A causal language model; it is not changed.
+            tokenizer: Its fast tokenizer.
+            requests: N facts to edit.
+            layers: Index of the block to edit, or several.
+
+        Returns:
+            N edits; the same object for requests of one group.
+
+        Raises:
+            InvalidRequest: If one lacks a subject that the method needs.
+            DataError: If two requests of a group contradict each other.
+        """
+        layers = ascending(model, layers)
+        self.check_requests(requests)
+        members: dict[object, list[int]] = {}
+        for number, request in enumerate(requests):
+            members.setdefault(number if request.group is None else request.group, []).append(number)
+        for rows in members.values():
+            check_agreement([requests[row] for row in rows])
+        each = self.optimize_targets(model, tokenizer, requests, layers).each()
+        groups = [each[0].join([each[row] for row in rows]) for rows in members.values()]
+        deltas = self.write(model, tokenizer, groups, layers)
+        owner = {row: delta for rows, delta in zip(members.values(), deltas, strict=True) for row in rows}
+        return [owner[row] for row in range(len(requests))]
+
     def compute_each(
         self,
         model: PreTrainedModel,

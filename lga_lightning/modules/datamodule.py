@@ -170,6 +170,9 @@ class EditDataModule(L.LightningDataModule):
             )
         for reason, count in self.loaded.dropped.items():
             log.warning("Left out %d probes of the requests of %s: %s.", count, self.name, reason)
+        if self.loaded.unread:
+            fields = ", ".join(sorted(self.loaded.unread))
+            log.warning("%s has fields that the format %s does not read: %s.", self.name, self.loaded.format, fields)
 
     def train_dataloader(self) -> RequestBatches:
         """The proxies of this process, less those that a resumed run has done."""

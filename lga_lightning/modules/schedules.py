@@ -106,13 +106,13 @@ class EditSchedule(ABC):
 
 @dataclass
 class Independent(EditSchedule):
-    """Every request edited alone, on the unedited model."""
+    """Every request edited alone, or with those of its group, on the unedited model."""
 
     joint: ClassVar[bool] = False
 
     def step(self, index: Sequence[int], requests: Sequence[EditRequest]) -> ScoredEdits:
         """Edit and score the batch."""
-        deltas = self.editor.compute_each(self.llm, self.tokenizer, requests, self.layers)
+        deltas = self.editor.compute_groups(self.llm, self.tokenizer, requests, self.layers)
         return self.score(index, requests, deltas)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -67,3 +68,17 @@ def test_similar_lengths_go_together():
 def test_a_batch_stays_where_it_is():
     batch = next(iter(RequestBatches(many(3), 2)))
     assert batch.to("meta") is batch
+
+
+@pytest.mark.parametrize("in_order", [True, False])
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_a_group_is_in_one_batch(size, in_order):
+    requests = [replace(request, group=str(i // 3) if i % 6 < 3 else None) for i, request in enumerate(many(24))]
+    batches = list(RequestBatches(requests, size, in_order=in_order))
+    assert sorted(i for batch in batches for i in batch.index) == list(range(24))
+    holds = {i: number for number, batch in enumerate(batches) for i in batch.index}
+    for first in range(0, 24, 6):
+        assert len({holds[first + i] for i in range(3)}) == 1
+    assert all(len(batch.index) <= max(size, 3) for batch in batches)
+    if in_order:
+        assert [i for batch in batches for i in batch.index] == list(range(24))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -212,7 +213,7 @@ def test_a_bad_limit(limit):
 def test_a_bad_format():
     with pytest.raises(
         DataError,
-        match=r"`format` must be 'auto', one of \['counterfact', .*'jsonl'\], or a Format of your own, got 'csv'",
+        match=r"`format` must be 'auto', one of \['mquake', .*'jsonl'\], or a Format of your own, got 'csv'",
     ):
         load_requests(format="csv")
 
@@ -325,3 +326,53 @@ def test_the_data_module_says_what_it_left_out(save, caplog):
         "Left out 2 of the records of facts.jsonl: subject not in the prompt. The first: facts.jsonl, line 2"
         in caplog.text
     )
+
+
+@pytest.mark.parametrize(
+    ("wrong", "meant"),
+    [("rephrase", "rephrases"), ("target_olds", "target_old"), ("Subject", "subject"), ("portablity", "portability")],
+)
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_misspelt_field_of_our_own_format(wrong, meant, strict, tmp_path):
+    path = tmp_path / "facts.jsonl"
+    path.write_text(lines(OSLO, {"prompt": "Rome is in", "target_new": "France", wrong: "x"}))
+    with pytest.raises(
+        DataError, match=f"facts.jsonl, line 2: unknown field '{wrong}'; did you mean '{meant}'"
+    ) as caught:
+        load_requests(path, strict=strict)
+    assert not isinstance(caught.value, InvalidRequest)
+
+
+def test_other_fields_of_our_own_format_are_named(tmp_path):
+    path = tmp_path / "facts.jsonl"
+    path.write_text(
+        lines({**ROME, "comment": "x", "subject_id": "Q1", "id": 3}, {**OSLO, "comment": "y", "note": None})
+    )
+    loaded = load_requests(path, strict=True)
+    assert dict(loaded.unread) == {"comment": 2, "subject_id": 1}  # the subject is there: no misspelling of it
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+def test_objects_by_number_are_rows(indent, tmp_path):
+    path = tmp_path / "facts.json"
+    path.write_text(json.dumps({"0": ROME, "7": OSLO, "12": {**ROME, "subject": "Oslo"}}, indent=indent))
+    loaded = load_requests(path)
+    assert [request.id for request in loaded.requests] == ["facts.json, row 1", "facts.json, row 2"]
+    assert [request.prompt for request in loaded.requests] == [ROME["prompt"], OSLO["prompt"]]
+    assert "facts.json, row 3" in loaded.first_skipped["subject not in the prompt"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"0": {"prompt": "Rome", "target_new": "x"}', "the file ends where '}' should be"),
+        ('{"0": {"prompt": "Rome", "target_new": "x"}, "1"}', "where ':' should be"),
+        ('{"0": {"prompt": "Rome", "target_new": "x"}, "1": 3}', "row 2: expected a JSON object"),
+        ('{"0": {"prompt": "Rome", "target_new": "x"}} x', "behind the list"),
+    ],
+)
+def test_objects_by_number_that_are_broken(text, said, tmp_path):
+    path = tmp_path / "facts.json"
+    path.write_text(text)
+    with pytest.raises(DataError, match=re.escape(said)):
+        load_requests(path)

@@ -108,7 +108,7 @@ def broken_files() -> Iterator[tuple[str, str, bytes]]:
             yield "auto", f"{what}.{name}", zipped
     for what, content in {
         "object": json.dumps({"data": [JSONL]}, indent=1),
-        "dictionary": json.dumps({"1": JSONL}),
+        "dictionary": json.dumps({"1": JSONL, "2": 3}),
         "rows": "[1, 2]",
         "lists": "[[]]",
         "null": "[null]",

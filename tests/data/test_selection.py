@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from lga_lightning.data import load_requests
-from lga_lightning.data.requests import EditRequest
+from lga_lightning.data.requests import EditRequest, units_of
 from lga_lightning.data.selection import split_of, take
 from lga_lightning.exceptions import DataError
 from lga_lightning.modules.datamodule import EditDataModule
@@ -33,31 +33,31 @@ def prompts(requests: list[EditRequest]) -> list[str]:
 
 
 def test_without_a_seed_the_order_is_the_files():
-    assert take(iter(MANY)) == MANY
-    assert take(iter(MANY), 7) == MANY[:7]
-    assert take(iter(MANY), 999) == MANY
+    assert take(units_of(MANY)) == MANY
+    assert take(units_of(MANY), 7) == MANY[:7]
+    assert take(units_of(MANY), 999) == MANY
 
 
 def test_a_seed_gives_a_sample_that_knows_no_order():
     shuffled = random.Random(0).sample(MANY, len(MANY))
-    whole = take(MANY, seed=3)
+    whole = take(units_of(MANY), seed=3)
     assert sorted(prompts(whole)) == sorted(prompts(MANY))
-    assert whole not in (MANY, take(MANY, seed=4))
-    assert take(shuffled, seed=3) == whole
+    assert whole not in (MANY, take(units_of(MANY), seed=4))
+    assert take(units_of(shuffled), seed=3) == whole
     for limit in (1, 10, 199):
-        assert take(shuffled, limit, seed=3) == whole[:limit]
+        assert take(units_of(shuffled), limit, seed=3) == whole[:limit]
 
 
 def test_a_sample_is_even():
     counts = [0] * len(MANY)
     for seed in range(100):
-        for request in take(MANY, 50, seed):
+        for request in take(units_of(MANY), 50, seed):
             counts[int(request.prompt.rsplit(" ", 1)[1])] += 1
     assert 8 <= min(counts) < max(counts) <= 45  # of 100, 25 expected, standard deviation 4.3
 
 
 def test_repeated_requests_are_no_trouble():
-    assert len(take([MANY[0]] * 5, 3, seed=0)) == 3
+    assert len(take(units_of([MANY[0]] * 5), 3, seed=0)) == 3
 
 
 def test_splits_depend_on_the_subject_alone(path):

@@ -9,7 +9,11 @@ from lga_lightning.data.formats.counterfact import COUNTERFACT, COUNTERFACT_EDIT
 from lga_lightning.data.formats.jsonl import JSONL, to_record
 from lga_lightning.data.formats.knowedit import KNOWEDIT
 from lga_lightning.data.formats.known import KNOWN_1000
+from lga_lightning.data.formats.mquake import MQUAKE
 from lga_lightning.data.formats.questions import QAEDIT, ZSRE, ZsreTarget
+from lga_lightning.data.formats.ripple import RIPPLE
+from lga_lightning.data.formats.unstructured import AKEW, UNKE
+from lga_lightning.data.formats.wikibigedit import WIKIBIGEDIT
 from lga_lightning.data.records import Record
 from lga_lightning.exceptions import DataError
 
@@ -17,12 +21,17 @@ __all__ = ["FORMATS", "Format", "FormatName", "ZsreTarget", "find_format", "reco
 
 # in the order in which they are tried on a record of an unknown format: those with the most special fields come first
 FORMATS: tuple[Format, ...] = (
+    MQUAKE,
+    AKEW,
     COUNTERFACT,
     MULTI_COUNTERFACT,
+    RIPPLE,
+    UNKE,
     ZSRE,
     KNOWN_1000,
     QAEDIT,
     COUNTERFACT_EDIT,
+    WIKIBIGEDIT,
     KNOWEDIT,
     JSONL,
 )

@@ -10,7 +10,7 @@ from lga_lightning.data.records import Record
 from lga_lightning.data.requests import EditRequest
 
 # None: the record is sound, but no request can be made of it
-Reader = Callable[[Record], EditRequest | None]
+Reader = Callable[[Record], EditRequest | Sequence[EditRequest] | None]
 
 
 class Format:
@@ -19,12 +19,14 @@ class Format:
     Args:
         name: Name of the format, for messages and results.
         fields: Fields that every record of the format has.
-        read: Function that makes an edit request of a :class:`~lga_lightning.data.records.Record`, or returns None where the
-            record is sound but gives no request. It raises :class:`~lga_lightning.exceptions.InvalidRequest` for a record that
+        read: Function that makes an edit request of a :class:`~lga_lightning.data.records.Record`, or several that are edited
+            together (with one ``group``), or returns None where the record is sound but gives no request. It raises :class:`~lga_lightning.exceptions.InvalidRequest` for a record that
             cannot be used.
         options: Names of the options of :func:`~lga_lightning.data.load_requests` that ``read`` takes as keywords.
         note: Choice of the reader without which numbers cannot be compared. It stands behind the data's name in result files;
             ``{option}`` stands for an option's value.
+        unused: Fields of the format that hold nothing a request could use (numbers of cases, identifiers): any other field that
+            ``read`` does not ask for is named in a warning. A field within an object has both names with a dot between.
 
     Attributes:
         no_request: Reason under which records are counted of which ``read`` gives None.
@@ -43,15 +45,17 @@ class Format:
         self,
         name: str,
         fields: Sequence[str],
-        read: Callable[..., EditRequest | None],
+        read: Callable[..., EditRequest | Sequence[EditRequest] | None],
         options: Sequence[str] = (),
         note: str = "",
+        unused: Sequence[str] = (),
     ) -> None:
         self.name = name
         self.fields = tuple(fields)
         self.read = read
         self.options = tuple(options)
         self.note = note
+        self.unused = tuple(unused)
 
     def matches(self, values: Mapping[str, Any]) -> bool:
         """Whether a record with these fields is of this format: by default, whether it has all of ``fields``."""

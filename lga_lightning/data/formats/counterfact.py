@@ -45,8 +45,18 @@ def _neighborhood(prompts: tuple[str, ...], answers: tuple[str, ...]) -> dict[st
     return {"neighborhood": tuple(Probe(prompt, answers) for prompt in prompts)} if prompts else {}
 
 
-COUNTERFACT = Format("counterfact", ("requested_rewrite",), read_counterfact)
-MULTI_COUNTERFACT = Format("multi_counterfact", ("requested_rewrite",), read_counterfact)
+UNUSED = (
+    "case_id",
+    "pararel_idx",
+    "attribute_prompts",
+    "requested_rewrite.target_new.id",
+    "requested_rewrite.target_true.id",
+)
+COUNTERFACT = Format("counterfact", ("requested_rewrite",), read_counterfact, unused=UNUSED)
+MULTI_COUNTERFACT = Format("multi_counterfact", ("requested_rewrite",), read_counterfact, unused=UNUSED)
 COUNTERFACT_EDIT = Format(
-    "counterfact-edit", ("prompt", "subject", "target_new", "ground_truth", "locality_prompt"), read_counterfact_edit
+    "counterfact-edit",
+    ("prompt", "subject", "target_new", "ground_truth", "locality_prompt"),
+    read_counterfact_edit,
+    unused=("case_id",),
 )

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from typing import Any
 
 from lga_lightning.data.formats.base import Format
 from lga_lightning.data.records import Record
 from lga_lightning.data.requests import EditRequest, Probe
+from lga_lightning.exceptions import DataError
 
+TARGETS = ("prompt", "subject", "target_new", "target_old")
 TEXTS = ("target_new_aliases", "target_old_aliases", "rephrases", "generation_prompts")
 PROBES = ("locality", "portability")
+LABELS = ("relation", "group", "split")
 
 
 def read_jsonl(record: Record) -> EditRequest:
-    """Read a record of our own format; :func:`to_record` is the way back."""
+    """Read a record of our own format; :func:`to_record` is the way back.
+
+    Raises:
+        DataError: If a field is misspelt.
+    """
+    _check_spelling(record)
     return EditRequest(
         prompt=record.text("prompt"),
         subject=record.optional_text("subject"),
@@ -27,6 +36,7 @@ def read_jsonl(record: Record) -> EditRequest:
         portability=_probes(record, "portability"),
         generation_prompts=record.texts("generation_prompts"),
         relation=record.optional_text("relation"),
+        group=record.optional_text("group"),
         split=record.optional_text("split"),
         id=record.place,
     )
@@ -39,17 +49,25 @@ def to_record(request: EditRequest) -> dict[str, Any]:
         >>> to_record(EditRequest("Rome is in", "Rome", "France", rephrases=("Rome lies in",)))
         {'prompt': 'Rome is in', 'subject': 'Rome', 'target_new': 'France', 'rephrases': ['Rome lies in']}
     """
-    record: dict[str, Any] = {
-        "prompt": request.prompt,
-        "subject": request.subject,
-        "target_new": request.target_new,
-        "target_old": request.target_old,
-    }
+    record: dict[str, Any] = {name: getattr(request, name) for name in TARGETS}
     record |= {name: list(getattr(request, name)) for name in TEXTS}
     record |= {name: _probe_records(getattr(request, name)) for name in PROBES}
-    record |= {"relation": request.relation, "split": request.split}
+    record |= {name: getattr(request, name) for name in LABELS}
     # an empty relation is one; an empty list of rephrases is none
     return {name: value for name, value in record.items() if value is not None and value not in ([], {})}
+
+
+def _check_spelling(record: Record) -> None:
+    """Refuse a field whose name is nearly that of one that the record lacks; other unknown fields are named in a warning."""
+    known = (*TARGETS, *TEXTS, *PROBES, *LABELS)
+    absent = [name for name in known if name not in record.values]
+    for name in record.values.keys() - set(known):
+        meant = difflib.get_close_matches(str(name), absent, n=1)
+        if meant:
+            raise DataError(
+                f"{record.place}: unknown field {name!r}; did you mean {meant[0]!r}? Rename it, or leave it out. The format jsonl has "
+                f"the fields {', '.join(known)}."
+            )
 
 
 def _probes(record: Record, name: str) -> dict[str, tuple[Probe, ...]]:
@@ -66,4 +84,4 @@ def _probe_records(kinds: Mapping[str, tuple[Probe, ...]]) -> dict[str, list[dic
     }
 
 
-JSONL = Format("jsonl", ("prompt", "target_new"), read_jsonl)
+JSONL = Format("jsonl", ("prompt", "target_new"), read_jsonl, unused=("id", "case_id"))

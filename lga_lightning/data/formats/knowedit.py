@@ -59,7 +59,7 @@ class KnowEdit(Format):
     """KnowEdit, whose fields are those of our own format, or WikiBio's."""
 
     def __init__(self) -> None:
-        super().__init__("knowedit", FIELDS, read_knowedit)
+        super().__init__("knowedit", FIELDS, read_knowedit, unused=("cond", "case_id"))
 
     def matches(self, values: Mapping[str, Any]) -> bool:
         """Whether a record has WikiBio's fields, or what our own format has not: an answer, a rephrase or probes of KnowEdit."""

@@ -49,6 +49,7 @@ class Known1000(Format):
             ("prompt", "subject", "attribute", "template"),
             read_known,
             note="target_new: the attribute of another fact of the relation",
+            unused=("known_id", "template", "prediction"),
         )
 
     def reader(self, **options: Any) -> Reader:

@@ -17,18 +17,23 @@ def read_zsre(record: Record, zsre_target: ZsreTarget = "alt") -> EditRequest:
 
     Args:
         record: The record.
-        zsre_target: Field that is edited in. ``alt``, a made-up answer: the old answer is then ``answers[0]``, as in EasyEdit.
-            Or ``answers[0]``, the true answer, as in ROME and MEMIT: the old answer is then the model's own.
+        zsre_target: Field that is edited in. ``alt``, as a rule a made-up answer: the old answer is then ``answers[0]``, as in
+            EasyEdit; but where ``alt`` is one of the true answers, ``pred``, which it replaces (``cond`` says so), or the model's
+            own. Or ``answers[0]``, the true answer, as in ROME and MEMIT: the old answer is then the model's own.
     """
-    truth, *aliases = record.filled_answers("answers") or ("",)
-    made_up = zsre_target == "alt"
+    answers = record.filled_answers("answers") or ("",)
+    new = record.text("alt") if zsre_target == "alt" else answers[0]
+    made_up = new.strip() not in map(str.strip, answers)
+    old: tuple[str, ...] = answers if made_up else ()
+    if zsre_target == "alt" and not made_up:
+        old = tuple(text for text in record.texts("pred") if text.strip() not in ("", new.strip()))
     return EditRequest(
         prompt=record.text("src"),
         subject=record.text("subject"),
-        target_new=record.text("alt") if made_up else truth,
-        target_old=truth if made_up else None,
-        target_new_aliases=() if made_up else tuple(aliases),
-        target_old_aliases=tuple(aliases) if made_up else (),
+        target_new=new,
+        target_old=old[0] if old else None,
+        target_new_aliases=() if made_up else tuple(a for a in answers if a.strip() != new.strip()),
+        target_old_aliases=old[1:],
         rephrases=record.texts("rephrase"),
         locality=_unrelated([record]),
         id=record.place,
@@ -60,5 +65,6 @@ ZSRE = Format(
     read_zsre,
     options=("zsre_target",),
     note="target_new: {zsre_target}",
+    unused=("alt", "pred", "cond", "case_id"),
 )
-QAEDIT = Format("qaedit", ("prompt", "subject", "target", "rephrase"), read_qaedit)
+QAEDIT = Format("qaedit", ("prompt", "subject", "target", "rephrase"), read_qaedit, unused=("id", "source"))

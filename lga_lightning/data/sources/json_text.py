@@ -1,4 +1,4 @@
-"""JSON in constant memory: one object a line, or one long list of objects."""
+"""JSON in constant memory: one object a line, one long list of objects, or one object of them by number."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any, TextIO
 from lga_lightning.exceptions import DataError
 
 CHUNK = 1 << 16  # characters
+INDEX = re.compile(r'\s*\{\s*"\d+"\s*:\s*\{')
 BLANK = re.compile(r"[ \t\r\n]*")
 
 
@@ -20,6 +21,13 @@ def starts_with_list(file: TextIO) -> bool:
         character = file.read(1)
     file.seek(0)
     return character == "["
+
+
+def starts_with_index(file: TextIO) -> bool:
+    """Whether a text begins as ``{"0": {``: objects by number; the file is where it was, at its beginning."""
+    begins = INDEX.match(file.read(CHUNK)) is not None
+    file.seek(0)
+    return begins
 
 
 def json_lines(file: TextIO, name: str) -> Iterator[tuple[int, Any]]:
@@ -56,6 +64,27 @@ def json_list(file: TextIO, name: str) -> Iterator[tuple[int, Any]]:
             break
         window.skip(",")
     window.skip("]")
+    window.skip("")
+
+
+def json_index(file: TextIO, name: str) -> Iterator[tuple[int, Any]]:
+    """Row numbers and values of one JSON object of objects by number, read value by value; the keys are passed over.
+
+    Raises:
+        DataError: If the text is not one JSON object.
+    """
+    window = _Window(file, name)
+    window.skip("{")
+    number = 0
+    while True:
+        number += 1
+        window.value(number)  # its key
+        window.skip(":")
+        yield number, window.value(number)
+        if window.peek() != ",":
+            break
+        window.skip(",")
+    window.skip("}")
     window.skip("")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TextIO, cast
 
 from lga_lightning.data.records import Record
-from lga_lightning.data.sources.json_text import json_lines, json_list, starts_with_list
+from lga_lightning.data.sources.json_text import json_index, json_lines, json_list, starts_with_index, starts_with_list
 from lga_lightning.data.sources.tables import csv_rows, parquet_rows
 from lga_lightning.exceptions import DataError
 
@@ -97,9 +97,12 @@ def _text_records(file: TextIO, path: Path, text_field: str | None) -> Iterator[
         for number, paragraph in enumerate(_paragraphs(file), start=1):
             yield Record({text_field: paragraph}, f"{path.name}, paragraph {number}")
         return
-    is_list = starts_with_list(file)
-    unit = "row" if is_list else "line"
-    for number, row in json_list(file, path.name) if is_list else json_lines(file, path.name):
+    unit, rows = "line", json_lines
+    if starts_with_list(file):
+        unit, rows = "row", json_list
+    elif starts_with_index(file):
+        unit, rows = "row", json_index
+    for number, row in rows(file, path.name):
         yield _record(row, f"{path.name}, {unit} {number}", text_field)
 
 
