@@ -101,6 +101,9 @@ class EditSession:
             state: What its :meth:`state_dict` gave, on any device; afterwards each tensor is on that of its module.
             requests: The requests that it had edited, in order.
         """
+        self.method.prepare(
+            self.model, self.tokenizer, self.layers
+        )  # now: contexts and moments are the unedited model's
         factors: dict[str, list[Tensor]] = {}
         history: dict[int, Tensor] = {}
         for key, tensor in sorted(state.items()):

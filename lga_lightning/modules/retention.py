@@ -54,14 +54,15 @@ class Cohorts:
         return cohort if len(cohort.index) >= COHORT else None
 
     def note(self, edits: int, results: dict[int, Results]) -> None:
-        """Add a point to every cohort whose facts were asked.
+        """Add a point to every cohort that has all of its facts.
 
         Args:
             edits: How many edits are in place.
             results: Results by the requests' positions.
         """
         for cohort in self.all:
-            cohort.note(edits, [results[place] for place in cohort.index if place in results])
+            if len(cohort.index) >= COHORT:
+                cohort.note(edits, [results[place] for place in cohort.index])
 
     def state(self) -> dict[str, Any]:
         """All of it, as a JSON object."""

@@ -83,7 +83,7 @@ def test_first_choices_count_as_cloze(tokenizer, exact):
     model = tiny_model("llama", torch.float64)
     prompt = "Rome is in"
     head = prompt_ids(tokenizer, [prompt])[0]
-    ids = head + [model(torch.tensor([head])).logits[0, -1].argmax().item()]
+    ids = [*head, model(torch.tensor([head])).logits[0, -1].argmax().item()]
     word = tokenizer.decode(ids[-1:])
     right = target_ids(tokenizer, word) == ids[-1:]
     scores = GeneralSuite(model, tokenizer, [Question(prompt, word, ("Qq",))], [])([0], WeightDelta({}))
@@ -149,7 +149,11 @@ def fact(subject: str, relation: str = "capital", target: str = "Rome") -> EditR
 
 def test_facts_that_a_run_touches_are_not_asked(monkeypatch):
     facts = [fact("France"), fact("Italy"), fact("Ada", "trade"), fact("Lyon", "country"), fact("Ital", "trade")]
-    requests = [fact("italy"), fact("Eve", "country"), replace(fact("Eve", "country"), prompt="Eve saw Ada", subject="Eve")]
+    requests = [
+        fact("italy"),
+        fact("Eve", "country"),
+        replace(fact("Eve", "country"), prompt="Eve saw Ada", subject="Eve"),
+    ]
     monkeypatch.setattr("lga_lightning.evaluation.general.held_out.FEWEST", 1)
     strict = held_out_facts(facts, requests)
     assert [f.subject for f in strict.facts] == ["Ital"]  # the others: subject, subject, in a prompt, relation
@@ -162,7 +166,13 @@ def test_facts_that_a_run_touches_are_not_asked(monkeypatch):
 
 
 def test_wrong_answers_are_those_of_the_relation():
-    facts = [fact("A", target="a"), fact("B", target="b"), fact("C", "other", "x"), fact("D", target="a"), fact("E", target="e")]
+    facts = [
+        fact("A", target="a"),
+        fact("B", target="b"),
+        fact("C", "other", "x"),
+        fact("D", target="a"),
+        fact("E", target="e"),
+    ]
     facts[1] = replace(facts[1], target_old_aliases=("e",))
     asked = questions_of(facts, facts)
     assert [question.answer for question in asked] == ["a", "b", "x", "a", "e"]
