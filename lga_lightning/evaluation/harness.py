@@ -51,17 +51,26 @@ def check_harness(tasks: Sequence[str], folder: str | Path | None = None) -> Non
     Raises:
         SettingError: If the package is not installed, there is no such folder, or no such task.
     """
-    harness_version()
+    _manager_for(tasks, folder)
+
+
+def _manager_for(tasks: Sequence[str], folder: str | Path | None) -> Any:
+    """The harness's index of tasks, which takes seconds to make; see :func:`check_harness`."""
+    version = harness_version()
     if folder is not None and not Path(folder).expanduser().is_dir():
         raise SettingError(
             f"`harness_path` must be a folder with tasks (*.yaml), and there is none at {str(folder)!r}."
         )
-    unknown = sorted(set(tasks) - set(_manager(folder).all_tasks))
+    from lm_eval.tasks import TaskManager
+
+    manager = TaskManager(include_path=None if folder is None else str(Path(folder).expanduser()))
+    unknown = sorted(set(tasks) - set(manager.all_tasks))
     if unknown:
         raise SettingError(
-            f"lm-evaluation-harness {harness_version()} has no task {', '.join(map(repr, unknown))}. `lm_eval ls tasks` lists what it "
+            f"lm-evaluation-harness {version} has no task {', '.join(map(repr, unknown))}. `lm_eval ls tasks` lists what it "
             "has; tasks of your own are found in the folder --edits.harness_path."
         )
+    return manager
 
 
 def run_harness(
@@ -93,10 +102,10 @@ def run_harness(
     Raises:
         SettingError: See :func:`check_harness`.
     """
-    check_harness(tasks, folder)
-    before = _evaluate(model, tokenizer, tasks, folder, limit, batch_size)
+    manager = _manager_for(tasks, folder)
+    before = _evaluate(model, tokenizer, tasks, manager, limit, batch_size)
     with delta.attached(model):
-        after = _evaluate(model, tokenizer, tasks, folder, limit, batch_size)
+        after = _evaluate(model, tokenizer, tasks, manager, limit, batch_size)
     entries = {}
     for task, found in before["results"].items():
         for key, value in found.items():
@@ -108,17 +117,11 @@ def run_harness(
     return entries
 
 
-def _manager(folder: str | Path | None) -> Any:
-    from lm_eval.tasks import TaskManager
-
-    return TaskManager(include_path=None if folder is None else str(Path(folder).expanduser()))
-
-
 def _evaluate(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     tasks: Sequence[str],
-    folder: str | Path | None,
+    manager: Any,
     limit: int | None,
     batch_size: int,
 ) -> dict[str, Any]:
@@ -129,7 +132,7 @@ def _evaluate(
         return simple_evaluate(
             HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size),
             tasks=list(tasks),
-            task_manager=_manager(folder),
+            task_manager=manager,
             limit=limit,
             bootstrap_iters=1000,
         )
