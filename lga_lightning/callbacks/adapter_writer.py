@@ -111,6 +111,8 @@ class AdapterWriter(EditCollector):
             self._write(pl_module, pl_module.schedule.delta, self.folder, requests, self.result)
         print_edits(self.result)
         print_written(self.result, self.folder, self.merge, self.error)
+        if pl_module.run_state is not None:
+            pl_module.run_state.remove()
 
     def _write(
         self,

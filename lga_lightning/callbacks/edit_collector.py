@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import lightning as L
 import torch
 
+from lga_lightning.callbacks.ability import AbilityCheck
 from lga_lightning.callbacks.host import check_own_module
 from lga_lightning.data.corpus import read_passages
 from lga_lightning.data.requests import EditRequest
@@ -18,8 +19,10 @@ from lga_lightning.evaluation.judges import named_judge
 from lga_lightning.evaluation.metric import EditMetric
 from lga_lightning.evaluation.protocols import NEUTRAL_TEXT, ProtocolName
 from lga_lightning.evaluation.results import EvalResult
+from lga_lightning.exceptions import SettingError
 from lga_lightning.metrics import RequestRecords
 from lga_lightning.models.chat import as_asked, asks_in_chat
+from lga_lightning.results.retention import Cohort
 from lga_lightning.results.validation import ValidationResult
 from lga_lightning.utils.settings import check_at_least_one
 
@@ -49,12 +52,20 @@ class EditCollector(L.Callback):
             (``http://HOST:PORT/v1``; a key is taken from the environment variable ``LGA_JUDGE_KEY``).
         judge_model: Behind an address, what the server calls the model.
         judge_timeout: Seconds that a server may say nothing.
+        general: Whether a small suite (questions about facts that no request touches, plain text) is asked before and after the
+            edits. None asks it where edits are made together or one after the other, so that once is enough; with edits that
+            are each made alone, 16 of them share its items.
+        harness: Tasks of lm-evaluation-harness (``pip install 'lga-lightning[harness]'``) to run before and after the edits.
+        harness_path: Folder with tasks of your own for it, as YAML.
+        harness_limit: Number of items of a task, the first so many.
+        save_every: Number of groups after which edits that are made one after the other leave their state in
+            ``default_root_dir``, from which the same command goes on; 0 for never.
 
     Attributes:
         result: The result, once it is there; on every process.
 
     Raises:
-        SettingError: If a number is below 1, or settings do not go together.
+        SettingError: If a number is below 1 (``save_every``: below 0), settings do not go together, or ``harness`` is missing where it is meant.
     """
 
     def __init__(
@@ -71,8 +82,15 @@ class EditCollector(L.Callback):
         judge: str | None = None,
         judge_model: str | None = None,
         judge_timeout: float = 60.0,
+        general: bool | None = None,
+        harness: list[str] | None = None,
+        harness_path: str | None = None,
+        harness_limit: int | None = None,
+        save_every: int = 50,
     ) -> None:
         check_at_least_one(resamples=resamples)
+        if save_every < 0:
+            raise SettingError(f"`save_every` must be a number of groups, or 0 for never, got {save_every}.")
         self.config = EvaluationConfig(
             generate,
             max_new_tokens,
@@ -85,7 +103,10 @@ class EditCollector(L.Callback):
         )
         self.text = text
         self.resamples = resamples
+        self.ability = AbilityCheck(general, tuple(harness or ()), harness_path, harness_limit, resamples)
+        self.save_every = save_every
         self.records = RequestRecords()
+        self._parts: dict[str, Any] = {}  # of the result, beside the requests' scores
         self.result: ValidationResult | None = None
 
     @cached_property
@@ -98,6 +119,7 @@ class EditCollector(L.Callback):
         """Refuse a module that edits nothing, and a text or a judge that is not there, before the model is loaded."""
         if stage != "fit":
             check_own_module(self, pl_module)
+            self.ability.check(pl_module.run_mode)
             _ = self.evaluation
             judge = pl_module.evaluation.judge
             if judge is not None:
@@ -111,12 +133,15 @@ class EditCollector(L.Callback):
         """
         self._asking(module)
         self.records = RequestRecords().to(module.device)
+        self._parts = {}
+        self.ability.begin(module)
 
     def add_results(self, scored: Any) -> None:
         """Add scored edits, if there are any."""
         if scored is not None:
             records = [[asdict(result) for result in of_request] for of_request in scored.results]
             self.records.update(torch.tensor(scored.index, dtype=torch.long), records)
+            self.ability.add(scored)
 
     def gather_results(self, module: L.LightningModule) -> tuple[list[int], list[EditRequest], list[list[EvalResult]]]:
         """Positions of the requests, the requests and their results, over all processes; a collective operation."""
@@ -124,6 +149,7 @@ class EditCollector(L.Callback):
         index, records = self.records.compute()
         requests = module.data.requests
         results = [[EvalResult.of(record) for record in of_request] for of_request in records]
+        self._parts = {**self.ability.measure(module), **_retention(module, dict(zip(index, results, strict=True)))}
         return index, [requests[place] for place in index], results
 
     def build_result(
@@ -137,7 +163,7 @@ class EditCollector(L.Callback):
             results: The results of each.
         """
         data = module.data
-        return ValidationResult.build(
+        result = ValidationResult.build(
             requests,
             results,
             model_name=module.model_name,
@@ -154,9 +180,19 @@ class EditCollector(L.Callback):
             drift=module.schedule.drift,
             change=module.schedule.relative_norms(),
         )
+        return replace(result, **self._parts)
 
     @staticmethod
     def _asking(module: L.LightningModule) -> PreTrainedTokenizerBase:
         """The tokenizer with which a model that speaks freely is asked."""
         llm, tokenizer = module.language_model
         return as_asked(llm, tokenizer, module.evaluation.chat)
+
+
+def _retention(module: L.LightningModule, results: Mapping[int, Sequence[EvalResult]]) -> dict[str, Any]:
+    """What became of early facts, the final results included, and what the edits cost; nothing where nobody looked."""
+    cohorts: list[Cohort] = module.schedule.cohorts
+    for cohort in cohorts:
+        cohort.note(len(results), [results[place] for place in cohort.index if place in results])
+    found = {"cohorts": cohorts, "growth": module.schedule.growth}
+    return {name: part for name, part in found.items() if part}

@@ -8,6 +8,7 @@ from typing import Any
 import lightning as L
 
 from lga_lightning.callbacks.edit_collector import EditCollector
+from lga_lightning.reports.drift_figure import DRIFT_FILE, draw_drift
 from lga_lightning.reports.facts import print_facts
 from lga_lightning.reports.html import write_report
 from lga_lightning.reports.terminal import print_edits, print_places
@@ -18,7 +19,8 @@ class EditReport(EditCollector):
     """In ``validate``, writes the results of the edits of :class:`~lga_lightning.LGAModule` into ``default_root_dir``.
 
     ``validation.json`` holds scores before and after, in the mean with intervals and by request; ``requests.parquet`` every
-    prompt with what the model said; ``report.html`` shows both, with the attribution where the folder has one. The means are
+    prompt with what the model said; ``drift.png`` what became of early facts, where edits are made one after the other;
+    ``report.html`` shows all of it, with the attribution where the folder has one. The means are
     also logged, as ``rewrite/before``, ``rewrite/after``, ``generated/rewrite/after``, ..., so that ``trainer.validate``
     returns them. LGAModule adds one to a trainer that has none. Takes the arguments of :class:`EditCollector`.
     """
@@ -51,7 +53,11 @@ class EditReport(EditCollector):
             ids, metrics = [request.id for request in requests], pl_module.evaluation.metrics
             write_results(path.with_name(REQUESTS_FILE), index, ids, results, metrics)
             self.result.save(path)
+            if self.result.mode == "sequential":
+                draw_drift(self.result, path.with_name(DRIFT_FILE))
             write_report(path.parent)
             print_edits(self.result)
             print_facts(results)
             print_places(self.result, path)
+            if pl_module.run_state is not None:
+                pl_module.run_state.remove()

@@ -60,6 +60,7 @@ class EditMethod(ABC):
         name: Name of the method, as the field writes it.
         window: Number of layers that an edit is spread over, where ``golden`` stands for several.
         keeps_history: Whether an editing session's earlier edits (their keys, their statistics) enter into its later ones.
+        history_entry: What it keeps of each block or module in a session: a tensor, or a dataclass of tensors and numbers.
         needs_subject: Whether it works at the subject's last token, so that a request without one is refused.
     """
 
@@ -67,6 +68,7 @@ class EditMethod(ABC):
     window: int = 1
     keeps_history: bool = False
     needs_subject: bool = True
+    history_entry: type = Tensor
 
     def check_requests(self, requests: Sequence[EditRequest]) -> None:
         """Refuse requests that the method cannot edit; what edits through it checks by itself.

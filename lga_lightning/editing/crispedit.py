@@ -51,6 +51,7 @@ class CrispEdit(BreadthFirstTuning):
 
     name = "CrispEdit"
     keeps_history = True
+    history_entry = Curvature
 
     def __init__(
         self,

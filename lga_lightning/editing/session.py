@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing.base import EditMethod, EditTargets, ascending, check_agreement
 from lga_lightning.editing.delta import WeightDelta
+from lga_lightning.editing.history import pack_history, unpack_history
+from lga_lightning.editing.updates import DenseUpdate, LowRankUpdate, Update
+from lga_lightning.models.architecture import named_site
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -81,6 +85,42 @@ class EditSession:
             weights = torch.stack([site.weight.float().norm().cpu() for site in sites])
             norms[layer] = (changes.norm() / weights.norm()).item()
         return norms
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All that later edits depend on, as tensors by name, bit for bit: the factors of ``delta``, and ``history``."""
+        state = {
+            f"delta.{number}.{name}": factor
+            for name, update in self.delta.updates.items()
+            for number, factor in enumerate(update.factors)
+        }
+        return state | {f"history.{name}": tensor for name, tensor in pack_history(self.history or {}).items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor], requests: Sequence[EditRequest]) -> None:
+        """Go on from where another session of the same method, model and layers was.
+
+        Args:
+            state: What its :meth:`state_dict` gave; afterwards each factor is on its module's device, and what is remembered on
+                the model's.
+            requests: The requests that it had edited, in order.
+        """
+        self.method.prepare(
+            self.model, self.tokenizer, self.layers
+        )  # now: contexts and moments are the unedited model's
+        factors: dict[str, list[Tensor]] = {}
+        history: dict[str, Tensor] = {}
+        for key, tensor in sorted(state.items()):
+            kind, _, rest = key.partition(".")
+            if kind == "history":
+                history[rest] = tensor.to(self.model.device)
+            else:
+                name = rest.partition(".")[2]
+                factors.setdefault(name, []).append(tensor.to(named_site(self.model, name).weight.device))
+        updates: dict[str, Update] = {
+            name: LowRankUpdate(*parts) if len(parts) == 2 else DenseUpdate(*parts) for name, parts in factors.items()
+        }
+        self.delta, self.requests = WeightDelta(updates), list(requests)
+        if self.history is not None:
+            self.history |= unpack_history(history, self.method.history_entry)
 
     def _add(self, added: WeightDelta, requests: Sequence[EditRequest]) -> None:
         self.delta = (self.delta + added).compact()

@@ -75,6 +75,7 @@ class UltraEdit(EditMethod):
 
     name = "UltraEdit"
     keeps_history = True
+    history_entry = SeenRows
     needs_subject = False
 
     def __init__(

@@ -24,6 +24,7 @@ from lga_lightning.models.structure import Structure
 from lga_lightning.models.weights import weights_mark
 from lga_lightning.modules.datamodule import EditDataModule, RunData
 from lga_lightning.modules.frozen import Dtype, FrozenModule
+from lga_lightning.modules.run_state import STATE_FILE, RunState, fingerprint_of
 from lga_lightning.modules.schedules import SCHEDULES, EditSchedule, Mode, ScoredEdits
 from lga_lightning.results.attribution import LocatorResult
 from lga_lightning.results.layer_spec import LayerSpec
@@ -75,6 +76,7 @@ class LGAModule(FrozenModule):
         edited_layers: The blocks that are edited, once ``validate`` or ``predict`` has begun.
         layer_source: Where they come from, in words.
         schedule: The edits of the present run.
+        run_state: Where they leave their state, so that a run that is cut off can go on; None in modes that leave none.
         scored: Positions of the requests that ``fit`` need not score, since it resumes a run that has.
         result: The golden layer that ``fit`` has found, with all that led to it.
 
@@ -116,6 +118,7 @@ class LGAModule(FrozenModule):
         self.edited_layers: list[int] = []
         self.layer_source = ""
         self.schedule: EditSchedule | None = None
+        self.run_state: RunState | None = None
         self.scored: Collection[int] = ()
         self.result: LocatorResult | None = None
         self._evaluation = evaluation
@@ -235,6 +238,9 @@ class LGAModule(FrozenModule):
         self.editor.check_requests(self.data.requests)  # what is no request is refused here, too
         self.schedule = schedule(self.editor, llm, tokenizer, self.edited_layers, self.evaluation)
         self._rest = None
+        self.run_state = self._state_of_edits() if schedule.resumes else None
+        if self.run_state is not None:
+            self.schedule.keep_state(self.run_state, self.data.requests)
 
     def on_predict_start(self) -> None:
         """Begin editing anew."""
@@ -265,6 +271,18 @@ class LGAModule(FrozenModule):
         if self._rest is None:
             self._rest = self._schedule.finish(self.trainer.global_rank, self.trainer.world_size)
         return self._rest
+
+    def _state_of_edits(self) -> RunState:
+        collector, (llm, _) = self._collector, self.language_model
+        more = {
+            "name of the model": self.model_name,
+            "requests": self.data.fingerprint,
+            "batch size": getattr(self._data_module, "batch_size", None),
+        }
+        fingerprint = fingerprint_of(self.editor, llm, self.edited_layers, self.evaluation, **more)
+        every = collector.save_every if isinstance(collector, EditCollector) else 0
+        path = Path(self.trainer.default_root_dir) / STATE_FILE
+        return RunState(path, fingerprint, every, self.trainer.is_global_zero)
 
     # what a run works on ---------------------------------------------------------------------------------------------
 

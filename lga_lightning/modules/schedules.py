@@ -13,6 +13,10 @@ from lga_lightning.editing.base import EditTargets
 from lga_lightning.editing.session import EditSession
 from lga_lightning.evaluation.evaluator import EvaluationConfig, evaluate
 from lga_lightning.evaluation.results import EvalResult
+from lga_lightning.models.likelihood import input_device
+from lga_lightning.modules.retention import Cohorts, Growth
+from lga_lightning.modules.run_state import RunState
+from lga_lightning.results.retention import Cohort, GrowthPoint
 from lga_lightning.results.validation_parts import DriftPoint
 
 if TYPE_CHECKING:
@@ -61,6 +65,8 @@ class EditSchedule(ABC):
 
     joint: ClassVar[bool] = True
     """Whether edits are made on top of each other, so that every process needs all requests, in order."""
+    resumes: ClassVar[bool] = False
+    """Whether a run that was cut off can go on; see :meth:`keep_state`."""
 
     editor: EditMethod
     llm: PreTrainedModel
@@ -70,6 +76,14 @@ class EditSchedule(ABC):
     delta: WeightDelta | None = field(default=None, init=False)
     drift: list[DriftPoint] = field(default_factory=list, init=False)
     group_size: int | None = field(default=None, init=False)
+
+    def keep_state(self, state: RunState, requests: Sequence[EditRequest]) -> None:  # noqa: B027 - some have none to keep
+        """Go on from where an earlier run was cut off, and leave the state of this one; nothing by default.
+
+        Args:
+            state: Where the state is kept.
+            requests: All requests of the run.
+        """
 
     @abstractmethod
     def step(self, index: Sequence[int], requests: Sequence[EditRequest]) -> ScoredEdits | None:
@@ -95,6 +109,16 @@ class EditSchedule(ABC):
     def relative_norms(self) -> dict[int, float]:
         """By block, the size of all edits made together, relative to the weights; empty where there are none."""
         return {}
+
+    @property
+    def cohorts(self) -> list[Cohort]:
+        """Facts of early groups, with what became of them so far; empty where there are no groups."""
+        return []
+
+    @property
+    def growth(self) -> list[GrowthPoint]:
+        """Speed and memory by number of edits; empty where nobody looks at them."""
+        return []
 
     def score(
         self, index: Sequence[int], requests: Sequence[EditRequest], deltas: Sequence[WeightDelta]
@@ -146,11 +170,15 @@ class _Joint(EditSchedule):
         """By block, the Frobenius norm of the change over that of the weights."""
         return self.session.relative_norms()
 
-    def note_drift(self, session: EditSession) -> None:
+    def ask(self, requests: Sequence[EditRequest], delta: WeightDelta) -> list[list[EvalResult]]:
+        """Teacher-forced results of requests with an edit in place."""
+        return evaluate(self.llm, self.tokenizer, requests, [delta] * len(requests), self.evaluation.teacher_forced())
+
+    def note_drift(self, session: EditSession) -> list[list[EvalResult]]:
         """How the requests edited so far fare, by teacher-forced scores."""
-        deltas = [session.delta] * len(session.requests)
-        results = evaluate(self.llm, self.tokenizer, session.requests, deltas, self.evaluation.teacher_forced())
+        results = self.ask(session.requests, session.delta)
         self.drift.append(DriftPoint.of(len(session.requests), session.relative_norms(), results))
+        return results
 
 
 @dataclass
@@ -182,22 +210,89 @@ class Batch(_Joint):
 class Sequential(_Joint):
     """Requests edited one group after the other, with all earlier edits in place, then scored."""
 
+    resumes: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         super().__post_init__()
         self._passed_a_milestone = False
+        self._cohorts, self._growth = Cohorts(), Growth(input_device(self.llm))
+        self._state: RunState | None = None
+        self._groups = 0  # since the state was saved
+
+    @property
+    def cohorts(self) -> list[Cohort]:
+        """Facts of the 1st, 10th, 100th, ... group, with what became of them before the last edit."""
+        return self._cohorts.all
+
+    @property
+    def growth(self) -> list[GrowthPoint]:
+        """Speed and memory by number of edits."""
+        return self._growth.points
 
     def step(self, index: Sequence[int], requests: Sequence[EditRequest]) -> None:
         """Edit the batch on top of what was edited before."""
+        known = len(self._places)
         new = self.new(index, requests)
         if not new:
             return
         if self._passed_a_milestone:  # not before now: after the last group, the final scores serve
-            self.note_drift(self.session)
+            self._look_back()
         before = len(self.session.requests)
         self.group_size = max(self.group_size or 0, len(new))
-        self.session.edit(new, len(new))
+        with self._growth.measured(lambda: len(self.session.requests)):
+            self.session.edit(new, len(new))
         after = len(self.session.requests)
         self._passed_a_milestone = any(before < point <= after for point in milestones(10 * after))
+        if (cohort := self._cohorts.add(list(self._places)[known:])) is not None:
+            cohort.note(after, self.ask([self._places[place] for place in cohort.index], self.session.delta))
+        self._groups += 1
+        if self._state is not None and self._state.every and self._groups >= self._state.every:
+            self._save()
+
+    def finish(self, rank: int = 0, world_size: int = 1) -> ScoredEdits | None:
+        """Score this process's share of all requests; where that is cut off, no edit need be made again."""
+        self._growth.add(len(self.session.requests))
+        if self._groups:
+            self._save()
+        return super().finish(rank, world_size)
+
+    def keep_state(self, state: RunState, requests: Sequence[EditRequest]) -> None:
+        """See :class:`EditSchedule`."""
+        self._state, found = state, state.load()
+        if found is None:
+            return
+        tensors, notes = found
+        self._places = {place: requests[place] for place in notes["seen"]}
+        self.session.load_state_dict(tensors, [self._places[place] for place in notes["edited"]])
+        self.drift = [DriftPoint.from_json(point) for point in notes["drift"]]
+        self.group_size, self._passed_a_milestone = notes["group_size"], notes["passed_a_milestone"]
+        self._cohorts.load_state(notes["cohorts"])
+        self._growth.load_state(notes["growth"])
+
+    def _look_back(self) -> None:
+        """Note how the requests edited so far fare, all of them and by cohort."""
+        results = self.note_drift(self.session)
+        self._cohorts.note(len(results), dict(zip(self._edited(), results, strict=True)))
+
+    def _edited(self) -> list[int]:
+        """Positions of the requests that the session has edited, in order."""
+        places = {id(request): place for place, request in self._places.items()}
+        return [places[id(request)] for request in self.session.requests]
+
+    def _save(self) -> None:
+        if self._state is None or not self._state.every:
+            return
+        notes = {
+            "seen": list(self._places),
+            "edited": self._edited(),
+            "drift": [point.to_dict() for point in self.drift],
+            "group_size": self.group_size,
+            "passed_a_milestone": self._passed_a_milestone,
+            "cohorts": self._cohorts.state(),
+            "growth": self._growth.state(),
+        }
+        self._state.save(self.session.state_dict(), notes)
+        self._groups = 0
 
 
 SCHEDULES: dict[str, type[EditSchedule]] = {"independent": Independent, "batch": Batch, "sequential": Sequential}

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from typing import Any
 
 from lga_lightning.evaluation.prompts import FAMILIES, family_of
 from lga_lightning.reports.edit_wording import first_look, remarks_on_words, warnings
 from lga_lightning.reports.svg import drift_chart
-from lga_lightning.reports.tables import drift_table, metric_label, number, settings_rows
+from lga_lightning.reports.tables import (
+    ABILITY_HEADINGS,
+    ability_rows,
+    cohort_label,
+    cohort_table,
+    drift_table,
+    growth_table,
+    metric_label,
+    number,
+    settings_rows,
+)
 from lga_lightning.reports.wording import how_to_read, layers_in_words, mode_in_words, skipped_in_words
+from lga_lightning.results.ability import AbilityResult
+from lga_lightning.results.retention import Cohort
 from lga_lightning.results.validation import ValidationResult
 from lga_lightning.results.validation_parts import DriftPoint, Metric
 
@@ -45,6 +58,9 @@ def describe_edits(result: ValidationResult) -> dict[str, Any]:
         "protocols": _protocols(result),
         "tiles": [_tile(name, accuracies[name]) for name in FAMILIES if name in accuracies],
         "drift": _drift(result.drift) if result.drift else None,
+        "cohorts": _cohorts(cohorts) if (cohorts := [c for c in result.cohorts or [] if c.points]) else None,
+        "growth": growth_table(result.growth) if result.growth else None,
+        "abilities": [_ability(*pair) for pair in _abilities(result)],
     }
 
 
@@ -92,3 +108,34 @@ def _drift(points: Sequence[DriftPoint]) -> dict[str, Any]:
     }
     chart = drift_chart([point.edits for point in points], drawn) if len(points) > 1 and drawn else None
     return {"chart": chart, "headings": headings, "rows": rows}
+
+
+def _cohorts(cohorts: Sequence[Cohort]) -> dict[str, Any]:
+    """What became of early facts: a chart for each family of prompts, a curve for each cohort."""
+    headings, rows = cohort_table(cohorts)
+    edits = sorted({point.edits for cohort in cohorts for point in cohort.points})
+    charts = []
+    for family in FAMILIES:
+        columns = {}
+        for cohort in cohorts:
+            found = {point.edits: point.scores.get(family, math.nan) for point in cohort.points}
+            columns[f"facts {cohort_label(cohort)}"] = [found.get(count, math.nan) for count in edits]
+        if len(edits) > 1 and any(math.isfinite(value) for column in columns.values() for value in column):
+            charts.append((family, drift_chart(edits, columns, f"token accuracy, {family}")))
+    return {"charts": charts, "headings": headings, "rows": rows}
+
+
+def _abilities(result: ValidationResult) -> list[tuple[str, AbilityResult]]:
+    found = {"General ability": result.general, "lm-evaluation-harness": result.harness}
+    return [(title, ability) for title, ability in found.items() if ability is not None]
+
+
+def _ability(title: str, result: AbilityResult) -> dict[str, Any]:
+    return {
+        "title": title,
+        "asked": result.asked,
+        "edited": result.edited,
+        "headings": ABILITY_HEADINGS,
+        "rows": ability_rows(result),
+        "protocols": {name: score.protocol for name, score in result.scores.items()},
+    }

@@ -170,12 +170,17 @@ def layer_chart(result: LocatorResult, y_name: str, sweep: LocatorResult | None 
     )
 
 
-def drift_chart(edits: Sequence[int], columns: Mapping[str, Sequence[float]]) -> Chart:
+def drift_chart(
+    edits: Sequence[int],
+    columns: Mapping[str, Sequence[float]],
+    y_name: str = "token accuracy of the facts edited so far",
+) -> Chart:
     """Accuracies against the number of edits in place; the axis is logarithmic where they span more than a factor of 20.
 
     Args:
         edits: N numbers of edits, ascending.
-        columns: By name, N accuracies.
+        columns: By name, N accuracies; at most five are told apart by colour.
+        y_name: What they are.
     """
     logarithmic = edits[-1] > 20 * edits[0] > 0
     along = Scale(edits[0], edits[-1], LEFT + 12, WIDTH - RIGHT - 12, logarithmic)
@@ -184,10 +189,12 @@ def drift_chart(edits: Sequence[int], columns: Mapping[str, Sequence[float]]) ->
     edges = [LEFT, *((one + two) / 2 for one, two in pairwise(places)), WIDTH - RIGHT]
     return Chart(
         x_name="edits in place" + (" (logarithmic)" if logarithmic else ""),
-        y_name="token accuracy of the facts edited so far",
+        y_name=y_name,
         x_ticks=[(place, str(number), False) for place, number in zip(places, edits, strict=True)],
         y_ticks=scale.ticks(),
-        lines=[Line(n, f"c{i}", line_parts(places, column, scale)) for i, (n, column) in enumerate(columns.items())],
+        lines=[
+            Line(n, f"c{i % 5}", line_parts(places, column, scale)) for i, (n, column) in enumerate(columns.items())
+        ],
         hover=[
             (
                 round(edges[i], 2),

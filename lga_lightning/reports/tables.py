@@ -8,7 +8,9 @@ from typing import Any
 
 from lga_lightning.locators.aggregation import RelationLayers
 from lga_lightning.reports.curves import mean_curve, mean_intervals, metric_curves
+from lga_lightning.results.ability import AbilityResult
 from lga_lightning.results.attribution import LocatorResult
+from lga_lightning.results.retention import Cohort, GrowthPoint
 from lga_lightning.results.validation_parts import DriftPoint
 
 RELATION_HEADINGS = ("relation", "requests", "layer", "confidence")
@@ -98,7 +100,7 @@ def metric_label(name: str, names: Collection[str]) -> tuple[str, bool]:
 
 def drift_table(points: Sequence[DriftPoint]) -> tuple[list[str], list[list[str]]]:
     """Headings and rows of the drift curve's numbers."""
-    names = list(points[-1].scores)
+    names = [name for name in points[-1].scores if "." not in name]
     rows = [
         [
             str(point.edits),
@@ -108,6 +110,60 @@ def drift_table(points: Sequence[DriftPoint]) -> tuple[list[str], list[list[str]
         for point in points
     ]
     return ["edits", *names, "largest change of a weight"], rows
+
+
+def cohort_table(cohorts: Sequence[Cohort]) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows of what became of early facts: a row for each cohort and number of edits."""
+    names = [name for name in cohorts[0].points[-1].scores if "." not in name]
+    rows = [
+        [
+            cohort_label(cohort),
+            str(point.edits),
+            *(number(point.scores.get(name, math.nan), 3) for name in names),
+        ]
+        for cohort in cohorts
+        for point in cohort.points
+    ]
+    return ["facts", "edits in place", *names], rows
+
+
+def cohort_label(cohort: Cohort) -> str:
+    """The facts of a cohort by the numbers of their edits.
+
+    Example:
+        >>> cohort_label(Cohort(10, 73, [72, 73, 74])), cohort_label(Cohort(1, 1, [0]))
+        ('73-75', '1')
+    """
+    last = cohort.first_edit + len(cohort.index) - 1
+    return f"{cohort.first_edit}-{last}" if last > cohort.first_edit else str(cohort.first_edit)
+
+
+def growth_table(points: Sequence[GrowthPoint]) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows of speed and memory."""
+    headings = ["edits", "seconds", "edits a minute", "memory, MB"]
+    rows = [
+        [str(p.edits), *(f"{value:,.1f}" for value in (p.seconds, p.edits_per_minute, p.memory_mb))] for p in points
+    ]
+    if points[-1].device_peak_mb is not None:
+        headings.append("accelerator's peak, MB")
+        rows = [[*row, number(p.device_peak_mb or math.nan, 1)] for row, p in zip(rows, points, strict=True)]
+    return headings, rows
+
+
+ABILITY_HEADINGS = ("ability", "items", "before", "after", "after / before")
+
+
+def ability_rows(result: AbilityResult) -> list[tuple[str, str, list[tuple[str, str]]]]:
+    """A row for each ability: its name, the number of items, and pairs of a mean and its interval: before, after, ratio."""
+    return [
+        (name, str(score.num_items), [(number(mean, 3), _between(ends)) for mean, ends in score.sides])
+        for name, score in result.scores.items()
+    ]
+
+
+def _between(ends: Sequence[float]) -> str:
+    """The ends of an interval; nothing where it is not known."""
+    return "" if any(map(math.isnan, ends)) else "…".join(number(end, 2) for end in ends)
 
 
 def settings_rows(settings: Mapping[str, Any], before: str = "") -> list[tuple[str, str]]:

@@ -15,9 +15,13 @@ from lga_lightning.reports.edit_wording import first_look, remarks_on_words, war
 from lga_lightning.reports.figures import PICTURE_FILE
 from lga_lightning.reports.html import REPORT_FILE
 from lga_lightning.reports.tables import (
+    ABILITY_HEADINGS,
     RELATION_HEADINGS,
+    ability_rows,
+    cohort_table,
     drift_table,
     expected_table,
+    growth_table,
     listed_means,
     metric_label,
     number,
@@ -38,9 +42,10 @@ from lga_lightning.reports.wording import (
     stability,
     what_would_settle,
 )
+from lga_lightning.results.ability import AbilityResult
 from lga_lightning.results.attribution import ATTRIBUTION_FILE, LocatorResult
 from lga_lightning.results.validation import REQUESTS_FILE, ValidationResult
-from lga_lightning.results.validation_parts import DriftPoint, Metric
+from lga_lightning.results.validation_parts import Metric
 from lga_lightning.utils.text import escape
 
 # columns beside what to look at first, after the edits: which numbers of a metric, where it has them
@@ -139,7 +144,15 @@ def print_edits(result: ValidationResult) -> None:
     for warning in warnings(result):
         console.print(f"[bold red]{escape(warning)}[/bold red]")
     if result.drift is not None and len(result.drift) > 1:
-        _print_drift(console, result.drift)
+        _print_rows(console, "Drift: the facts edited so far, teacher-forced", *drift_table(result.drift))
+    if result.cohorts and any(len(cohort.points) > 1 for cohort in result.cohorts):
+        _print_rows(console, "Early facts, asked again", *cohort_table([c for c in result.cohorts if c.points]))
+    if result.growth and len(result.growth) > 1:
+        headings, rows = growth_table(result.growth)
+        _print_rows(console, "Speed and memory", headings, rows[-1:])
+    for title, ability in (("General ability", result.general), ("lm-evaluation-harness", result.harness)):
+        if ability is not None:
+            _print_ability(console, title, ability)
 
 
 def print_places(result: ValidationResult, path: Path) -> None:
@@ -199,9 +212,8 @@ def _print_relations(console: Console, found: RelationLayers, common: int, top: 
     console.print(relations_verdict(found))
 
 
-def _print_drift(console: Console, drift: Sequence[DriftPoint]) -> None:
-    table = Table(title="Drift: the facts edited so far, teacher-forced")
-    headings, rows = drift_table(drift)
+def _print_rows(console: Console, title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    table = Table(title=title)
     for heading in headings:
         table.add_column(escape(heading), justify="right")
     for row in rows:
@@ -209,8 +221,27 @@ def _print_drift(console: Console, drift: Sequence[DriftPoint]) -> None:
     console.print(table)
 
 
+def _print_ability(console: Console, title: str, result: AbilityResult) -> None:
+    """Abilities before and after the edits, each with its interval under it."""
+    table = Table(title=escape(f"{title}, {result.edited}"))
+    for place, heading in enumerate(ABILITY_HEADINGS):
+        table.add_column(heading, justify="right" if place else "left", no_wrap=not place)
+    for name, items, cells in ability_rows(result):
+        table.add_row(escape(name), items, *(f"{mean}\n[dim]{ends}[/dim]" for mean, ends in cells))
+    console.print(table)
+
+
 def _print_layers(console: Console, result: ValidationResult) -> None:
     print_plain(console, f"{layers_in_words(result.layers).capitalize()}: {result.layer_source}.")
+
+
+def print_note(text: str) -> None:
+    """Print a line of plain words.
+
+    Args:
+        text: What is to be said.
+    """
+    make_console().print(escape(text), highlight=False)
 
 
 def print_plain(console: Console, text: str) -> None:

@@ -15,7 +15,9 @@ from lga_lightning.evaluation.results import EvalResult
 from lga_lightning.evaluation.summary import INTERVALS, mean_by_group, summarise
 from lga_lightning.evaluation.tally import how_measured
 from lga_lightning.exceptions import DataError
+from lga_lightning.results.ability import AbilityResult
 from lga_lightning.results.files import SCHEMA, ResultFile, take_fields
+from lga_lightning.results.retention import Cohort, GrowthPoint
 from lga_lightning.results.validation_parts import DriftPoint, Metric, RequestScores
 from lga_lightning.results.versions import versions
 from lga_lightning.utils.io import write_json, write_whole
@@ -36,6 +38,14 @@ MODES = {
     "batch": "all requests edited together, then scored",
     "sequential": "requests edited one group after the other, with all earlier edits in place, then scored",
 }
+
+# optional fields, by what they hold
+LISTS: dict[str, type[DriftPoint] | type[Cohort] | type[GrowthPoint]] = {
+    "drift": DriftPoint,
+    "cohorts": Cohort,
+    "growth": GrowthPoint,
+}
+ABILITIES = ("general", "harness")
 
 _FILE = ResultFile(
     what="a validation",
@@ -64,6 +74,10 @@ class ValidationResult:
         metrics: Means over requests, by metric.
         group_size: How many requests were edited at once; None where each was edited alone.
         drift: Points of the drift curve, by number of edits; None where each request was edited alone.
+        cohorts: Facts of early groups, asked again and again; None but in the mode ``sequential``.
+        growth: Speed and memory by number of edits; None but in the mode ``sequential``.
+        general: What the edits left of the model's general ability; None where that was not asked.
+        harness: The same by tasks of lm-evaluation-harness.
         requests: The requests and the results of each.
         versions: Versions of the packages that made it.
     """
@@ -82,6 +96,10 @@ class ValidationResult:
     metrics: dict[str, Metric]
     group_size: int | None = None
     drift: list[DriftPoint] | None = None
+    cohorts: list[Cohort] | None = None
+    growth: list[GrowthPoint] | None = None
+    general: AbilityResult | None = None
+    harness: AbilityResult | None = None
     requests: list[RequestScores]
     versions: dict[str, str]
 
@@ -161,7 +179,10 @@ class ValidationResult:
         """As a JSON object; what is None is left out."""
         content: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
         content["metrics"] = {name: metric.to_dict() for name, metric in self.metrics.items()}
-        content["drift"] = self.drift and [point.to_dict() for point in self.drift]
+        for name in LISTS:
+            content[name] = content[name] and [part.to_dict() for part in content[name]]
+        for name in ABILITIES:
+            content[name] = content[name] and content[name].to_dict()
         content["requests"] = [request.to_dict() for request in self.requests]
         return {"schema": SCHEMA, **{name: value for name, value in content.items() if value is not None}}
 
@@ -177,11 +198,11 @@ class ValidationResult:
             DataError: If there is no such file, it is not a validation, or it lacks a field or has one that is unknown.
         """
         with _FILE.reading(path) as content:
-            found = take_fields(cls, content, optional=["evaluation", "group_size", "drift"])
+            found = take_fields(cls, content, optional=["evaluation", "group_size", *LISTS, *ABILITIES])
             found["metrics"] = {name: Metric.from_json(entry) for name, entry in found["metrics"].items()}
             found["requests"] = [RequestScores.from_json(request) for request in found["requests"]]
-            if "drift" in found:
-                found["drift"] = [DriftPoint.from_json(point) for point in found["drift"]]
+            found |= {name: [LISTS[name].from_json(p) for p in found[name]] for name in LISTS if name in found}
+            found |= {name: AbilityResult.from_json(found[name]) for name in ABILITIES if name in found}
             return cls(**found)
 
 

@@ -53,6 +53,11 @@ class Metric:
         return [(self.before, self.before_ci), (self.after, self.after_ci)]
 
 
+def means_after(results: Sequence[Sequence[EvalResult]]) -> dict[str, float]:
+    """Means over requests after the edits, by metric, with the parts of families (``locality.neighborhood``) and CounterFact's."""
+    return {name: metric["after"] for name, metric in summarise(results, resamples=1).items()}
+
+
 @dataclass(frozen=True)
 class DriftPoint:
     """How the facts edited so far fare when so many edits are in place.
@@ -76,9 +81,7 @@ class DriftPoint:
             change: By layer, the relative size of the change.
             results: Results of each request edited so far.
         """
-        metrics = summarise(results, resamples=1)
-        after = {name: metric["after"] for name, metric in metrics.items() if "." not in name}
-        return cls(edits, dict(change), after)
+        return cls(edits, dict(change), means_after(results))
 
     @classmethod
     def from_json(cls, content: Any) -> DriftPoint:

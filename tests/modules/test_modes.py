@@ -37,7 +37,9 @@ def validate(tmp_path, made, data) -> dict:
     report = EditReport(generate=False, resamples=10)
     trainer(tmp_path, report).validate(made, datamodule=data, verbose=False)
     assert all(torch.equal(before[name], tensor) for name, tensor in made.llm.state_dict().items())
-    return json.loads((tmp_path / "validation.json").read_text())
+    content = json.loads((tmp_path / "validation.json").read_text())
+    content.pop("growth", None)  # no two runs take the same time
+    return content
 
 
 def test_batch_mode_edits_all_and_scores_afterwards(tmp_path, data, tokenizer):

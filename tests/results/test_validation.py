@@ -56,7 +56,9 @@ def test_edits_that_share_the_weights(tmp_path):
             "relative_change": {"1": 0.75, "3": 0.25},
             "rewrite": pytest.approx(2 / 3),
             "portability": 1.0,
+            "portability.reasoning": 1.0,
             "locality": 0.5,
+            "locality.one_hop": 0.5,
         },
     ]
     assert result.drift is not None

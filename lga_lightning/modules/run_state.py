@@ -1,0 +1,113 @@
+"""Where a run of edits one after the other stands, on disk: so that the same command goes on after it was cut off."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lga_lightning.editing import EditMethod
+from lga_lightning.evaluation.evaluator import EvaluationConfig
+from lga_lightning.models.architecture import edit_site
+from lga_lightning.utils.io import write_whole
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+log = logging.getLogger(__name__)
+
+STATE_FILE = "sequential.safetensors"
+_NOTES = "lga"
+
+
+@dataclass(frozen=True)
+class RunState:
+    """The file in which a run leaves its state; it appears whole or not at all, so that it is always the one of some group.
+
+    Attributes:
+        path: The file.
+        fingerprint: Everything that the run's edits depend on, by name. A file with another one is not taken up.
+        every: Number of groups after which the state is written; 0 for never.
+        writes: Whether this process writes; of several that make the same edits, one does. All of them read.
+    """
+
+    path: Path
+    fingerprint: Mapping[str, str]
+    every: int
+    writes: bool = True
+
+    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """Tensors by name and notes, as they were saved; None where there is nothing to go on from."""
+        if not self.every or not self.path.is_file():
+            return None
+        try:
+            with safe_open(self.path, framework="pt") as file:
+                found = json.loads(file.metadata()[_NOTES])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+            before, notes = found["fingerprint"], found["notes"]
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            log.warning("%s could not be read (%s), so the edits begin anew.", self.path, error)
+            return None
+        differing = [name for name in {**before, **self.fingerprint} if before.get(name) != self.fingerprint.get(name)]
+        if differing:
+            log.warning(
+                "%s is of another run (it differs in: %s), so the edits begin anew. It will be overwritten.",
+                self.path,
+                ", ".join(differing),
+            )
+            return None
+        return tensors, notes
+
+    def save(self, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
+        """Write the state.
+
+        Args:
+            tensors: Tensors by name.
+            notes: Whatever else JSON can say.
+        """
+        if not self.writes:
+            return
+        plain = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+        told = {_NOTES: json.dumps({"fingerprint": dict(self.fingerprint), "notes": notes})}
+        write_whole(self.path, lambda scratch: save_file(plain, scratch, told))
+
+    def remove(self) -> None:
+        """Remove the file: the run is over, and its results are written."""
+        if self.writes:
+            self.path.unlink(missing_ok=True)
+
+
+def fingerprint_of(
+    editor: EditMethod, model: PreTrainedModel, layers: Sequence[int], evaluation: EvaluationConfig, **more: object
+) -> dict[str, str]:
+    """Everything that a run's edits and the scores on their way depend on, by name.
+
+    Args:
+        editor: How facts are edited.
+        model: A causal language model, unedited.
+        layers: The blocks to edit.
+        evaluation: What is measured.
+        more: Whatever else they depend on, by name.
+    """
+    weights = hashlib.sha256()
+    for layer in layers:
+        matrix = edit_site(model, layer).weight.detach().cpu().contiguous()
+        weights.update(matrix.view(-1).view(torch.uint8).numpy().data)
+    asked = evaluation.families, evaluation.passages, [metric.name for metric in evaluation.metrics]
+    return {
+        "method": json.dumps(editor.settings(model), sort_keys=True, default=str),
+        "layers": str(list(layers)),
+        "dtype": str(model.dtype),
+        "weights": weights.hexdigest(),
+        "evaluation": hashlib.sha256(repr(asked).encode()).hexdigest(),
+        **{name: str(value) for name, value in more.items()},
+    }
