@@ -1,0 +1,345 @@
+"""All methods side by side: facts edited alone, and many in a row; each at the layers that our forecast names and at published ones.
+
+    python benchmarks/lifelong.py --config configs/lifelong/smollm2.yaml --known known.jsonl --many counterfact.json \
+        --folder runs/lifelong --output docs/results/lifelong.md
+
+Every cell (model, method, layers, alone or in a row) is a run of ``lga validate`` in a folder of its own: the same command goes on
+where it was interrupted. Facts that the model knows (``benchmarks/known.py`` finds them) are edited alone, and a quarter of their
+subjects are the proxies, which nobody edits; many in a row need not be known. The page is written anew after
+each cell, over all models in the folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import gc
+import json
+import logging
+import math
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import lightning as L
+from jsonargparse import auto_cli
+from rich.console import Console
+
+from lga_lightning import EditDataModule, LGAModule, load_model
+from lga_lightning.callbacks import EditReport, ScoreCollector
+from lga_lightning.cli import EXPECTED, TRAINER_DEFAULTS
+from lga_lightning.compare import folder_name
+from lga_lightning.editing import EditMethod, WeightDelta
+from lga_lightning.exceptions import LGAError
+from lga_lightning.modules.frozen import Dtype
+from lga_lightning.modules.schedules import Mode
+from lga_lightning.reports.comparison import Sheet
+from lga_lightning.reports.wording import name_layers
+from lga_lightning.results.attribution import ATTRIBUTION_FILE
+from lga_lightning.results.validation import VALIDATION_FILE, ValidationResult
+from lga_lightning.utils.io import write_json, write_text
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+CONSOLE = Console(highlight=False, markup=False, soft_wrap=True)
+CELL_FILE = "cell.json"
+CHOICES = ("forecast", "published")
+WAYS: dict[str, Mode] = {"alone": "independent", "in a row": "sequential"}
+TIMED = 8
+"""Facts whose edits are timed where each is made alone."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """A model, and the methods that are tried on it; the content of a configuration.
+
+    Args:
+        model: Name of the model, as ``--model.model_name`` takes it.
+        methods: Editing methods by name.
+        dtype: Dtype of the weights.
+        attn_implementation: Attention that transformers is to use.
+        proxies: Requests by which the forecast chooses layers; no others are edited.
+        alone: Requests that are edited alone.
+        in_a_row: Requests that are edited one group after the other.
+        group: Requests of a group.
+        batch_size: Requests of a batch where each is edited alone.
+        max_new_tokens: Tokens at which what the model says is cut.
+    """
+
+    model: str
+    methods: dict[str, EditMethod]
+    dtype: Dtype = "bfloat16"
+    attn_implementation: str | None = None
+    proxies: int = 48
+    alone: int = 100
+    in_a_row: int = 1000
+    group: int = 50
+    batch_size: int = 8
+    max_new_tokens: int = 20
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What one run has found.
+
+    Attributes:
+        model: Name of the model.
+        method: Name of the method.
+        choice: ``forecast`` or ``published``: where the layers come from.
+        way: ``alone`` or ``in a row``.
+        source: The data set.
+        settings: What else the run depends on.
+        seconds: Time of an edit.
+        megabytes: Size of the adapter with one edit, or with all of them.
+    """
+
+    model: str
+    method: str
+    choice: str
+    way: str
+    source: str
+    settings: dict[str, Any]
+    seconds: float | None = None
+    megabytes: float | None = None
+
+    def same_run(self, other: Cell) -> bool:
+        """Whether both are of the same run, whatever it has found."""
+        unknown: dict[str, Any] = {"seconds": None, "megabytes": None}
+        return replace(self, **unknown) == replace(other, **unknown)
+
+
+class FieldRun:
+    """Makes the cells that are not there yet.
+
+    Args:
+        field: The model and its methods.
+        data: The facts by the way in which they are edited.
+        folder: Folder of all models.
+        accelerator: Where to compute, as Lightning names it.
+    """
+
+    def __init__(self, field: Field, data: dict[str, str], folder: Path, accelerator: str = "auto") -> None:
+        self.field, self.data, self.accelerator = field, data, accelerator
+        self.folder = folder / folder_name(Path(field.model).name)
+
+    def cells(self) -> Iterator[Cell]:
+        """All cells, those that are quick first."""
+        field = self.field
+        for way in WAYS:
+            for method, editor in field.methods.items():
+                for choice in CHOICES:
+                    names = ("dtype", "proxies", "alone", "in_a_row", "group", "max_new_tokens")
+                    settings = {name: getattr(field, name) for name in names}
+                    settings |= {"editor": editor.settings(self._loaded[0])}
+                    settings = json.loads(json.dumps(settings, default=str))
+                    yield Cell(field.model, method, choice, way, Path(self.data[way]).name, settings)
+
+    def place(self, cell: Cell) -> Path:
+        """Folder of a cell."""
+        return self.folder / folder_name(cell.method) / cell.choice / folder_name(cell.way)
+
+    def is_done(self, cell: Cell) -> bool:
+        """Whether a cell is there, as it would be made now."""
+        path = self.place(cell) / CELL_FILE
+        return path.is_file() and cell.same_run(Cell(**json.loads(path.read_text(encoding="utf-8"))))
+
+    def make(self, cell: Cell) -> None:
+        """Edit, score, and leave what was found.
+
+        Raises:
+            LGAError: If the method refuses the data or the model.
+        """
+        L.seed_everything(0, verbose=False)
+        gc.collect()
+        place, (llm, tokenizer) = self.place(cell), self._loaded
+        editor = copy.deepcopy(self.field.methods[cell.method])
+        layer = self._forecast(cell, editor) if cell.choice == "forecast" else "default"
+        alone = cell.way == "alone"
+        module = LGAModule(
+            self.field.model, layer=layer, editor=editor, mode=WAYS[cell.way], model=llm, tokenizer=tokenizer
+        )
+        report = EditReport(
+            protocol="wild", context="", max_new_tokens=self.field.max_new_tokens, general=True, save_every=1
+        )
+        size = self.field.batch_size if alone else self.field.group
+        data = self._data(cell.way, self.field.alone if alone else self.field.in_a_row, size)
+        trainer = self._trainer(place, report)
+        trainer.validate(module, datamodule=data, verbose=False)
+        if alone:
+            requests = data.run_data().requests[:TIMED]
+            since = time.perf_counter()
+            edit = editor.compute_each(llm, tokenizer, requests, module.edited_layers)[0]
+            seconds = (time.perf_counter() - since) / len(requests)
+        else:
+            last = (report.result.growth or [])[-1] if report.result else None
+            seconds = last.seconds / last.edits if last else math.nan
+            edit = module.schedule.delta if module.schedule and module.schedule.delta else WeightDelta({})
+        write_json(place / CELL_FILE, asdict(replace(cell, seconds=seconds, megabytes=megabytes(edit, llm))))
+
+    @cached_property
+    def _loaded(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        return load_model(self.field.model, self.field.dtype, self.field.attn_implementation)
+
+    def _forecast(self, cell: Cell, editor: EditMethod) -> str:
+        """The file with the layer that the forecast of a method names, made now if it is not there."""
+        place = self.folder / folder_name(cell.method) / "forecast" / "proxies"
+        path = place / ATTRIBUTION_FILE
+        if not path.is_file():
+            llm, tokenizer = self._loaded
+            module = LGAModule(self.field.model, editor=editor, model=llm, tokenizer=tokenizer)
+            data = self._data("alone", self.field.proxies, self.field.batch_size)
+            self._trainer(place, ScoreCollector(verbose=False)).fit(module, datamodule=data)
+        return str(path)
+
+    def _data(self, way: str, limit: int, batch_size: int) -> EditDataModule:
+        """Facts that are split by subject alone, so that no data set has a proxy's subject among those that are edited."""
+        return EditDataModule(self.data[way], limit=limit, batch_size=batch_size, seed=0, proxy_share=0.25)
+
+    def _trainer(self, folder: Path, callback: L.Callback) -> L.Trainer:
+        return L.Trainer(
+            **TRAINER_DEFAULTS,
+            default_root_dir=folder,
+            callbacks=[callback],
+            accelerator=self.accelerator,
+            devices=1,
+            enable_progress_bar=sys.stdout.isatty(),
+        )
+
+
+def megabytes(edit: WeightDelta, model: PreTrainedModel) -> float:
+    """Size of an edit as an adapter."""
+    with tempfile.TemporaryDirectory() as folder:
+        edit.save_pretrained(Path(folder) / "adapter", model)
+        return sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file()) / 1e6
+
+
+def write_page(folder: Path, failed: list[str]) -> str:
+    """The page of all models in a folder."""
+    found = [
+        (Cell(**json.loads(path.read_text(encoding="utf-8"))), ValidationResult.load(path.with_name(VALIDATION_FILE)))
+        for path in sorted(folder.glob(f"*/*/*/*/{CELL_FILE}"))
+    ]
+    parts = [
+        "# All methods, alone and in a row\n",
+        "Made by `python benchmarks/lifelong.py`. Scores in percent, of facts that share no subject with the proxies: efficacy, generalisation and locality "
+        "teacher-forced; *own words* is the share of facts whose wanted answer stands in what the model says freely after the edit; *general* the "
+        "accuracy that is left in multiple choice about facts that nobody edits, and *perplexity* that of plain text, both relative to the unedited model.\n",
+    ]
+    for model in dict.fromkeys(cell.model for cell, _ in found):
+        for way in WAYS:
+            rows = [_row(cell, result) for cell, result in found if (cell.model, cell.way) == (model, way)]
+            if not rows:
+                continue
+            cell, result = next(pair for pair in found if (pair[0].model, pair[0].way) == (model, way))
+            how = f"{result.num_requests} facts of {cell.source}, {way}" + (
+                f", {result.group_size} at a time" if result.group_size else ""
+            )
+            parts.append(Sheet(f"{Path(model).name}, {cell.settings['dtype']}: {how}", HEADINGS, rows).markdown())
+    if failed:
+        parts.append("Not done:\n\n" + "".join(f"- {line}\n" for line in failed))
+    return "\n".join(parts)
+
+
+HEADINGS = (
+    "method",
+    "layers",
+    "chosen by",
+    "efficacy",
+    "generalisation",
+    "locality",
+    "own words",
+    "general",
+    "perplexity",
+    "s an edit",
+    "MB",
+)
+
+
+def _row(cell: Cell, result: ValidationResult) -> list[str]:
+    metrics = result.metrics
+    words = metrics["rewrite"].others.get("contained") if "rewrite" in metrics else None
+    general = result.general.scores if result.general else {}
+    return [
+        cell.method,
+        name_layers(result.layers),
+        cell.choice,
+        *(_percent(metrics[name].after) if name in metrics else "" for name in ("rewrite", "rephrase", "locality")),
+        _percent(words.after) if words else "",
+        *(f"{general[name].ratio:.2f}x" if name in general else "" for name in ("choice", "perplexity")),
+        "" if cell.seconds is None else f"{cell.seconds:.3g}",
+        "" if cell.megabytes is None else f"{cell.megabytes:.2g}" if cell.megabytes < 10 else f"{cell.megabytes:.0f}",
+    ]
+
+
+def _percent(share: float) -> str:
+    return "" if math.isnan(share) else f"{100 * share:.1f}"
+
+
+def run(field: Field, options: argparse.Namespace) -> list[str]:
+    """Make what is not there yet, and write the page after each cell.
+
+    Returns:
+        What could not be done, with the reasons.
+    """
+    runner = FieldRun(field, {"alone": options.known, "in a row": options.many}, options.folder, options.accelerator)
+    cells, failed = [cell for cell in runner.cells() if cell.way in options.ways], []
+    for number, cell in enumerate(cells, start=1):
+        if runner.is_done(cell):
+            continue
+        CONSOLE.print(f"{number} of {len(cells)}: {cell.method}, {cell.choice}, {cell.way}")
+        try:
+            runner.make(cell)
+        except LGAError as error:  # the others may do
+            failed.append(f"{cell.method}, {cell.choice}, {cell.way}: {str(error).splitlines()[0]}")
+            CONSOLE.print(f"Not done: {failed[-1]}")
+        write_text(options.output, write_page(options.folder, failed))
+    write_text(options.output, write_page(options.folder, failed))
+    return failed
+
+
+def main() -> None:
+    """Run."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--config", required=True, help="a file of configs/lifelong")
+    parser.add_argument(
+        "--known", required=True, help="facts that the model knows: proxies, and those that are edited alone"
+    )
+    parser.add_argument("--many", required=True, help="facts that are edited in a row")
+    parser.add_argument(
+        "--folder", type=Path, default=Path("runs/lifelong"), help="for all that is found, of all models"
+    )
+    parser.add_argument("--output", type=Path, help="the page; by default lifelong.md in the folder")
+    parser.add_argument("--accelerator", default="auto")
+    parser.add_argument("--methods", nargs="+", metavar="NAME", help="these methods alone")
+    parser.add_argument("--ways", nargs="+", choices=tuple(WAYS), default=list(WAYS), metavar="WAY")
+    parser.add_argument("--alone", type=int, help="requests that are edited alone")
+    parser.add_argument("--in-a-row", type=int, help="requests that are edited one group after the other")
+    parser.add_argument("--group", type=int, help="requests of a group")
+    options = parser.parse_args()
+    options.output = options.output or options.folder / "lifelong.md"
+    warnings.filterwarnings("ignore", f".*({EXPECTED.pattern})")
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    field: Field = auto_cli(Field, as_positional=False, args=[f"--config={options.config}"])
+    if unknown := [name for name in options.methods or () if name not in field.methods]:
+        parser.error(f"--methods must be among {list(field.methods)} of the configuration, got {unknown}")
+    given = {
+        name: getattr(options, name) for name in ("alone", "in_a_row", "group") if getattr(options, name) is not None
+    }
+    methods = {name: field.methods[name] for name in options.methods or field.methods}
+    try:
+        failed = run(replace(field, methods=methods, **given), options)
+    except LGAError as error:
+        sys.exit(f"lifelong.py: {error}")
+    CONSOLE.print(f"Page: {options.output}")
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
