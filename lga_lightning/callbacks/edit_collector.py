@@ -36,12 +36,13 @@ class EditCollector(L.Callback):
             to do with them.
         metrics: Metrics of your own, beside the built-in ones (``docs/extending/metric.md``).
         resamples: Bootstrap resamples for the intervals.
+        probes: Prompts with the opposite sense, to which the new answer is wrong: ``negation``, ``contradiction`` or a list of both.
 
     Attributes:
         result: The result, once it is there; on every process.
 
     Raises:
-        SettingError: If a number is below 1.
+        SettingError: If a number is below 1, or a probe is unknown.
     """
 
     def __init__(
@@ -52,9 +53,11 @@ class EditCollector(L.Callback):
         text: str | None = None,
         metrics: list[EditMetric] | None = None,
         resamples: int = 1000,
+        probes: str | list[str] | None = None,
     ) -> None:
         check_at_least_one(resamples=resamples)
-        self.config = EvaluationConfig(generate, max_new_tokens, fluency, metrics=tuple(metrics or ()))
+        kinds = (probes,) if isinstance(probes, str) else tuple(probes or ())
+        self.config = EvaluationConfig(generate, max_new_tokens, fluency, metrics=tuple(metrics or ()), probes=kinds)
         self.text = text
         self.resamples = resamples
         self.records = RequestRecords()

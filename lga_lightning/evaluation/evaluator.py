@@ -13,7 +13,7 @@ from torch import Tensor
 from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing.delta import WeightDelta, attached
 from lga_lightning.evaluation.edit_metrics import BUILT_IN, EditMetric
-from lga_lightning.evaluation.prompts import FAMILIES, FLUENCY, PERPLEXITY, EvalPrompt, prompts_of
+from lga_lightning.evaluation.prompts import FAMILIES, FLUENCY, PERPLEXITY, PROBES, EvalPrompt, probe_of, prompts_of
 from lga_lightning.evaluation.responses import Response, respond
 from lga_lightning.evaluation.results import EvalResult, compare_responses, mean_scores
 from lga_lightning.exceptions import SettingError
@@ -26,7 +26,16 @@ if TYPE_CHECKING:
 
 WIDEST = 16  # edits of a larger rank are not gathered row by row, but attached to all their rows at once
 # what result files have under these names beside, or in place of, a metric
-TAKEN = {*(metric.name for metric in BUILT_IN), *FAMILIES, PERPLEXITY, "counterfact", "said", "before", "after"}
+TAKEN = {
+    *(metric.name for metric in BUILT_IN),
+    *FAMILIES,
+    *PROBES,
+    PERPLEXITY,
+    "counterfact",
+    "said",
+    "before",
+    "after",
+}
 
 
 @dataclass(frozen=True)
@@ -42,9 +51,10 @@ class EvaluationConfig:
         max_rows: Prompts a batch.
         families: Which of a request's prompts are asked: some of rewrite, rephrase, portability and locality.
         metrics: Metrics beside the built-in ones.
+        probes: Which prompts with the opposite sense are asked, too: some of ``negation`` and ``contradiction``.
 
     Raises:
-        SettingError: If a number is below 1, a family is unknown, or a metric has no name of its own or no protocol.
+        SettingError: If a number is below 1, a family or a probe is unknown, or a metric has no name of its own or no protocol.
     """
 
     generate: bool = True
@@ -54,11 +64,14 @@ class EvaluationConfig:
     max_rows: int = 64
     families: tuple[str, ...] = FAMILIES
     metrics: tuple[EditMetric, ...] = ()
+    probes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_at_least_one(max_new_tokens=self.max_new_tokens, max_rows=self.max_rows)
         if not set(self.families) <= set(FAMILIES):
             raise SettingError(f"`families` must be some of {list(FAMILIES)}, got {list(self.families)}.")
+        if not set(self.probes) <= set(PROBES):
+            raise SettingError(f"`probes` must be some of {list(PROBES)}, got {list(self.probes)}.")
         taken = set(TAKEN)
         for metric in self.metrics:
             _check_metric(metric, taken)
@@ -67,6 +80,7 @@ class EvaluationConfig:
     def prompts(self, request: EditRequest) -> list[EvalPrompt]:
         """All prompts to which a request's edit is to respond."""
         prompts = [prompt for prompt in prompts_of(request) if prompt.family in self.families]
+        prompts += [probe_of(request, group) for group in dict.fromkeys(self.probes)]
         if self.fluency:
             prompts += [EvalPrompt(FLUENCY, text, ()) for text in request.generation_prompts or (request.prompt,)]
         if self.passages:  # the same one in every run, whatever the batch and the process

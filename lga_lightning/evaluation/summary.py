@@ -19,7 +19,7 @@ from lga_lightning.evaluation.edit_metrics import (
     Success,
     TokenAccuracy,
 )
-from lga_lightning.evaluation.prompts import FAMILIES, NEIGHBORHOOD, PERPLEXITY, family_of
+from lga_lightning.evaluation.prompts import FAMILIES, NEIGHBORHOOD, PERPLEXITY, PROBES, family_of
 from lga_lightning.evaluation.results import EvalResult, mean_scores
 from lga_lightning.metrics.counterfact import harmonic_mean
 from lga_lightning.metrics.intervals import percentile_interval, resampled_means
@@ -61,7 +61,7 @@ def summarise(
     table = _Table(results, resamples, seed)
     groups = {result.group for of_request in results for result in of_request}
     entries: dict[str, dict[str, Any]] = {}
-    for family in FAMILIES:
+    for family in (*FAMILIES, *PROBES):
         kinds = sorted(group for group in groups if family_of(group) == family)
         for name in dict.fromkeys([family, *kinds]) if kinds else ():
             entries[name] = table.entry(name, "token", TokenAccuracy.protocols[family])

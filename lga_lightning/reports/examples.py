@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lga_lightning.evaluation.prompts import family_of
+from lga_lightning.evaluation.prompts import PROBES, family_of
 
 SHOWN = 3  # of a kind
 LONGEST = 160  # characters of what the model said
@@ -34,6 +34,12 @@ def _begins(row: Row) -> bool:
     return row["begins_after"] == 1
 
 
+DENIED: list[tuple[str, bool, Callable[[Row], bool]]] = [
+    ("The new answer comes where it is denied", False, _right),
+    ("The new answer comes where it is denied, with more behind it", False, _begins),
+    ("Where it is denied, the new answer does not come", True, lambda row: True),
+]
+
 # by family: in words, whether that is as it should be, and which of its prompts are meant; the first that fits counts
 KINDS: dict[str, list[tuple[str, bool, Callable[[Row], bool]]]] = {
     "rewrite": [
@@ -56,6 +62,7 @@ KINDS: dict[str, list[tuple[str, bool, Callable[[Row], bool]]]] = {
         ("What follows from it is known, with more behind it", True, _begins),
         ("What follows from it is not known", False, lambda row: True),
     ],
+    **{group: DENIED for group in PROBES},
     "locality": [
         ("Something else stayed as it was", True, _right),
         ("Something else changed", False, lambda row: True),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from lga_lightning.evaluation.prompts import FAMILIES, family_of
+from lga_lightning.evaluation.prompts import FAMILIES, PROBES, family_of
 from lga_lightning.reports.svg import drift_chart
 from lga_lightning.reports.tables import drift_table, metric_label, number, settings_rows
 from lga_lightning.reports.wording import how_to_read, layers_in_words, mode_in_words, skipped_in_words
@@ -20,7 +20,7 @@ def describe_edits(result: ValidationResult) -> dict[str, Any]:
         result: What the edits did.
     """
     metrics = result.metrics
-    accuracies = {name: metric for name, metric in metrics.items() if family_of(name) in FAMILIES}
+    accuracies = {name: metric for name, metric in metrics.items() if family_of(name) in (*FAMILIES, *PROBES)}
     others = {name: metric for name, metric in metrics.items() if name not in accuracies}
     kinds = list(dict.fromkeys(kind for metric in accuracies.values() for kind in metric.others))
     return {
