@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from lga_lightning.data.loading import AT_HAND
+from lga_lightning.data.loading import AT_HAND, as_requests
 from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing import RROME, EditMethod, WeightDelta
 from lga_lightning.locators import EditForecast, LayerLocator
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def find_golden_layer(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    requests: Sequence[EditRequest],
+    requests: Sequence[EditRequest | Mapping[str, Any]],
     locator: LayerLocator | None = None,
     batch_size: int = 8,
     only_known: bool = False,
@@ -39,7 +39,7 @@ def find_golden_layer(
     Args:
         model: A causal language model with L blocks, on any device; it is left as it was.
         tokenizer: Its fast tokenizer.
-        requests: The proxy requests; one without an old target takes the model's own answer.
+        requests: The proxy requests, or dicts with the fields of one; one without an old target takes the model's own answer.
         locator: How layers are scored; EditForecast by default.
         batch_size: Requests a batch.
         only_known: Whether to leave out requests whose old answer the model does not give greedily.
@@ -54,16 +54,16 @@ def find_golden_layer(
         SettingError: If ``batch_size`` is below 1.
         NonFiniteScoreError: If a score is not finite.
     """
-    editor = editor or RROME()
+    editor, asked = editor or RROME(), as_requests(requests)
     locator = (locator or EditForecast()).for_editor(editor)
-    index, values, status = score_all(locator, model, tokenizer, requests, batch_size, only_known).compute()
+    index, values, status = score_all(locator, model, tokenizer, asked, batch_size, only_known).compute()
     result = LocatorResult.from_scores(
-        locator, model, index, values, status, model_name=name_of(model), data_name=AT_HAND, requests=requests
+        locator, model, index, values, status, model_name=name_of(model), data_name=AT_HAND, requests=asked
     )
     settings = race_settings(verify)
     if settings is None:
         return result
-    counted = [requests[row] for row in index[status == 0].tolist()]
+    counted = [asked[row] for row in index[status == 0].tolist()]
     expected = expected_scores(locator, values[status == 0, 0].cpu())
     race = EditRace(model, tokenizer, counted, editor, expected, settings, batch_size)
     race.run()
@@ -114,7 +114,7 @@ def raced(result: LocatorResult, run: EditRace) -> LocatorResult:
 def edit(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    requests: Sequence[EditRequest],
+    requests: Sequence[EditRequest | Mapping[str, Any]],
     layer: int | str | Sequence[int] | LocatorResult = "default",
     editor: EditMethod | None = None,
     batch_size: int = 8,
@@ -124,7 +124,7 @@ def edit(
     Args:
         model: A causal language model, on any device; it is left as it was.
         tokenizer: Its fast tokenizer.
-        requests: The facts to edit.
+        requests: The facts to edit, as requests or as dicts with their fields (``docs/data.md``).
         layer: The block to edit: what :func:`find_golden_layer` found (a window around it for methods that spread an edit), a
             number, several (``"4-8"``, a list, or ``"all"``), the path of an attribution.json, ``"golden"`` for that in the current
             folder, or ``"default"``: what is published for the model and the method, or a choice by depth.
@@ -146,4 +146,4 @@ def edit(
     else:
         spec = LayerSpec.parse(layer).find(Path.cwd(), name_of(model))
     layers, _ = spec.layers_for(editor, model)
-    return editor.compute(model, tokenizer, requests, layers, batch_size)
+    return editor.compute(model, tokenizer, as_requests(requests), layers, batch_size)

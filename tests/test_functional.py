@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from lga_lightning import LGA, MEMIT, RROME, edit, find_golden_layer
-from lga_lightning.exceptions import DataError, LayerError, SettingError
+from lga_lightning.data import to_record
+from lga_lightning.exceptions import DataError, InvalidRequest, LayerError, SettingError
 from tests.helpers.cli import FAST_METHOD
 from tests.helpers.models import requests
 
@@ -39,6 +40,22 @@ def test_the_golden_layer_or_a_window_around_it(llama, tokenizer, tmp_path, monk
     golden.save(tmp_path / "attribution.json")
     monkeypatch.chdir(tmp_path)
     assert edit(llama, tokenizer, requests(2), "golden", editor).ranks == delta.ranks
+
+
+def test_dicts_are_facts(llama, tokenizer):
+    asked = requests(3)
+    records = [to_record(request) for request in asked]
+    editor = RROME(**FAST_METHOD)
+    one, other = (edit(llama, tokenizer, facts, 1, editor) for facts in (asked, records))
+    assert all(torch.equal(one.matrix(name), other.matrix(name)) for name in one.updates)
+    found = [find_golden_layer(llama, tokenizer, facts, LGA("mlp_out")).choice.scores for facts in (asked, records)]
+    assert found[0] == found[1]
+    with pytest.raises(DataError, match="Fact 2 of a list is EditRequest"):
+        edit(llama, tokenizer, [records[0], asked[1]], 1, editor)
+    with pytest.raises(DataError, match="fact 2: unknown field 'rephrase'; did you mean 'rephrases'"):
+        edit(llama, tokenizer, [records[0], {"prompt": "Rome is", "target_new": "x", "rephrase": "y"}], 1, editor)
+    with pytest.raises(InvalidRequest, match="fact 1: The subject 'Oslo' does not occur"):
+        edit(llama, tokenizer, [{**records[0], "subject": "Oslo"}], 1, editor)
 
 
 def test_what_is_refused(llama, tokenizer, tmp_path, monkeypatch):

@@ -60,12 +60,14 @@ class EditCollector(L.Callback):
         harness_limit: Number of items of a task, the first so many.
         save_every: Number of groups after which edits that are made one after the other leave their state in
             ``default_root_dir``, from which the same command goes on; 0 for never.
+        probes: Prompts with the opposite sense, to which the new answer is wrong: ``negation``, ``contradiction`` or a list of both.
 
     Attributes:
         result: The result, once it is there; on every process.
 
     Raises:
-        SettingError: If a number is below 1 (``save_every``: below 0), settings do not go together, or ``harness`` is missing where it is meant.
+        SettingError: If a number is below 1 (``save_every``: below 0), a probe is unknown, settings do not go together, or ``harness`` is
+            missing where it is meant.
     """
 
     def __init__(
@@ -87,10 +89,12 @@ class EditCollector(L.Callback):
         harness_path: str | None = None,
         harness_limit: int | None = None,
         save_every: int = 50,
+        probes: str | list[str] | None = None,
     ) -> None:
         check_at_least_one(resamples=resamples)
         if save_every < 0:
             raise SettingError(f"`save_every` must be a number of groups, or 0 for never, got {save_every}.")
+        kinds = (probes,) if isinstance(probes, str) else tuple(probes or ())
         self.config = EvaluationConfig(
             generate,
             max_new_tokens,
@@ -100,6 +104,7 @@ class EditCollector(L.Callback):
             chat=chat,
             context=context,
             judge=named_judge(judge, judge_model, judge_timeout),
+            probes=kinds,
         )
         self.text = text
         self.resamples = resamples

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
-from typing import get_args
+from typing import Any, cast, get_args
 
 from lga_lightning.data.formats import Format, ZsreTarget, find_format, recognise
+from lga_lightning.data.records import Record
 from lga_lightning.data.requests import EditRequest, units_of
 from lga_lightning.data.selection import split_of, take
 from lga_lightning.data.sources import read_records, source_name
@@ -52,7 +53,7 @@ class LoadedRequests:
         self.first_skipped.setdefault(error.reason, message)
 
 
-def name_of_requests(source: str | Path | Sequence[EditRequest] | None) -> str:
+def name_of_requests(source: str | Path | Sequence[EditRequest | Mapping[str, Any]] | None) -> str:
     """What results call a source of requests."""
     if source is None:
         return FACTS
@@ -60,7 +61,7 @@ def name_of_requests(source: str | Path | Sequence[EditRequest] | None) -> str:
 
 
 def load_requests(
-    source: str | Path | Sequence[EditRequest] | None = None,
+    source: str | Path | Sequence[EditRequest | Mapping[str, Any]] | None = None,
     format: str | Format = "auto",
     limit: int | None = None,
     strict: bool = False,
@@ -73,8 +74,8 @@ def load_requests(
     """Read edit requests from a file or a Hub data set, one record at a time: what is not kept is not held.
 
     Args:
-        source: A JSON, JSON Lines, CSV or Parquet file, ``hub:owner/name`` (see ``docs/data.md``), requests that are at hand, or
-            None for the bundled facts.
+        source: A JSON, JSON Lines, CSV or Parquet file, ``hub:owner/name`` (see ``docs/data.md``), requests or dicts that are at
+            hand (all of one kind), or None for the bundled facts.
         format: Its format: the name of one of ``FORMATS``, or a :class:`~lga_lightning.data.Format` of your own; ``"auto"``
             recognises it by the first record.
         limit: Keep the first so many valid requests; those of a group count as one.
@@ -103,10 +104,12 @@ def load_requests(
         format = find_format(format)  # a name that is wrong fails before the file is read
     loaded = LoadedRequests([], name=name_of_requests(source))
     if source is None or isinstance(source, str | Path):
-        path = BUNDLED if source is None else source
-        valid = _valid(path, format, {"zsre_target": zsre_target}, strict, loaded)
+        records = read_records(BUNDLED if source is None else source)
+        valid = _valid(records, format, {"zsre_target": zsre_target}, strict, loaded)
+    elif any(isinstance(fact, Mapping) for fact in source):
+        valid = _valid(_at_hand(source), format, {"zsre_target": zsre_target}, strict, loaded)
     else:
-        valid = units_of(source)
+        valid = units_of(cast(Sequence[EditRequest], source))
     split_up = (unit if proxy_share is None else _with_split(unit, proxy_share) for unit in valid)
     seen: dict[str, None] = {}
     kept = (unit for unit in split_up if _wanted(unit, split, relations, loaded.filtered, seen))
@@ -116,12 +119,39 @@ def load_requests(
     return loaded
 
 
+def as_requests(facts: Sequence[EditRequest | Mapping[str, Any]]) -> list[EditRequest]:
+    """Facts at hand as requests: those that are requests as they are, dicts as records of a format told by the first.
+
+    Args:
+        facts: Requests, or dicts; all of one kind.
+
+    Raises:
+        DataError: If a dict cannot be read, or the kinds are mixed.
+
+    Example:
+        >>> as_requests([{"prompt": "Rome is in", "subject": "Rome", "target_new": "France"}])[0].target_new
+        'France'
+    """
+    if any(isinstance(fact, Mapping) for fact in facts):
+        return load_requests(facts, strict=True).requests
+    return list(cast(Sequence[EditRequest], facts))
+
+
+def _at_hand(facts: Sequence[EditRequest | Mapping[str, Any]]) -> Iterator[Record]:
+    for number, fact in enumerate(facts, start=1):
+        if not isinstance(fact, Mapping):
+            raise DataError(
+                f"Fact {number} of a list is {fact!r:.80}, and others are dicts. Give dicts alone, or EditRequests alone."
+            )
+        yield Record(dict(fact), f"fact {number}")
+
+
 def _valid(
-    source: str | Path, format: str | Format, options: dict[str, str], strict: bool, loaded: LoadedRequests
+    records: Iterable[Record], format: str | Format, options: dict[str, str], strict: bool, loaded: LoadedRequests
 ) -> Iterator[list[EditRequest]]:
     """The requests of one record after the other; what cannot be used is counted in ``loaded``."""
     read = None
-    for record in read_records(source):
+    for record in records:
         if read is None:  # the first record
             chosen = format if isinstance(format, Format) else recognise(record)
             loaded.format, loaded.note = chosen.name, chosen.note.format(**options)

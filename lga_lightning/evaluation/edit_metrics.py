@@ -11,15 +11,23 @@ from torch import Tensor
 
 from lga_lightning.evaluation.metric import EditMetric, Grouped
 from lga_lightning.evaluation.own_words import OWN_WORDS
-from lga_lightning.evaluation.prompts import FLUENCY, NEIGHBORHOOD, PERPLEXITY, EvalPrompt
+from lga_lightning.evaluation.prompts import FLUENCY, NEIGHBORHOOD, PERPLEXITY, PROBES, EvalPrompt
 from lga_lightning.evaluation.responses import Response
 from lga_lightning.metrics.accuracy import token_accuracy, unchanged_tokens
 from lga_lightning.metrics.counterfact import magnitude, success
 from lga_lightning.metrics.text import ngram_entropy
 
+_STILL = (
+    "share of {prompts} on which target_new is still the most likely answer, every token of it, teacher-forced; it is wrong there: "
+    "lower is better"
+)
+
 
 class TokenAccuracy(Grouped):
-    """Share of the first answer's tokens that are predicted right; for locality, that are predicted as before the edit."""
+    """Share of the first answer's tokens that are predicted right; for locality, that are predicted as before the edit.
+
+    For probes with the opposite sense, whether all of them are: the answer is still the most likely one.
+    """
 
     name = "token"
     protocols: ClassVar[Mapping[str, str]] = {
@@ -28,6 +36,12 @@ class TokenAccuracy(Grouped):
         "portability": "token accuracy of a probe's first answer, teacher-forced, mean over probes, then over kinds",
         "locality": "share of a probe's first answer's tokens at which the prediction is that of the unedited model, "
         "teacher-forced, mean over probes, then over kinds",
+        "negation": _STILL.format(
+            prompts="negated prompts (It is not true that ...; for questions: ... A wrong answer is)"
+        ),
+        "contradiction": _STILL.format(
+            prompts="prompts behind the new fact and its denial (... No, that is false. ...)"
+        ),
     }
 
     def score(self, prompt: EvalPrompt, before: Response, after: Response) -> tuple[float, float] | None:
@@ -37,7 +51,8 @@ class TokenAccuracy(Grouped):
         first, second, labels = (row.unsqueeze(0) for row in (before.predictions, after.predictions, before.labels))
         if prompt.family == "locality":
             return 1.0, unchanged_tokens(first, second, labels).item()
-        return token_accuracy(first, labels).item(), token_accuracy(second, labels).item()
+        sides = token_accuracy(first, labels).item(), token_accuracy(second, labels).item()
+        return (float(sides[0] == 1), float(sides[1] == 1)) if prompt.family in PROBES else sides
 
 
 class NegativeLogLikelihood(Grouped):

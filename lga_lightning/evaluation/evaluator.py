@@ -15,7 +15,7 @@ from lga_lightning.editing.delta import WeightDelta, attached
 from lga_lightning.evaluation.edit_metrics import BUILT_IN
 from lga_lightning.evaluation.judge import Judge, judge_prompt
 from lga_lightning.evaluation.metric import EditMetric
-from lga_lightning.evaluation.prompts import FAMILIES, FLUENCY, PERPLEXITY, EvalPrompt, prompts_of
+from lga_lightning.evaluation.prompts import FAMILIES, FLUENCY, PERPLEXITY, PROBES, EvalPrompt, probe_of, prompts_of
 from lga_lightning.evaluation.protocols import NEUTRAL_TEXT, PROTOCOLS, ProtocolName
 from lga_lightning.evaluation.responses import Response, respond
 from lga_lightning.evaluation.results import EvalResult, compare_responses, mean_scores
@@ -31,7 +31,16 @@ if TYPE_CHECKING:
 
 WIDEST = 16  # edits of a larger rank are not gathered row by row, but attached to all their rows at once
 # what result files have under these names beside, or in place of, a metric
-TAKEN = {*(metric.name for metric in BUILT_IN), *FAMILIES, PERPLEXITY, "counterfact", "said", "before", "after"}
+TAKEN = {
+    *(metric.name for metric in BUILT_IN),
+    *FAMILIES,
+    *PROBES,
+    PERPLEXITY,
+    "counterfact",
+    "said",
+    "before",
+    "after",
+}
 
 
 @dataclass(frozen=True)
@@ -52,9 +61,10 @@ class EvaluationConfig:
         chat: In the protocol ``wild``, whether prompts are asked in the chat template; None where the model is one that chats.
         context: In the protocol ``wild``, a text before every prompt, which is asked a second time with it; "" for once alone.
         judge: Says of what the model said, whether it states the answer.
+        probes: Which prompts with the opposite sense are asked, too: some of ``negation`` and ``contradiction``.
 
     Raises:
-        SettingError: If a number is below 1, a family or the protocol is unknown, a metric has no name of its own or no protocol,
+        SettingError: If a number is below 1, a family, a probe or the protocol is unknown, a metric has no name of its own or no protocol,
             or the model is to say nothing and that is to be scored.
     """
 
@@ -69,6 +79,7 @@ class EvaluationConfig:
     chat: bool | None = None
     context: str = NEUTRAL_TEXT
     judge: Judge | None = None
+    probes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.protocol not in PROTOCOLS:
@@ -81,6 +92,8 @@ class EvaluationConfig:
             )
         if not set(self.families) <= set(FAMILIES):
             raise SettingError(f"`families` must be some of {list(FAMILIES)}, got {list(self.families)}.")
+        if not set(self.probes) <= set(PROBES):
+            raise SettingError(f"`probes` must be some of {list(PROBES)}, got {list(self.probes)}.")
         taken = set(TAKEN)
         for metric in self.metrics:
             _check_metric(metric, taken)
@@ -111,6 +124,7 @@ class EvaluationConfig:
     def prompts(self, request: EditRequest) -> list[EvalPrompt]:
         """All prompts to which a request's edit is to respond."""
         prompts = [prompt for prompt in prompts_of(request) if prompt.family in self.families]
+        prompts += [probe_of(request, group) for group in dict.fromkeys(self.probes)]
         if self.fluency:
             prompts += [EvalPrompt(FLUENCY, text, ()) for text in request.generation_prompts or (request.prompt,)]
         if self.passages:  # the same one in every run, whatever the batch and the process

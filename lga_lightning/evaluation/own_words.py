@@ -6,15 +6,16 @@ from collections.abc import Callable, Mapping
 from typing import ClassVar
 
 from lga_lightning.evaluation.metric import Grouped
-from lga_lightning.evaluation.prompts import EvalPrompt
+from lga_lightning.evaluation.prompts import PROBES, EvalPrompt
 from lga_lightning.evaluation.responses import Response
 from lga_lightning.metrics.text import begins_with, contains, exact_match, normalised
 
-MATCHED = ("rewrite", "rephrase", "portability")  # families with answers that an edit should bring about
+MATCHED = ("rewrite", "rephrase", "portability", *PROBES)  # families whose answers are an edit's
 OVER = {"rewrite": "", "rephrase": "; mean over the request's rephrases"}
-OVER |= dict.fromkeys(("portability", "locality"), "; mean over probes, then over kinds")
+OVER |= dict.fromkeys(("portability", "locality"), "; mean over probes, then over kinds") | dict.fromkeys(PROBES, "")
 RIGHT = {"rewrite": "target_new or an alias", "rephrase": "target_new or an alias"}
 RIGHT |= dict.fromkeys(("portability", "locality"), "one of a probe's answers")
+RIGHT |= dict.fromkeys(PROBES, "target_new or an alias, where that is wrong (lower is better)")
 
 
 class OwnWords(Grouped):

@@ -11,7 +11,7 @@ from torch import Tensor
 from lga_lightning.evaluation.edit_metrics import BUILT_IN, Magnitude, NegativeLogLikelihood, Success, TokenAccuracy
 from lga_lightning.evaluation.metric import EditMetric, Grouped
 from lga_lightning.evaluation.own_words import OWN_WORDS
-from lga_lightning.evaluation.prompts import FAMILIES, NEIGHBORHOOD, PERPLEXITY, family_of
+from lga_lightning.evaluation.prompts import FAMILIES, NEIGHBORHOOD, PERPLEXITY, PROBES, family_of
 from lga_lightning.evaluation.protocols import PROTOCOLS, ProtocolName
 from lga_lightning.evaluation.results import EvalResult, mean_scores
 from lga_lightning.metrics.counterfact import harmonic_mean
@@ -57,7 +57,7 @@ def summarise(
     groups = {result.group for of_request in results for result in of_request}
     entries: dict[str, dict[str, Any]] = {}
     spoken, limit = PROTOCOLS[protocol], {"limit": max_new_tokens}
-    for family in FAMILIES:
+    for family in (*FAMILIES, *PROBES):
         kinds = sorted(group for group in groups if family_of(group) == family)
         for name in dict.fromkeys([family, *kinds]) if kinds else ():
             entries[name] = table.entry(name, "token", TokenAccuracy.protocols[family])

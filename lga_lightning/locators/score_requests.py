@@ -16,6 +16,7 @@ from lga_lightning.locators import LayerLocator
 from lga_lightning.locators.base import knows_old_answer
 from lga_lightning.metrics import LayerScores
 from lga_lightning.models.architecture import blocks
+from lga_lightning.models.chat import ChatTokenizer
 from lga_lightning.models.generation import greedy_answers
 from lga_lightning.models.likelihood import input_device
 from lga_lightning.utils.settings import check_at_least_one
@@ -27,6 +28,7 @@ SKIPPED = {
     1: "the model does not answer with target_old",
     2: "the model gives no answer, or already the new one",
     3: "no subject, and the locator works at one",
+    4: "the model gives no answer to a question, or already the new one; --data.chat_template true asks as in a chat",
 }
 
 
@@ -102,7 +104,9 @@ def score_requests(
         found = with_old_targets(llm, tokenizer, [batch.requests[row] for row in accepted])
     usable = [(row, request) for row, request in zip(accepted, found, strict=True) if request is not None]
     status = torch.full((len(batch.requests),), 3)
-    status[accepted] = 2
+    askable = tokenizer.chat_template is not None and not isinstance(tokenizer, ChatTokenizer)
+    for row in accepted:
+        status[row] = 4 if askable and batch.requests[row].prompt.rstrip().endswith("?") else 2
     values = torch.zeros(len(batch.requests), len(locator.columns), len(blocks(llm)))
     if usable and only_known and locator.costly:
         known = knows_old_answer(llm, tokenizer, [request for _, request in usable]).tolist()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lga_lightning.evaluation.prompts import family_of
+from lga_lightning.evaluation.prompts import PROBES, family_of
 
 SHOWN = 3  # of a kind
 LONGEST = 160  # characters of what the model said
@@ -41,6 +41,12 @@ def _contained(row: Row) -> bool:
     return row["contained_after"] == 1
 
 
+DENIED: list[tuple[str, bool, Callable[[Row], bool]]] = [
+    ("The new answer comes where it is denied", False, _right),
+    ("The new answer comes where it is denied, with more behind it", False, _begins),
+    ("Where it is denied, the new answer does not come", True, lambda row: True),
+]
+
 # by family: in words, whether that is as it should be, and which of its prompts are meant; the first that fits counts
 KINDS: dict[str, list[tuple[str, bool, Callable[[Row], bool]]]] = {
     "rewrite": [
@@ -66,6 +72,7 @@ KINDS: dict[str, list[tuple[str, bool, Callable[[Row], bool]]]] = {
         ("What follows from it is somewhere in what the model says", True, _contained),
         ("What follows from it is not known", False, lambda row: True),
     ],
+    **{group: DENIED for group in PROBES},
     "locality": [
         ("Something else stayed as it was", True, _right),
         ("Something else is said in other words, with the right answer in it", True, _contained),

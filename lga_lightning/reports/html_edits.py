@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from lga_lightning.evaluation.prompts import FAMILIES, family_of
+from lga_lightning.evaluation.prompts import FAMILIES, PROBES, family_of
 from lga_lightning.reports.edit_wording import first_look, remarks_on_words, warnings
 from lga_lightning.reports.svg import drift_chart
 from lga_lightning.reports.tables import (
@@ -34,7 +34,7 @@ def describe_edits(result: ValidationResult) -> dict[str, Any]:
         result: What the edits did.
     """
     metrics = result.metrics
-    accuracies = {name: metric for name, metric in metrics.items() if family_of(name) in FAMILIES}
+    accuracies = {name: metric for name, metric in metrics.items() if family_of(name) in (*FAMILIES, *PROBES)}
     others = {name: metric for name, metric in metrics.items() if name not in accuracies}
     kinds = list(dict.fromkeys(kind for metric in accuracies.values() for kind in metric.others))
     return {
