@@ -87,7 +87,8 @@ class DriftPoint:
     def from_json(cls, content: Any) -> DriftPoint:
         """From a JSON object: the fields, and beside them the scores by name."""
         found = take_fields(cls, content, optional=["scores"], known=content)
-        change = {int(layer): size for layer, size in found["relative_change"].items()}
+        sizes = numbers([*found["relative_change"].values()])  # of a model that edits have broken, NaN
+        change = dict(zip(map(int, found["relative_change"]), sizes, strict=True))
         names = [name for name in content if name not in found]
         return cls(found["edits"], change, dict(zip(names, numbers([content[name] for name in names]), strict=True)))
 

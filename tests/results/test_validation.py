@@ -98,6 +98,12 @@ def test_the_file_round_trips(tmp_path):
     assert math.isnan(point.scores["locality"])
 
 
+def test_a_broken_model_can_be_read():
+    point = DriftPoint.from_json({"edits": 2, "relative_change": {"1": None}, "rewrite": 0.0})
+    assert math.isnan(point.relative_change[1])
+    assert math.isnan(point.largest_change)
+
+
 def test_means_for_loggers():
     result = validation(OUTCOMES)
     means = result.means()
