@@ -178,8 +178,8 @@ def check_subjects(requests: Iterable[EditRequest], who: str) -> None:
             raise InvalidRequest(
                 NO_SUBJECT,
                 f"{who} works at the subject's last token, and the request {request.prompt!r}"
-                f"{f' ({request.id})' * bool(request.id)} has no subject. {GIVE_ONE} Methods that need none: FT-M, FT-L. Of "
-                "locators: LGA.",
+                f"{f' ({request.id})' * bool(request.id)} has no subject. {GIVE_ONE} Methods that need none: "
+                "UltraEdit, LocFT-BF, CrispEdit, FT-M, FT-L. Of locators: LGA.",
             )
 
 
