@@ -59,12 +59,14 @@ class EditMethod(ABC):
     Attributes:
         name: Name of the method, as the field writes it.
         window: Number of layers that an edit is spread over, where ``golden`` stands for several.
-        keeps_history: Whether the keys of an editing session's earlier edits enter into its later ones.
     """
 
     name: str
     window: int = 1
-    keeps_history: bool = False
+
+    def new_history(self) -> Any | None:
+        """The memory of an editing session, empty as yet; None, as by default, where earlier edits do not enter into later ones."""
+        return None
 
     def prepare(  # noqa: B027 - some have nothing to do
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, layers: Sequence[int]
@@ -101,7 +103,7 @@ class EditMethod(ABC):
         tokenizer: PreTrainedTokenizerBase,
         groups: Sequence[Any],
         layers: Sequence[int],
-        history: dict[int, Tensor] | None = None,
+        history: Any | None = None,
     ) -> list[WeightDelta]:
         """The second stage: one edit for each group of requests, each group on a model without the others.
 
@@ -110,8 +112,8 @@ class EditMethod(ABC):
             tokenizer: Its fast tokenizer.
             groups: What :meth:`optimize_targets` found for the requests of each group.
             layers: Indices of the blocks to edit, ascending.
-            history: Keys [m, d_in] of an editing session's earlier edits by block, for a method that ``keeps_history``, which reads
-                them and adds its own. None for an edit that stands alone.
+            history: What :meth:`new_history` gave at the beginning of an editing session; the method reads it, and adds what is to
+                be remembered of its edits. None for an edit that stands alone.
         """
 
     def window_at(self, layer: int) -> list[int]:
@@ -186,7 +188,7 @@ class EditMethod(ABC):
         requests: Sequence[EditRequest],
         layers: int | Sequence[int],
         batch_size: int = 8,
-        history: dict[int, Tensor] | None = None,
+        history: Any | None = None,
     ) -> WeightDelta:
         """One edit for all requests together.
 
@@ -206,9 +208,10 @@ class EditMethod(ABC):
         if not requests:
             raise DataError("There is no request to edit. Give at least one.")
         check_at_least_one(batch_size=batch_size)
-        if history is not None and not self.keeps_history:
+        if history is not None and self.new_history() is None:
             raise SettingError(
-                f"`history` holds the keys of earlier edits, and {self.name} keeps none. Leave it out, or take AlphaEdit."
+                f"`history` is what a method keeps of earlier edits, and {self.name} keeps none. Leave it out, or take a method that "
+                "keeps one: AlphaEdit, or MEMIT with `history=True`."
             )
         layers = ascending(model, layers)
         check_agreement(requests)

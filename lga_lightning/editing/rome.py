@@ -10,10 +10,12 @@ from torch import Tensor
 
 from lga_lightning.editing.delta import WeightDelta
 from lga_lightning.editing.first_order import LinearisedFacts
+from lga_lightning.editing.history import remember, solve_with_history
 from lga_lightning.editing.locate_then_edit import LocateThenEditMethod
 from lga_lightning.editing.presets import preset_for
 from lga_lightning.editing.target_value import TargetValues
 from lga_lightning.editing.updates import LowRankUpdate
+from lga_lightning.exceptions import SettingError
 from lga_lightning.models.architecture import edit_site
 
 if TYPE_CHECKING:
@@ -35,6 +37,9 @@ class ROME(LocateThenEditMethod):
         clamp: Bound of the value's change, in multiples of its norm.
         context_lengths: New tokens of the texts sampled from the model that prompts are put behind.
         contexts_each: Number of such texts of each length.
+        history: Whether the keys Kp of a session's earlier edits are protected as C is: u from lambda C + Kp Kp^T in place of C
+            (arXiv 2605.26670).
+        moment_weight: Weight lambda of C beside them; None for MEMIT's, as published for the model.
         arguments: The other arguments of :class:`LocateThenEditMethod`.
     """
 
@@ -46,6 +51,8 @@ class ROME(LocateThenEditMethod):
         clamp: float = 4.0,
         context_lengths: tuple[int, ...] = (5, 10),
         contexts_each: int = 10,
+        history: bool = False,
+        moment_weight: float | None = None,
         **arguments: Any,
     ) -> None:
         super().__init__(
@@ -55,6 +62,22 @@ class ROME(LocateThenEditMethod):
             contexts_each=contexts_each,
             **arguments,
         )
+        if moment_weight is not None and not moment_weight > 0:
+            raise SettingError(f"`moment_weight` must be above 0, got {moment_weight}.")
+        self.history, self._moment_weight = history, moment_weight
+
+    def new_history(self) -> dict[int, Tensor] | None:
+        """Keys of earlier edits by block, where they are asked for; see :func:`~.history.remember`."""
+        return {} if self.history else None
+
+    def moment_weight(self, model: PreTrainedModel) -> float:
+        """The weight of C beside the keys of earlier edits, lambda."""
+        return preset_for(model).memit_weight if self._moment_weight is None else self._moment_weight
+
+    def settings(self, model: PreTrainedModel) -> dict[str, Any]:
+        """The method's name and settings, for result files."""
+        weight = {"moment_weight": self.moment_weight(model)} if self.history else {}
+        return {**super().settings(model), "history": self.history, **weight}
 
     def preset_search(self, model: PreTrainedModel) -> dict[str, float]:
         """Steps and weight decay."""
@@ -80,15 +103,15 @@ class ROME(LocateThenEditMethod):
         tokenizer: PreTrainedTokenizerBase,
         groups: Sequence[TargetValues],
         layers: Sequence[int],
-        history: dict[int, Tensor] | None = None,
+        history: Any | None = None,
     ) -> list[WeightDelta]:
         """Rank-one updates, one for each request and layer; see :class:`EditMethod`."""
-        deltas = self._write_at(layers[0], model, groups)
+        deltas = self._write_at(layers[0], model, groups, history)
         for layer in layers[1:]:
             for number, group in enumerate(groups):
                 with deltas[number].applied(model):
                     targets = self.optimize_targets(model, tokenizer, group.requests, [layer])
-                    deltas[number] += self._write_at(layer, model, [targets])[0]
+                    deltas[number] += self._write_at(layer, model, [targets], history)[0]
         return deltas
 
     def written_key(self, keys: Tensor) -> Tensor:
@@ -102,12 +125,15 @@ class ROME(LocateThenEditMethod):
         """
         return keys[:, 0]
 
-    def _write_at(self, layer: int, model: PreTrainedModel, groups: Sequence[TargetValues]) -> list[WeightDelta]:
+    def _write_at(
+        self, layer: int, model: PreTrainedModel, groups: Sequence[TargetValues], history: dict[int, Tensor] | None
+    ) -> list[WeightDelta]:
         """Updates of one layer, from targets that were found there."""
         site = edit_site(model, layer)
+        earlier = (history or {}).get(layer)
         deltas = []
         for group in groups:
-            solved = self.covariance.solve(model, layer, group.keys.mean(1))
+            solved = self._solve(model, layer, group.keys.mean(1), earlier)
             directions = solved / solved.norm(dim=1, keepdim=True)
             written = self.written_key(group.keys)
             with torch.no_grad():
@@ -118,7 +144,16 @@ class ROME(LocateThenEditMethod):
                 present = changes[:row].T @ (directions[:row] @ written[row])
                 changes[row] = (missing[row] - present) / (written[row] @ directions[row])
             deltas.append(WeightDelta({site.name: LowRankUpdate(changes.T.contiguous(), directions)}))
+            if history is not None:
+                history[layer] = remember(history.get(layer), written)
         return deltas
+
+    def _solve(self, model: PreTrainedModel, layer: int, keys: Tensor, earlier: Tensor | None) -> Tensor:
+        """C~^-1 k for keys k [n, d_in], up to a factor, which u does not depend on."""
+        if earlier is None:
+            return self.covariance.solve(model, layer, keys)
+        weight = self.moment_weight(model)
+        return solve_with_history(self.covariance, model, layer, keys, weight, earlier).to(keys)
 
 
 class RROME(ROME):

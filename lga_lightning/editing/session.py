@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing.base import EditMethod, EditTargets, ascending, check_agreement
@@ -28,7 +27,7 @@ class EditSession:
     Attributes:
         delta: All edits so far.
         requests: The requests that have been edited, in order.
-        history: Keys [m, d_in] of the edits so far by block; None for a method that keeps none.
+        history: What the method keeps of the edits so far (see :meth:`EditMethod.new_history`); None for one that keeps nothing.
     """
 
     def __init__(
@@ -42,7 +41,7 @@ class EditSession:
         self.layers = ascending(model, layers)
         self.delta = WeightDelta({})
         self.requests: list[EditRequest] = []
-        self.history: dict[int, Tensor] | None = {} if method.keeps_history else None
+        self.history = method.new_history()
 
     def edit(self, requests: Sequence[EditRequest], batch_size: int = 8) -> None:
         """Edit a group of requests together.

@@ -62,5 +62,5 @@ def test_only_methods_that_keep_a_history_get_one(kind, tokenizer):
         assert {layer: keys.shape for layer, keys in run.history.items()} == {1: (3, 40)}
     else:
         assert run.history is None
-        with pytest.raises(SettingError, match=rf"`history` holds .*{kind.name} keeps none.*AlphaEdit"):
+        with pytest.raises(SettingError, match=rf"`history` is .*{kind.name} keeps none.*AlphaEdit"):
             method.compute(model, tokenizer, data, 1, history={})
