@@ -68,6 +68,10 @@ class EditMethod(ABC):
     keeps_history: bool = False
     needs_subject: bool = True
 
+    def new_history(self) -> dict[Any, Any] | None:
+        """What an editing session keeps of its edits, before the first; None for a method that keeps nothing."""
+        return {} if self.keeps_history else None
+
     def check_requests(self, requests: Sequence[EditRequest]) -> None:
         """Refuse requests that the method cannot edit; what edits through it checks by itself.
 
@@ -115,7 +119,7 @@ class EditMethod(ABC):
         tokenizer: PreTrainedTokenizerBase,
         groups: Sequence[Any],
         layers: Sequence[int],
-        history: dict[int, Any] | None = None,
+        history: dict[Any, Any] | None = None,
     ) -> list[WeightDelta]:
         """The second stage: one edit for each group of requests, each group on a model without the others.
 
@@ -124,8 +128,8 @@ class EditMethod(ABC):
             tokenizer: Its fast tokenizer.
             groups: What :meth:`optimize_targets` found for the requests of each group.
             layers: Indices of the blocks to edit, ascending.
-            history: What an editing session keeps of its earlier edits by block (AlphaEdit's keys [m, d_in], say), for a method that
-                ``keeps_history``, which reads it and adds its own. None for an edit that stands alone.
+            history: What :meth:`new_history` gave when the editing session began, for a method that ``keeps_history``, which reads it
+                and adds what it keeps (keys [m, d_in] by block, say). None for an edit that stands alone.
         """
 
     def window_at(self, layer: int) -> list[int]:
@@ -200,7 +204,7 @@ class EditMethod(ABC):
         requests: Sequence[EditRequest],
         layers: int | Sequence[int],
         batch_size: int = 8,
-        history: dict[int, Any] | None = None,
+        history: dict[Any, Any] | None = None,
     ) -> WeightDelta:
         """One edit for all requests together.
 
@@ -222,7 +226,8 @@ class EditMethod(ABC):
         check_at_least_one(batch_size=batch_size)
         if history is not None and not self.keeps_history:
             raise SettingError(
-                f"`history` holds the keys of earlier edits, and {self.name} keeps none. Leave it out, or take AlphaEdit."
+                f"`history` holds the keys of earlier edits, and {self.name} keeps none. Leave it out, or take AlphaEdit, or MEMIT, "
+                "EMMET or ROME with `history=True`."
             )
         layers = ascending(model, layers)
         check_agreement(requests)

@@ -27,7 +27,7 @@ class EditSession:
     Attributes:
         delta: All edits so far.
         requests: The requests that have been edited, in order.
-        history: What the method keeps of the edits so far by block (AlphaEdit: keys [m, d_in]); None for a method that keeps nothing.
+        history: What the method keeps of the edits so far (see :meth:`EditMethod.new_history`); None for one that keeps nothing.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class EditSession:
         self.layers = ascending(model, layers)
         self.delta = WeightDelta({})
         self.requests: list[EditRequest] = []
-        self.history: dict[int, Any] | None = {} if method.keeps_history else None
+        self.history: dict[Any, Any] | None = method.new_history()
 
     def edit(self, requests: Sequence[EditRequest], batch_size: int = 8) -> None:
         """Edit a group of requests together.
