@@ -206,3 +206,15 @@ def test_solutions_are_those_of_the_matrix_written_out(rows):
     found = solve_with_history(method.covariance, model, 2, keys, 0.5, earlier)
     matrix = 0.5 * method.covariance._covariances[model][2] + earlier.T @ earlier
     torch.testing.assert_close(found, torch.linalg.solve(matrix, keys.T).T, rtol=1e-8, atol=1e-9)
+
+
+def test_a_key_that_was_edited_before_gets_less_from_memit_and_all_from_emmet():
+    """Of a residual MEMIT writes q / (1 + q), q = k^T C~^-1 k, and where the key is an earlier one too q / (1 + 2 q)."""
+    model = tiny_model("llama", torch.float64)
+    key = torch.randn(1, 40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    method = with_history(MEMIT, model)
+    q = method.weighted(model, 2, key) @ key.T
+    torch.testing.assert_close(method.solve_update(model, 2, key) @ key.T, q / (1 + q))
+    torch.testing.assert_close(method.solve_update(model, 2, key, key) @ key.T, q / (1 + 2 * q))
+    exact = with_history(EMMET, model).solve_update(model, 2, key, key) @ key.T
+    torch.testing.assert_close(exact, torch.ones(1, 1).double())
