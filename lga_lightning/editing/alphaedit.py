@@ -45,11 +45,12 @@ class AlphaEdit(MultiLayerMethod):
         """Weight of |Delta|^2."""
         return preset_for(model).alphaedit_l2 if self._l2 is None else self._l2
 
-    def solve_update(self, model: PreTrainedModel, layer: int, keys: Tensor) -> Tensor:
-        """K^T P (K K^T P + L2 I)^-1 = (K^T P K + L2 I)^-1 K^T P: a system of n, not of d_in."""
-        free = self.covariance.project(model, layer, keys.double(), self.threshold)
-        inner = free @ free.T + self.l2(model) * torch.eye(len(keys), dtype=torch.float64, device=keys.device)
-        return torch.linalg.solve(inner, free)
+    def solve_update(self, model: PreTrainedModel, layer: int, keys: Tensor, earlier: Tensor | None = None) -> Tensor:
+        """K^T P (K K^T P + L2 I)^-1 = (K^T P K + L2 I)^-1 K^T P: a system of n, not of d_in; earlier keys are among K."""
+        every = keys.double() if earlier is None else torch.cat([keys.double(), earlier.double()])
+        free = self.covariance.project(model, layer, every, self.threshold)
+        inner = free @ free.T + self.l2(model) * torch.eye(len(every), dtype=torch.float64, device=keys.device)
+        return torch.linalg.solve(inner, free)[: len(keys)]
 
     def settings(self, model: PreTrainedModel) -> dict[str, Any]:
         """The method's name and settings, for result files."""

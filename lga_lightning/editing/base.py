@@ -228,7 +228,8 @@ class EditMethod(ABC):
         check_at_least_one(batch_size=batch_size)
         if history is not None and not self.keeps_history:
             raise SettingError(
-                f"`history` holds the keys of earlier edits, and {self.name} keeps none. Leave it out, or take AlphaEdit."
+                f"`history` holds the keys of earlier edits, and {self.name} keeps none. Leave it out, or take AlphaEdit, or MEMIT, "
+                "EMMET or ROME with `history=True`."
             )
         layers = ascending(model, layers)
         check_agreement(requests)

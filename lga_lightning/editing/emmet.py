@@ -43,9 +43,9 @@ class EMMET(WeightedMultiLayerMethod):
         """ROME's layer; see :func:`preset_for`."""
         return [preset_for(model).rome_layer]
 
-    def solve_update(self, model: PreTrainedModel, layer: int, keys: Tensor) -> Tensor:
+    def solve_update(self, model: PreTrainedModel, layer: int, keys: Tensor, earlier: Tensor | None = None) -> Tensor:
         """(K^T C~^-1 K + alpha I)^-1 K^T C~^-1."""
-        solved = self.weighted(model, layer, keys)
+        solved = self.weighted(model, layer, keys, earlier)
         inner = keys.double() @ solved.T
         if len(keys) > 1:
             inner += self.alpha * torch.eye(len(keys), dtype=torch.float64, device=keys.device)

@@ -1,57 +1,72 @@
-"""What an editing session remembers of its edits, as named tensors and back: for files, without pickle."""
+"""What an editing session remembers of its edits: their keys, in no more room than the width of a key asks for."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-SEPARATOR = "/"
-"""Between the parts of a name; a module's own name has dots."""
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from lga_lightning.covariance.solver import CovarianceSolver
 
 
-def pack_history(history: Mapping[Any, Any]) -> dict[str, Tensor]:
-    """A history as tensors by name, bit for bit.
-
-    Args:
-        history: By block or by a module's name, a tensor, or a dataclass of tensors, numbers and such dataclasses.
-
-    Example:
-        >>> pack_history({3: torch.ones(2)})
-        {'3': tensor([1., 1.])}
-    """
-    return {name: tensor for key, entry in history.items() for name, tensor in _packed(str(key), entry).items()}
-
-
-def unpack_history(state: Mapping[str, Tensor], entry: type) -> dict[Any, Any]:
-    """The way back from :func:`pack_history`.
+def remember(earlier: Tensor | None, keys: Tensor) -> Tensor:
+    """Keys of all edits so far, for methods that need no more of them than Kp Kp^T = F^T F.
 
     Args:
-        state: Tensors by name.
-        entry: What the history has of each block or module: ``Tensor``, or the dataclass.
+        earlier: Factor F [m, d_in] of the edits before; None for none.
+        keys: Keys of the latest edits, [n, d_in].
 
-    Example:
-        >>> unpack_history({"3": torch.ones(2)}, Tensor)
-        {3: tensor([1., 1.])}
+    Returns:
+        F [at most d_in, d_in] in float64: the keys themselves, or, of more keys than d_in, the triangle of their QR decomposition.
     """
-    keys = dict.fromkeys(name.partition(SEPARATOR)[0] for name in state)
-    return {int(key) if key.isdigit() else key: _unpacked(entry, key, state) for key in keys}
+    factor = keys.double() if earlier is None else torch.cat([earlier.to(keys.device).double(), keys.double()])
+    return factor if len(factor) <= factor.shape[1] else torch.linalg.qr(factor, mode="r").R
 
 
-def _packed(name: str, entry: Any) -> dict[str, Tensor]:
-    if not is_dataclass(entry):
-        return {name: torch.as_tensor(entry)}
-    parts = [_packed(f"{name}{SEPARATOR}{field.name}", getattr(entry, field.name)) for field in fields(entry)]
-    return {key: tensor for part in parts for key, tensor in part.items()}
+def solve_with_history(
+    covariance: CovarianceSolver,
+    model: PreTrainedModel,
+    layer: int,
+    keys: Tensor,
+    weight: float,
+    earlier: Tensor | None = None,
+) -> Tensor:
+    """Products C~^-1 k with C~ = lambda C + Kp Kp^T, by Woodbury's identity: a system of m, not of d_in.
+
+    What an edit then disturbs least is what the layer knows and what the session has written (arXiv 2605.26670).
+
+    Args:
+        covariance: C.
+        model: The model that C is of.
+        layer: Index of the block.
+        keys: Keys k [n, d_in].
+        weight: Weight lambda of C.
+        earlier: F [m, d_in] of :func:`remember`; None for no earlier edits.
+
+    Returns:
+        [n, d_in] in float64.
+    """
+    solved = covariance.solve(model, layer, keys.double()) / weight
+    if earlier is None:
+        return solved
+    rows = earlier.to(solved)
+    return with_more_rows(solved, rows, covariance.solve(model, layer, rows) / weight)
 
 
-def _unpacked(entry: type, name: str, state: Mapping[str, Tensor]) -> Any:
-    if not is_dataclass(entry):
-        return state[name] if entry is Tensor else entry(state[name].item())
-    kinds = get_type_hints(entry)
-    return entry(
-        **{field.name: _unpacked(kinds[field.name], f"{name}{SEPARATOR}{field.name}", state) for field in fields(entry)}
-    )
+def with_more_rows(solved: Tensor, rows: Tensor, solved_rows: Tensor) -> Tensor:
+    """Products (A + F^T F)^-1 k from products with A^-1: A^-1 k - A^-1 F^T (I + F A^-1 F^T)^-1 F A^-1 k.
+
+    Args:
+        solved: A^-1 k for keys k, [n, d_in].
+        rows: F [m, d_in].
+        solved_rows: A^-1 F^T, a row for each of F, [m, d_in].
+
+    Returns:
+        [n, d_in].
+    """
+    inner = torch.eye(len(rows)).to(solved) + rows @ solved_rows.T
+    return solved - torch.linalg.solve(inner, rows @ solved.T).T @ solved_rows

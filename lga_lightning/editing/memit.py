@@ -26,8 +26,8 @@ class MEMIT(WeightedMultiLayerMethod):
         """MEMIT's lambda."""
         return preset_for(model).memit_weight
 
-    def solve_update(self, model: PreTrainedModel, layer: int, keys: Tensor) -> Tensor:
-        """K^T (lambda C + K K^T)^-1 = (I + K^T C~^-1 K)^-1 K^T C~^-1 with C~ = lambda C: a system of n, not of d_in."""
-        solved = self.weighted(model, layer, keys)
+    def solve_update(self, model: PreTrainedModel, layer: int, keys: Tensor, earlier: Tensor | None = None) -> Tensor:
+        """K^T (C~ + K K^T)^-1 = (I + K^T C~^-1 K)^-1 K^T C~^-1: a system of n, not of d_in."""
+        solved = self.weighted(model, layer, keys, earlier)
         inner = torch.eye(len(keys), dtype=torch.float64, device=keys.device) + keys.double() @ solved.T
         return torch.linalg.solve(inner, solved)

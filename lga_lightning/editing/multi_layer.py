@@ -12,17 +12,17 @@ from torch import Tensor, nn
 from lga_lightning.editing.context_templates import in_contexts
 from lga_lightning.editing.delta import WeightDelta, attached
 from lga_lightning.editing.first_order import LinearisedFacts
+from lga_lightning.editing.history import remember, solve_with_history
 from lga_lightning.editing.locate_then_edit import LocateThenEditMethod
 from lga_lightning.editing.presets import WINDOW, preset_for
 from lga_lightning.editing.target_value import TargetValues
 from lga_lightning.editing.updates import LowRankUpdate
-from lga_lightning.exceptions import SettingError
 from lga_lightning.models.architecture import EditSite, blocks, edit_site
 from lga_lightning.models.encoding import encode_subjects
 from lga_lightning.models.hooks import captured_inputs, captured_outputs, frozen
 from lga_lightning.models.likelihood import input_device
 from lga_lightning.models.partial_passes import ends_after
-from lga_lightning.utils.settings import check_at_least_one
+from lga_lightning.utils.settings import check_above_zero, check_at_least_one
 from lga_lightning.utils.tensors import at_least_float32
 
 if TYPE_CHECKING:
@@ -38,8 +38,8 @@ class MultiLayerMethod(LocateThenEditMethod):
 
     The target value z = h0 + delta is found at the last layer. Ascending over the layers, with the updates so far in place,
     the keys K [d_in, n] of the requests and their present values h are taken; of the residual z - h each layer writes its
-    share R [d_out, n]: W <- W + R A, where A [n, d_in] is the method's closed form. The keys of earlier edits, in a method that
-    keeps them, are keys whose residual is 0.
+    share R [d_out, n]: W <- W + R A, where A [n, d_in] is the method's closed form, into which the keys of a session's earlier
+    edits enter, in a method that keeps them.
 
     Args:
         window: Number of layers that ``golden`` stands for.
@@ -52,13 +52,14 @@ class MultiLayerMethod(LocateThenEditMethod):
         self.window = window
 
     @abstractmethod
-    def solve_update(self, model: PreTrainedModel, layer: int, keys: Tensor) -> Tensor:
+    def solve_update(self, model: PreTrainedModel, layer: int, keys: Tensor, earlier: Tensor | None = None) -> Tensor:
         """A of the update R A.
 
         Args:
             model: The model, for its second moments.
             layer: Index of the block that is edited.
-            keys: Keys [n, d_in], those of the requests first; those of earlier edits, if the method keeps a history, behind.
+            keys: Keys of the requests, [n, d_in].
+            earlier: Factor F [m, d_in], F^T F = Kp Kp^T, of the keys of earlier edits, for a method that keeps a history.
 
         Returns:
             A [n, d_in].
@@ -143,12 +144,12 @@ class MultiLayerMethod(LocateThenEditMethod):
             residual = (targets.before + targets.delta - values) / self.residual_divisor(len(layers) - number)
             if self._aims_at_stream(model, target_site):
                 residual = site.before_norm(outputs, residual)
-            earlier = (history or {}).get(layer, keys[:0]).to(keys)
+            earlier = (history or {}).get(layer)
             for group, (k, r) in enumerate(zip(keys.split(sizes), residual.split(sizes), strict=True)):
-                a = self.solve_update(model, layer, torch.cat([k, earlier]))[: len(k)].to(r).contiguous()
+                a = self.solve_update(model, layer, k, earlier).to(r).contiguous()
                 deltas[group] += WeightDelta({site.name: LowRankUpdate(r.T.contiguous(), a)})
             if history is not None:
-                history[layer] = torch.cat([earlier, keys])
+                history[layer] = remember(earlier, keys)
         return deltas
 
     def _keys_and_values(
@@ -200,18 +201,19 @@ class MultiLayerMethod(LocateThenEditMethod):
 
 
 class WeightedMultiLayerMethod(MultiLayerMethod):
-    """Methods in whose closed form C has a weight: C~ = lambda C.
+    """Methods in whose closed form C has a weight: C~ = lambda C, or lambda C + Kp Kp^T with the keys of earlier edits.
 
     Args:
         moment_weight: Weight lambda of C; None for what is published for the model.
+        history: Whether the keys Kp of a session's earlier edits are protected as C is (arXiv 2605.26670).
         arguments: Arguments of :class:`MultiLayerMethod`.
     """
 
-    def __init__(self, moment_weight: float | None = None, **arguments: Any) -> None:
+    def __init__(self, moment_weight: float | None = None, history: bool = False, **arguments: Any) -> None:
         super().__init__(**arguments)
-        if moment_weight is not None and not moment_weight > 0:
-            raise SettingError(f"`moment_weight` must be above 0, got {moment_weight}.")
+        check_above_zero(moment_weight=moment_weight)
         self._moment_weight = moment_weight
+        self.keeps_history = history
 
     @abstractmethod
     def preset_weight(self, model: PreTrainedModel) -> float:
@@ -221,10 +223,10 @@ class WeightedMultiLayerMethod(MultiLayerMethod):
         """The weight of C, lambda."""
         return self.preset_weight(model) if self._moment_weight is None else self._moment_weight
 
-    def weighted(self, model: PreTrainedModel, layer: int, keys: Tensor) -> Tensor:
-        """Products C~^-1 k for keys k [n, d_in]: [n, d_in] in float64."""
-        return self.covariance.solve(model, layer, keys.double()) / self.moment_weight(model)
+    def weighted(self, model: PreTrainedModel, layer: int, keys: Tensor, earlier: Tensor | None = None) -> Tensor:
+        """Products C~^-1 k for keys k [n, d_in]: [n, d_in] in float64; see :func:`solve_with_history`."""
+        return solve_with_history(self.covariance, model, layer, keys, self.moment_weight(model), earlier)
 
     def settings(self, model: PreTrainedModel) -> dict[str, Any]:
         """The method's name and settings, for result files."""
-        return {**super().settings(model), "moment_weight": self.moment_weight(model)}
+        return {**super().settings(model), "moment_weight": self.moment_weight(model), "history": self.keeps_history}

@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from lga_lightning.covariance.solver import IDENTITY
 from lga_lightning.editing.delta import WeightDelta
 from lga_lightning.editing.first_order import LinearisedFacts
+from lga_lightning.editing.history import remember, solve_with_history, with_more_rows
 from lga_lightning.editing.locate_then_edit import LocateThenEditMethod
 from lga_lightning.editing.presets import preset_for
 from lga_lightning.editing.target_value import TargetValues
 from lga_lightning.editing.updates import LowRankUpdate
 from lga_lightning.models.architecture import edit_site
+from lga_lightning.utils.settings import check_above_zero
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -35,6 +38,9 @@ class ROME(LocateThenEditMethod):
         clamp: Bound of the value's change, in multiples of its norm.
         context_lengths: New tokens of the texts sampled from the model that prompts are put behind.
         contexts_each: Number of such texts of each length.
+        history: Whether, in an editing session, the keys Kp of the edits before are protected as C is: u is then made of
+            lambda C + Kp Kp^T in place of C (arXiv 2605.26670). Kp are the keys that were written, those of the same batch included.
+        moment_weight: Weight lambda of C beside them; None for 1 if C = I, and else for MEMIT's, as published for the model.
         arguments: The other arguments of :class:`LocateThenEditMethod`.
     """
 
@@ -46,6 +52,8 @@ class ROME(LocateThenEditMethod):
         clamp: float = 4.0,
         context_lengths: tuple[int, ...] = (5, 10),
         contexts_each: int = 10,
+        history: bool = False,
+        moment_weight: float | None = None,
         **arguments: Any,
     ) -> None:
         super().__init__(
@@ -55,6 +63,19 @@ class ROME(LocateThenEditMethod):
             contexts_each=contexts_each,
             **arguments,
         )
+        check_above_zero(moment_weight=moment_weight)
+        self.keeps_history, self._moment_weight = history, moment_weight
+
+    def moment_weight(self, model: PreTrainedModel) -> float:
+        """The weight of C beside the keys of earlier edits, lambda."""
+        if self._moment_weight is not None:
+            return self._moment_weight
+        return 1.0 if self.covariance.source == IDENTITY else preset_for(model).memit_weight
+
+    def settings(self, model: PreTrainedModel) -> dict[str, Any]:
+        """The method's name and settings, for result files."""
+        weight = {"moment_weight": self.moment_weight(model)} if self.keeps_history else {}
+        return {**super().settings(model), "history": self.keeps_history, **weight}
 
     def preset_search(self, model: PreTrainedModel) -> dict[str, float]:
         """Steps and weight decay."""
@@ -83,12 +104,12 @@ class ROME(LocateThenEditMethod):
         history: dict[int, Tensor] | None = None,
     ) -> list[WeightDelta]:
         """Rank-one updates, one for each request and layer; see :class:`EditMethod`."""
-        deltas = self._write_at(layers[0], model, groups)
+        deltas = self._write_at(layers[0], model, groups, history)
         for layer in layers[1:]:
             for number, group in enumerate(groups):
                 with deltas[number].applied(model):
                     targets = self.optimize_targets(model, tokenizer, group.requests, [layer])
-                    deltas[number] += self._write_at(layer, model, [targets])[0]
+                    deltas[number] += self._write_at(layer, model, [targets], history)[0]
         return deltas
 
     def written_key(self, keys: Tensor) -> Tensor:
@@ -102,14 +123,16 @@ class ROME(LocateThenEditMethod):
         """
         return keys[:, 0]
 
-    def _write_at(self, layer: int, model: PreTrainedModel, groups: Sequence[TargetValues]) -> list[WeightDelta]:
+    def _write_at(
+        self, layer: int, model: PreTrainedModel, groups: Sequence[TargetValues], history: dict[int, Tensor] | None
+    ) -> list[WeightDelta]:
         """Updates of one layer, from targets that were found there."""
         site = edit_site(model, layer)
         deltas = []
         for group in groups:
-            solved = self.covariance.solve(model, layer, group.keys.mean(1))
-            directions = solved / solved.norm(dim=1, keepdim=True)
             written = self.written_key(group.keys)
+            solved = self._solve(model, layer, group.keys.mean(1), written, history)
+            directions = solved / solved.norm(dim=1, keepdim=True)
             with torch.no_grad():
                 missing = site.values(group.keys[:, 0]) + group.delta - site.values(written)
             changes = torch.empty_like(missing)
@@ -119,6 +142,21 @@ class ROME(LocateThenEditMethod):
                 changes[row] = (missing[row] - present) / (written[row] @ directions[row])
             deltas.append(WeightDelta({site.name: LowRankUpdate(changes.T.contiguous(), directions)}))
         return deltas
+
+    def _solve(
+        self, model: PreTrainedModel, layer: int, keys: Tensor, written: Tensor, history: dict[int, Tensor] | None
+    ) -> Tensor:
+        """C^-1 k for keys k [n, d_in], or C~^-1 k in a session with a history, to which the written keys [n, d_in] are added."""
+        if history is None:
+            return self.covariance.solve(model, layer, keys)
+        earlier, written = history.get(layer), written.double()
+        history[layer] = remember(earlier, written)
+        both = torch.cat([keys.double(), written])
+        solved = solve_with_history(self.covariance, model, layer, both, self.moment_weight(model), earlier)
+        before, of_written = solved.split(len(keys))
+        # each row is written on top of those before it
+        rows = [with_more_rows(before[row : row + 1], written[:row], of_written[:row]) for row in range(len(keys))]
+        return torch.cat(rows).to(keys)
 
 
 class RROME(ROME):

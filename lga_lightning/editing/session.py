@@ -11,7 +11,7 @@ from torch import Tensor
 from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing.base import EditMethod, EditTargets, ascending, check_agreement
 from lga_lightning.editing.delta import WeightDelta
-from lga_lightning.editing.history import pack_history, unpack_history
+from lga_lightning.editing.session_memory import pack_history, unpack_history
 from lga_lightning.editing.updates import DenseUpdate, LowRankUpdate, Update
 from lga_lightning.models.architecture import named_site
 
@@ -31,7 +31,7 @@ class EditSession:
     Attributes:
         delta: All edits so far.
         requests: The requests that have been edited, in order.
-        history: What the method keeps of the edits so far; None for a method that keeps none.
+        history: What the method keeps of the edits so far (see :meth:`EditMethod.new_history`); None for one that keeps nothing.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class EditSession:
         self.layers = ascending(model, layers)
         self.delta = WeightDelta({})
         self.requests: list[EditRequest] = []
-        self.history = method.new_history()
+        self.history: dict[Any, Any] | None = method.new_history()
 
     def edit(self, requests: Sequence[EditRequest], batch_size: int = 8) -> None:
         """Edit a group of requests together.

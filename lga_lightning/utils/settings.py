@@ -17,3 +17,17 @@ def check_at_least_one(**numbers: int) -> None:
     for name, number in numbers.items():
         if number < 1:
             raise SettingError(f"`{name}` must be at least 1, got {number}.")
+
+
+def check_above_zero(**numbers: float | None) -> None:
+    """Refuse a number that is not above 0; None is not given, and passes.
+
+    Args:
+        numbers: The numbers, by the names that a user knows them by.
+
+    Raises:
+        SettingError: Says which.
+    """
+    for name, number in numbers.items():
+        if number is not None and not number > 0:
+            raise SettingError(f"`{name}` must be above 0, got {number}.")

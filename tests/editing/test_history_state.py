@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from lga_lightning.editing import AlphaEdit, CrispEdit, UltraEdit
-from lga_lightning.editing.history import pack_history
 from lga_lightning.editing.session import EditSession
+from lga_lightning.editing.session_memory import pack_history
 from tests.editing.helpers import method_for
 from tests.helpers.models import requests, tiny_model, tiny_tokenizer
 

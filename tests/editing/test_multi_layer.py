@@ -18,7 +18,10 @@ EXACT = pytest.mark.usefixtures("exact")
 
 
 def plain_update(kind, method, model, tokenizer, data, layers, earlier):
-    """Changes [d_out, d_in] by layer, as the papers write them, on a copy of the model that is edited on the way."""
+    """Changes [d_out, d_in] by layer, as the papers write them, on a copy of the model that is edited on the way.
+
+    Keys of earlier edits [m, d_in] by layer, if there is a table of them, enter, and those of these edits are added to it.
+    """
     contexts = method.contexts.of(model, tokenizer)
     moments = method.covariance._covariances[model]
     module = method.intervention_modules(model, layers[-1])[-1]
@@ -26,7 +29,7 @@ def plain_update(kind, method, model, tokenizer, data, layers, earlier):
     values = targets.before + targets.delta
     edited = copy.deepcopy(model)
     module = edited.get_submodule(next(name for name, one in model.named_modules() if one is module))
-    changes = {}
+    changes, new_keys = {}, {}
     for number, layer in enumerate(layers):
         looked = [look(edited, tokenizer, request, contexts, layer, module) for request in data]
         # the bare prompt, and the texts of each of two lengths, weigh a third each
@@ -35,19 +38,23 @@ def plain_update(kind, method, model, tokenizer, data, layers, earlier):
         left = len(layers) - number
         r = r / (left**0.5 if kind is PMET else left)
         c, eye = moments[layer], torch.eye(len(k)).double()
+        past = earlier[layer].T @ earlier[layer] if earlier else torch.zeros_like(c)
         if kind in (MEMIT, PMET):
-            change = r @ k.T @ torch.linalg.inv(2.0 * c + k @ k.T)
+            change = r @ k.T @ torch.linalg.inv(2.0 * c + past + k @ k.T)
         elif kind is EMMET:
-            inverse = torch.linalg.inv(3.0 * c)
+            inverse = torch.linalg.inv(3.0 * c + past)
             alpha = 0.1 * torch.eye(len(data)).double() if len(data) > 1 else 0
             change = r @ torch.linalg.inv(k.T @ inverse @ k + alpha) @ k.T @ inverse
         else:
             u, s, _ = torch.linalg.svd(c)
             p = u[:, s < 0.02] @ u[:, s < 0.02].T
-            gram = k @ k.T + (earlier[layer].T @ earlier[layer] if earlier else 0)
-            change = torch.linalg.solve(p @ gram + 0.1 * eye, p @ k @ r.T).T
+            change = torch.linalg.solve(p @ (k @ k.T + past) + 0.1 * eye, p @ k @ r.T).T
         edit_site(edited, layer).weight.add_(change)
         changes[layer] = change
+        new_keys[layer] = k.T
+    if earlier is not None:
+        for layer, rows in new_keys.items():
+            earlier[layer] = torch.cat([earlier[layer], rows]) if layer in earlier else rows
     return changes
 
 
@@ -79,7 +86,7 @@ def test_alphaedit_remembers(family_name, tokenizer):
     method, history = method_for(AlphaEdit, model), {}
     first = method.compute(model, tokenizer, data[:4], [1, 2], history=history)
     assert history[1].shape == (4, edit_site(model, 1).in_features)
-    changes = plain_update(AlphaEdit, method, model, tokenizer, data[4:], [1, 2], history)
+    changes = plain_update(AlphaEdit, method, model, tokenizer, data[4:], [1, 2], dict(history))
     second = method.compute(model, tokenizer, data[4:], [1, 2], history=history)
     assert_changes(model, second, changes)
     assert len(history[1]) == 6
