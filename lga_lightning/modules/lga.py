@@ -14,7 +14,7 @@ from lga_lightning.callbacks import AdapterWriter, EditReport, ScoreCollector
 from lga_lightning.callbacks.edit_collector import EditCollector
 from lga_lightning.data.batching import RequestBatch, collate_requests
 from lga_lightning.data.requests import EditRequest
-from lga_lightning.editing import RROME, EditMethod
+from lga_lightning.editing import RROME, EditMethod, Guard, Guarded
 from lga_lightning.evaluation.evaluator import EvaluationConfig
 from lga_lightning.exceptions import DataError, SettingError
 from lga_lightning.locators import EditForecast, LayerLocator
@@ -68,6 +68,7 @@ class LGAModule(FrozenModule):
         tokenizer: Its fast tokenizer; None loads the one of the model's name.
         evaluation: What is measured of edits; None takes what the run's :class:`~lga_lightning.callbacks.EditReport` or
             :class:`~lga_lightning.callbacks.AdapterWriter` says.
+        guards: What every edit must spare of the unedited weights, and every layer is scored with (``docs/editing.md``).
 
     Attributes:
         llm: The language model, once it is loaded.
@@ -104,11 +105,12 @@ class LGAModule(FrozenModule):
         model: PreTrainedModel | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
         evaluation: EvaluationConfig | None = None,
+        guards: Sequence[Guard] = (),
     ) -> None:
         super().__init__(model_name, dtype, attn_implementation, structure, trust_remote_code, model, tokenizer)
         if mode is not None and mode not in SCHEDULES:
             raise SettingError(f"`mode` must be one of {list(SCHEDULES)}, got {mode!r}.")
-        self.editor = editor or RROME()
+        self.editor = Guarded(editor or RROME(), guards) if guards else editor or RROME()
         self.locator = (locator or EditForecast()).for_editor(self.editor)
         self.layer = LayerSpec.parse(layer)
         self.mode = mode
