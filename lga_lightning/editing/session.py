@@ -82,6 +82,20 @@ class EditSession:
             norms[layer] = (changes.norm() / weights.norm()).item()
         return norms
 
+    def state(self) -> dict[str, Any]:
+        """The edits so far, for :meth:`restore`; edits that come later leave it as it is."""
+        history = None if self.history is None else dict(self.history)
+        return {"delta": self.delta, "requests": list(self.requests), "history": history}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go back to edits.
+
+        Args:
+            state: What :meth:`state` gave.
+        """
+        self.delta, self.requests = state["delta"], list(state["requests"])
+        self.history = None if state["history"] is None else dict(state["history"])
+
     def _add(self, added: WeightDelta, requests: Sequence[EditRequest]) -> None:
         self.delta = (self.delta + added).compact()
         self.requests += requests

@@ -15,6 +15,7 @@ from lga_lightning.callbacks.edit_collector import EditCollector
 from lga_lightning.data.batching import RequestBatch, collate_requests
 from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing import RROME, EditMethod, Guard, Guarded
+from lga_lightning.editing.governor import Governor
 from lga_lightning.evaluation.evaluator import EvaluationConfig
 from lga_lightning.exceptions import DataError, SettingError
 from lga_lightning.locators import EditForecast, LayerLocator
@@ -69,6 +70,7 @@ class LGAModule(FrozenModule):
         evaluation: What is measured of edits; None takes what the run's :class:`~lga_lightning.callbacks.EditReport` or
             :class:`~lga_lightning.callbacks.AdapterWriter` says.
         guards: What every edit must spare of the unedited weights, and every layer is scored with (``docs/editing.md``).
+        governor: Limits at which the mode ``sequential`` stops, with the edits of the last look within them.
 
     Attributes:
         llm: The language model, once it is loaded.
@@ -106,15 +108,22 @@ class LGAModule(FrozenModule):
         tokenizer: PreTrainedTokenizerBase | None = None,
         evaluation: EvaluationConfig | None = None,
         guards: Sequence[Guard] = (),
+        governor: Governor | None = None,
     ) -> None:
         super().__init__(model_name, dtype, attn_implementation, structure, trust_remote_code, model, tokenizer)
         if mode is not None and mode not in SCHEDULES:
             raise SettingError(f"`mode` must be one of {list(SCHEDULES)}, got {mode!r}.")
+        if governor is not None and mode != "sequential":
+            raise SettingError(
+                f"`governor` watches edits that are made one group after the other, and `mode` is {mode!r}. Take --model.mode sequential, "
+                "or leave the governor out."
+            )
         self.editor = Guarded(editor or RROME(), guards) if guards else editor or RROME()
         self.locator = (locator or EditForecast()).for_editor(self.editor)
         self.layer = LayerSpec.parse(layer)
         self.mode = mode
         self.only_known = only_known
+        self.governor = governor
         self.edited_layers: list[int] = []
         self.layer_source = ""
         self.schedule: EditSchedule | None = None
@@ -235,7 +244,9 @@ class LGAModule(FrozenModule):
                 "gives each its share: use EditDataModule, the mode 'independent', or one process."
             )
         self.editor.check_requests(self.data.requests)  # what is no request is refused here, too
-        self.schedule = schedule(self.editor, llm, tokenizer, self.edited_layers, self.evaluation)
+        if self.governor is not None:
+            self.governor.check_requests(self.data.requests)
+        self.schedule = schedule(self.editor, llm, tokenizer, self.edited_layers, self.evaluation, self.governor)
         self._rest = None
 
     def on_predict_start(self) -> None:

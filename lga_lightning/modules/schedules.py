@@ -5,14 +5,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Literal
+from itertools import islice
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing import EditMethod, WeightDelta
 from lga_lightning.editing.base import EditTargets
+from lga_lightning.editing.governor import Governor
 from lga_lightning.editing.session import EditSession
 from lga_lightning.evaluation.evaluator import EvaluationConfig, evaluate
 from lga_lightning.evaluation.results import EvalResult
+from lga_lightning.evaluation.session_watch import SessionWatch
 from lga_lightning.results.validation_parts import DriftPoint
 
 if TYPE_CHECKING:
@@ -52,6 +55,7 @@ class EditSchedule(ABC):
         tokenizer: Its fast tokenizer.
         layers: The blocks to edit.
         evaluation: What is measured.
+        governor: Limits at which the mode ``sequential`` stops; None for none.
 
     Attributes:
         delta: All edits together; None where every request is edited alone.
@@ -67,6 +71,7 @@ class EditSchedule(ABC):
     tokenizer: PreTrainedTokenizerBase
     layers: list[int]
     evaluation: EvaluationConfig
+    governor: Governor | None = None
     delta: WeightDelta | None = field(default=None, init=False)
     drift: list[DriftPoint] = field(default_factory=list, init=False)
     group_size: int | None = field(default=None, init=False)
@@ -95,6 +100,10 @@ class EditSchedule(ABC):
     def relative_norms(self) -> dict[int, float]:
         """By block, the size of all edits made together, relative to the weights; empty where there are none."""
         return {}
+
+    def governed(self) -> dict[str, Any] | None:
+        """What the governor found, for result files; None where there is none."""
+        return None
 
     def score(
         self, index: Sequence[int], requests: Sequence[EditRequest], deltas: Sequence[WeightDelta]
@@ -185,11 +194,15 @@ class Sequential(_Joint):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._passed_a_milestone = False
+        self._left_out = 0
+        self._watch: SessionWatch | None = None
+        if self.governor is not None:
+            self._watch = SessionWatch(self.governor, self.llm, self.tokenizer, self.evaluation.passages)
 
     def step(self, index: Sequence[int], requests: Sequence[EditRequest]) -> None:
-        """Edit the batch on top of what was edited before."""
+        """Edit the batch on top of what was edited before; nothing once the governor has stopped the run."""
         new = self.new(index, requests)
-        if not new:
+        if not new or (self._watch is not None and self._watch.stop is not None):
             return
         if self._passed_a_milestone:  # not before now: after the last group, the final scores serve
             self.note_drift(self.session)
@@ -198,6 +211,22 @@ class Sequential(_Joint):
         self.session.edit(new, len(new))
         after = len(self.session.requests)
         self._passed_a_milestone = any(before < point <= after for point in milestones(10 * after))
+        if self._watch is not None:
+            self._watch.after_group(self.session)
+
+    def finish(self, rank: int = 0, world_size: int = 1) -> ScoredEdits | None:
+        """Score the requests whose edits are kept."""
+        if self._watch is not None:
+            self._watch.finish(self.session)
+            kept = len(self.session.requests)
+            self._left_out = len(self._places) - kept
+            self._places = dict(islice(self._places.items(), kept))
+            self.drift = [point for point in self.drift if point.edits < kept]
+        return super().finish(rank, world_size)
+
+    def governed(self) -> dict[str, Any] | None:
+        """The limits, the looks, and why the run was stopped."""
+        return None if self._watch is None else self._watch.report(self._left_out)
 
 
 SCHEDULES: dict[str, type[EditSchedule]] = {"independent": Independent, "batch": Batch, "sequential": Sequential}

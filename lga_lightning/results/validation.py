@@ -64,6 +64,7 @@ class ValidationResult:
         metrics: Means over requests, by metric.
         group_size: How many requests were edited at once; None where each was edited alone.
         drift: Points of the drift curve, by number of edits; None where each request was edited alone.
+        governor: Limits of the run, what was found at each look, and why it was stopped, if it was; None for no limits.
         requests: The requests and the results of each.
         versions: Versions of the packages that made it.
     """
@@ -82,6 +83,7 @@ class ValidationResult:
     metrics: dict[str, Metric]
     group_size: int | None = None
     drift: list[DriftPoint] | None = None
+    governor: dict[str, Any] | None = None
     requests: list[RequestScores]
     versions: dict[str, str]
 
@@ -104,6 +106,7 @@ class ValidationResult:
         group_size: int | None = None,
         drift: Sequence[DriftPoint] = (),
         change: Mapping[int, float] | None = None,
+        governor: Mapping[str, Any] | None = None,
     ) -> ValidationResult:
         """From the results of every request's prompts.
 
@@ -123,6 +126,7 @@ class ValidationResult:
             group_size: How many requests were edited at once (mode ``sequential``); None for all.
             drift: Points of the drift curve before the last edit.
             change: By layer, the relative size of all edits made together.
+            governor: What a governor found.
         """
         together = mode != "independent"
         own, protocol = evaluation.metrics, evaluation.protocol
@@ -143,6 +147,7 @@ class ValidationResult:
             metrics={name: Metric.from_json(entry) for name, entry in summary.items()},
             group_size=(group_size or len(results)) if together else None,
             drift=[*drift, *last] if together else None,
+            governor=None if governor is None else dict(governor),
             requests=[
                 RequestScores(r.id, r.prompt, r.subject, r.target_old, r.target_new, mean_by_group(of_request))
                 for r, of_request in zip(requests, results, strict=True)
@@ -177,7 +182,7 @@ class ValidationResult:
             DataError: If there is no such file, it is not a validation, or it lacks a field or has one that is unknown.
         """
         with _FILE.reading(path) as content:
-            found = take_fields(cls, content, optional=["evaluation", "group_size", "drift"])
+            found = take_fields(cls, content, optional=["evaluation", "group_size", "drift", "governor"])
             found["metrics"] = {name: Metric.from_json(entry) for name, entry in found["metrics"].items()}
             found["requests"] = [RequestScores.from_json(request) for request in found["requests"]]
             if "drift" in found:
