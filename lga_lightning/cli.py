@@ -20,6 +20,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from lga_lightning.callbacks import AdapterWriter, EditReport, ScoreCollector
 from lga_lightning.compare import LocatorComparison
+from lga_lightning.editing.governor import Governor
 from lga_lightning.exceptions import DataError, SettingError
 from lga_lightning.locators.race import RaceSettings
 from lga_lightning.models.loading import EMBEDDED_NAME
@@ -207,6 +208,9 @@ class LGACLI(FrozenCLI):
         verify = self._get(self.config, "attribution.verify")
         if isinstance(verify, Namespace):
             RaceSettings(**verify.as_dict())  # out of range fails here, as one error and not as one for each type
+        governor = self._get(self.config, "model.governor")
+        if isinstance(governor, Namespace):
+            Governor(**governor.as_dict())
         checkpoint = self._get(self.config, "ckpt_path")
         if checkpoint and not Path(checkpoint).is_file():
             raise DataError(

@@ -184,6 +184,7 @@ class EditCollector(L.Callback):
             group_size=module.schedule.group_size,
             drift=module.schedule.drift,
             change=module.schedule.relative_norms(),
+            governor=module.schedule.governed(),
         )
         return replace(result, **self._parts)
 

@@ -6,6 +6,8 @@ from lga_lightning.editing.crispedit import CrispEdit
 from lga_lightning.editing.delta import WeightDelta, attached
 from lga_lightning.editing.emmet import EMMET
 from lga_lightning.editing.finetune import FTL, FTM
+from lga_lightning.editing.guarded import Guarded
+from lga_lightning.editing.guards import Guard, NormGuard, SingularGuard
 from lga_lightning.editing.locft import LocFT
 from lga_lightning.editing.memit import MEMIT
 from lga_lightning.editing.pmet import PMET
@@ -25,8 +27,12 @@ __all__ = [
     "CrispEdit",
     "DenseUpdate",
     "EditMethod",
+    "Guard",
+    "Guarded",
     "LocFT",
     "LowRankUpdate",
+    "NormGuard",
+    "SingularGuard",
     "UltraEdit",
     "WeightDelta",
     "attached",

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lga_lightning.editing.adapter import load_updates, save_updates
+from lga_lightning.editing.in_place import InPlace, in_place
 from lga_lightning.editing.updates import DenseUpdate, Update, stack_updates
 from lga_lightning.exceptions import ModelError
 from lga_lightning.models.architecture import EditSite, named_site
@@ -138,8 +139,10 @@ class WeightDelta:
     def applied(self, model: PreTrainedModel) -> Iterator[None]:
         """Within the block, the edit is in the weights; afterwards they are what they were, bit for bit."""
         originals = self.merge_(model)
+        before = {name: values for name, (_, values) in zip(self.updates, originals.weights, strict=True)}
         try:
-            yield
+            with in_place(model, InPlace(self.updates, before)):
+                yield
         finally:
             originals.restore_()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -121,6 +121,20 @@ class EditSession:
         self.delta, self.requests = WeightDelta(updates), list(requests)
         if self.history is not None:
             self.history |= unpack_history(history, self.method.history_entry)
+
+    def state(self) -> dict[str, Any]:
+        """The edits so far, for :meth:`restore`; edits that come later leave it as it is."""
+        history = None if self.history is None else dict(self.history)
+        return {"delta": self.delta, "requests": list(self.requests), "history": history}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go back to edits.
+
+        Args:
+            state: What :meth:`state` gave.
+        """
+        self.delta, self.requests = state["delta"], list(state["requests"])
+        self.history = None if state["history"] is None else dict(state["history"])
 
     def _add(self, added: WeightDelta, requests: Sequence[EditRequest]) -> None:
         self.delta = (self.delta + added).compact()

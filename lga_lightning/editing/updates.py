@@ -30,6 +30,32 @@ class Update(ABC):
     def matrix(self) -> Tensor:
         """The change, [d_out, d_in]."""
 
+    @abstractmethod
+    def with_factors(self, *factors: Tensor) -> Update:
+        """An update of the same kind.
+
+        Args:
+            factors: As many matrices as it has ``factors``.
+        """
+
+    def scaled(self, scale: float) -> Update:
+        """The change times a number.
+
+        Example:
+            >>> LowRankUpdate(torch.ones(2, 1), torch.ones(1, 2)).scaled(0.5).matrix.sum()
+            tensor(2.)
+        """
+        first, *rest = self.factors
+        return self.with_factors(scale * first, *rest)
+
+    def inner(self, other: Update) -> float:
+        """The inner product of two changes, the sum over the products of their entries; with itself the squared Frobenius norm.
+
+        Args:
+            other: A change of the same shape.
+        """
+        return torch.sum(self.matrix * other.matrix.to(self.matrix.device), dtype=torch.float64).item()
+
     @property
     def shape(self) -> tuple[int, int]:
         """(d_out, d_in)."""
@@ -113,6 +139,17 @@ class LowRankUpdate(Update):
         """B and A."""
         return self.b, self.a
 
+    def with_factors(self, *factors: Tensor) -> LowRankUpdate:
+        """See :class:`Update`."""
+        return LowRankUpdate(*factors)
+
+    def inner(self, other: Update) -> float:
+        """See :class:`Update`; <B A, D> = <B, D A^T>, and no product B A is ever taken."""
+        product = self.a.T.double()
+        for factor in reversed(other.factors):
+            product = factor.to(product) @ product
+        return torch.sum(self.b * product).item()
+
     @property
     def rank(self) -> int:
         """The number of columns of B."""
@@ -171,6 +208,10 @@ class DenseUpdate(Update):
     def factors(self) -> tuple[Tensor, ...]:
         """The change alone."""
         return (self.change,)
+
+    def with_factors(self, *factors: Tensor) -> DenseUpdate:
+        """See :class:`Update`."""
+        return DenseUpdate(*factors)
 
     @property
     def rank(self) -> int:

@@ -14,7 +14,8 @@ from lga_lightning.callbacks import AdapterWriter, EditReport, ScoreCollector
 from lga_lightning.callbacks.edit_collector import EditCollector
 from lga_lightning.data.batching import RequestBatch, collate_requests
 from lga_lightning.data.requests import EditRequest
-from lga_lightning.editing import RROME, EditMethod
+from lga_lightning.editing import RROME, EditMethod, Guard, Guarded
+from lga_lightning.editing.governor import Governor
 from lga_lightning.evaluation.evaluator import EvaluationConfig
 from lga_lightning.exceptions import DataError, SettingError
 from lga_lightning.locators import EditForecast, LayerLocator
@@ -69,6 +70,8 @@ class LGAModule(FrozenModule):
         tokenizer: Its fast tokenizer; None loads the one of the model's name.
         evaluation: What is measured of edits; None takes what the run's :class:`~lga_lightning.callbacks.EditReport` or
             :class:`~lga_lightning.callbacks.AdapterWriter` says.
+        guards: What every edit must spare of the unedited weights, and every layer is scored with (``docs/editing.md``).
+        governor: Limits at which the mode ``sequential`` stops, with the edits of the last look within them.
 
     Attributes:
         llm: The language model, once it is loaded.
@@ -106,15 +109,23 @@ class LGAModule(FrozenModule):
         model: PreTrainedModel | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
         evaluation: EvaluationConfig | None = None,
+        guards: Sequence[Guard] = (),
+        governor: Governor | None = None,
     ) -> None:
         super().__init__(model_name, dtype, attn_implementation, structure, trust_remote_code, model, tokenizer)
         if mode is not None and mode not in SCHEDULES:
             raise SettingError(f"`mode` must be one of {list(SCHEDULES)}, got {mode!r}.")
-        self.editor = editor or RROME()
+        if governor is not None and mode != "sequential":
+            raise SettingError(
+                f"`governor` watches edits that are made one group after the other, and `mode` is {mode!r}. Take --model.mode sequential, "
+                "or leave the governor out."
+            )
+        self.editor = Guarded(editor or RROME(), guards) if guards else editor or RROME()
         self.locator = (locator or EditForecast()).for_editor(self.editor)
         self.layer = LayerSpec.parse(layer)
         self.mode = mode
         self.only_known = only_known
+        self.governor = governor
         self.edited_layers: list[int] = []
         self.layer_source = ""
         self.schedule: EditSchedule | None = None
@@ -236,7 +247,9 @@ class LGAModule(FrozenModule):
                 "gives each its share: use EditDataModule, the mode 'independent', or one process."
             )
         self.editor.check_requests(self.data.requests)  # what is no request is refused here, too
-        self.schedule = schedule(self.editor, llm, tokenizer, self.edited_layers, self.evaluation)
+        if self.governor is not None:
+            self.governor.check_requests(self.data.requests)
+        self.schedule = schedule(self.editor, llm, tokenizer, self.edited_layers, self.evaluation, self.governor)
         self._rest = None
         self.run_state = self._state_of_edits() if schedule.resumes else None
         if self.run_state is not None:
@@ -278,6 +291,7 @@ class LGAModule(FrozenModule):
             "name of the model": self.model_name,
             "requests": self.data.fingerprint,
             "batch size": getattr(self._data_module, "batch_size", None),
+            "governor": self.governor and self.governor.settings(),
         }
         fingerprint = fingerprint_of(self.editor, llm, self.edited_layers, self.evaluation, **more)
         every = collector.save_every if isinstance(collector, EditCollector) else 0

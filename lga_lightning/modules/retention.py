@@ -64,6 +64,16 @@ class Cohorts:
             if len(cohort.index) >= COHORT:
                 cohort.note(edits, [results[place] for place in cohort.index])
 
+    def forget_after(self, edits: int) -> None:
+        """Forget facts, and what was noted, with more edits in place than are kept.
+
+        Args:
+            edits: How many edits are kept.
+        """
+        self.all = [cohort for cohort in self.all if cohort.first_edit + len(cohort.index) - 1 <= edits]
+        for cohort in self.all:
+            cohort.points[:] = [point for point in cohort.points if point.edits <= edits]
+
     def state(self) -> dict[str, Any]:
         """All of it, as a JSON object."""
         return {"groups": self._groups, "edits": self._edits, "all": [cohort.to_dict() for cohort in self.all]}

@@ -5,14 +5,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Literal
+from itertools import islice
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing import EditMethod, WeightDelta
 from lga_lightning.editing.base import EditTargets
+from lga_lightning.editing.governor import Governor
 from lga_lightning.editing.session import EditSession
 from lga_lightning.evaluation.evaluator import EvaluationConfig, evaluate
 from lga_lightning.evaluation.results import EvalResult
+from lga_lightning.evaluation.session_watch import SessionWatch
 from lga_lightning.models.likelihood import input_device
 from lga_lightning.modules.retention import Cohorts, Growth
 from lga_lightning.modules.run_state import RunState
@@ -56,6 +59,7 @@ class EditSchedule(ABC):
         tokenizer: Its fast tokenizer.
         layers: The blocks to edit.
         evaluation: What is measured.
+        governor: Limits at which the mode ``sequential`` stops; None for none.
 
     Attributes:
         delta: All edits together; None where every request is edited alone.
@@ -73,6 +77,7 @@ class EditSchedule(ABC):
     tokenizer: PreTrainedTokenizerBase
     layers: list[int]
     evaluation: EvaluationConfig
+    governor: Governor | None = None
     delta: WeightDelta | None = field(default=None, init=False)
     drift: list[DriftPoint] = field(default_factory=list, init=False)
     group_size: int | None = field(default=None, init=False)
@@ -119,6 +124,10 @@ class EditSchedule(ABC):
     def growth(self) -> list[GrowthPoint]:
         """Speed and memory by number of edits; empty where nobody looks at them."""
         return []
+
+    def governed(self) -> dict[str, Any] | None:
+        """What the governor found, for result files; None where there is none."""
+        return None
 
     def score(
         self, index: Sequence[int], requests: Sequence[EditRequest], deltas: Sequence[WeightDelta]
@@ -218,6 +227,10 @@ class Sequential(_Joint):
         self._cohorts, self._growth = Cohorts(), Growth(input_device(self.llm))
         self._state: RunState | None = None
         self._groups = 0  # since the state was saved
+        self._left_out = 0
+        self._watch: SessionWatch | None = None
+        if self.governor is not None:
+            self._watch = SessionWatch(self.governor, self.llm, self.tokenizer, self.evaluation.passages)
 
     @property
     def cohorts(self) -> list[Cohort]:
@@ -230,10 +243,10 @@ class Sequential(_Joint):
         return self._growth.points
 
     def step(self, index: Sequence[int], requests: Sequence[EditRequest]) -> None:
-        """Edit the batch on top of what was edited before."""
+        """Edit the batch on top of what was edited before; nothing once the governor has stopped the run."""
         known = len(self._places)
         new = self.new(index, requests)
-        if not new:
+        if not new or (self._watch is not None and self._watch.stop is not None):
             return
         if self._passed_a_milestone:  # not before now: after the last group, the final scores serve
             self._look_back()
@@ -245,12 +258,17 @@ class Sequential(_Joint):
         self._passed_a_milestone = any(before < point <= after for point in milestones(10 * after))
         if (cohort := self._cohorts.add(list(self._places)[known:])) is not None:
             cohort.note(after, self.ask([self._places[place] for place in cohort.index], self.session.delta))
+        if self._watch is not None:
+            self._watch.after_group(self.session)
         self._groups += 1
         if self._state is not None and self._state.every and self._groups >= self._state.every:
             self._save()
 
     def finish(self, rank: int = 0, world_size: int = 1) -> ScoredEdits | None:
-        """Score this process's share of all requests; where that is cut off, no edit need be made again."""
+        """Score this process's share of the requests whose edits are kept; where that is cut off, no edit need be made again."""
+        if self._watch is not None:
+            self._watch.finish(self.session)
+            self._forget_what_is_not_kept(len(self.session.requests))
         self._growth.add(len(self.session.requests))
         if self._groups:
             self._save()
@@ -268,6 +286,19 @@ class Sequential(_Joint):
         self.group_size, self._passed_a_milestone = notes["group_size"], notes["passed_a_milestone"]
         self._cohorts.load_state(notes["cohorts"])
         self._growth.load_state(notes["growth"])
+        if self._watch is not None:
+            self._watch.take_up(self.session, notes["watch"])
+
+    def governed(self) -> dict[str, Any] | None:
+        """The limits, the looks, and why the run was stopped."""
+        return None if self._watch is None else self._watch.report(self._left_out)
+
+    def _forget_what_is_not_kept(self, kept: int) -> None:
+        """Leave out the requests behind the last look within all limits, and what was noted with their edits in place."""
+        self._left_out += len(self._places) - kept
+        self._places = dict(islice(self._places.items(), kept))
+        self.drift = [point for point in self.drift if point.edits < kept]
+        self._cohorts.forget_after(kept)
 
     def _look_back(self) -> None:
         """Note how the requests edited so far fare, all of them and by cohort."""
@@ -280,8 +311,12 @@ class Sequential(_Joint):
         return [places[id(request)] for request in self.session.requests]
 
     def _save(self) -> None:
-        if self._state is None or not self._state.every:
-            return
+        if (
+            self._state is None
+            or not self._state.every
+            or not (self._watch is None or self._watch.is_within(self.session))
+        ):
+            return  # a governed run goes on from where it was last within its limits
         notes = {
             "seen": list(self._places),
             "edited": self._edited(),
@@ -290,6 +325,7 @@ class Sequential(_Joint):
             "passed_a_milestone": self._passed_a_milestone,
             "cohorts": self._cohorts.state(),
             "growth": self._growth.state(),
+            "watch": None if self._watch is None else self._watch.notes(),
         }
         self._state.save(self.session.state_dict(), notes)
         self._groups = 0

@@ -84,9 +84,27 @@ def judge_failure(result: ValidationResult) -> str:
     )
 
 
+def governor_stop(result: ValidationResult) -> str:
+    """Why a run was stopped before its end, and what is kept; "" where it was not."""
+    stopped = (result.governor or {}).get("stopped")
+    if not stopped:
+        return ""
+    return (
+        f"The governor stopped the run: after {stopped['made']} edits, {stopped['reason']}. The first {stopped['edits']} edits, of the "
+        f"last look within the limits, are kept whole; {stopped['left_out']} requests are not edited."
+    )
+
+
+def governor_remarks(result: ValidationResult) -> list[str]:
+    """What a governor found where it had nothing to stop."""
+    if result.governor is None or result.governor["stopped"]:
+        return []
+    return [f"The governor took {len(result.governor['looks'])} looks, and no limit was passed."]
+
+
 def warnings(result: ValidationResult) -> list[str]:
-    """What must not be overlooked: locality that has collapsed, a judge that failed."""
-    return [text for text in (locality_collapse(result), judge_failure(result)) if text]
+    """What must not be overlooked: a run that was stopped, locality that has collapsed, a judge that failed."""
+    return [text for text in (governor_stop(result), locality_collapse(result), judge_failure(result)) if text]
 
 
 def _verdicts(result: ValidationResult) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from lga_lightning.evaluation.prompts import FAMILIES, PROBES, family_of
-from lga_lightning.reports.edit_wording import first_look, remarks_on_words, warnings
+from lga_lightning.reports.edit_wording import first_look, governor_remarks, remarks_on_words, warnings
 from lga_lightning.reports.svg import drift_chart
 from lga_lightning.reports.tables import (
     ABILITY_HEADINGS,
@@ -49,7 +49,7 @@ def describe_edits(result: ValidationResult) -> dict[str, Any]:
         "skipped": skipped_in_words(result),
         "intervals": result.intervals,
         "how_to_read": how_to_read(result),
-        "remarks": remarks_on_words(result),
+        "remarks": [*remarks_on_words(result), *governor_remarks(result)],
         "warnings": warnings(result),
         "measured": settings_rows(result.evaluation or {}),
         "kinds": ["token accuracy", *(kind.replace("_", " ") for kind in kinds)],

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from lga_lightning.data.requests import EditRequest
 from lga_lightning.models.loading import hub_name
+from lga_lightning.reports.edit_wording import governor_stop
 from lga_lightning.reports.markdown import escape_markdown
 from lga_lightning.reports.rendering import template
 from lga_lightning.reports.tables import number
@@ -51,6 +52,7 @@ def model_card(
         layers=layers_in_words(result.layers),
         ranks=", ".join(map(str, sorted(set(ranks.values())))),
         low_rank=None if not error else low_rank_in_words(error),
+        stopped=governor_stop(result),
         facts=[[r.prompt, r.target_old or "", r.target_new] for r in requests[:SHOWN]],
         scores=[
             [name, *_sides(metric), *_sides(metric.others.get("generated"))] for name, metric in result.metrics.items()

@@ -11,7 +11,7 @@ from rich.table import Table
 from lga_lightning.covariance.store import CovarianceKey
 from lga_lightning.locators.aggregation import RelationLayers
 from lga_lightning.reports.curves import ranking
-from lga_lightning.reports.edit_wording import first_look, remarks_on_words, warnings
+from lga_lightning.reports.edit_wording import first_look, governor_remarks, remarks_on_words, warnings
 from lga_lightning.reports.figures import PICTURE_FILE
 from lga_lightning.reports.html import REPORT_FILE
 from lga_lightning.reports.tables import (
@@ -139,7 +139,7 @@ def print_edits(result: ValidationResult) -> None:
         cells = [*_cells(first_look(metric)), *(number(other.after, 3) if other else "" for other in others)]
         table.add_row("  " * is_part + escape(label), *cells)
     console.print(table)
-    for text in (how_to_read(result), *remarks_on_words(result)):
+    for text in (how_to_read(result), *remarks_on_words(result), *governor_remarks(result)):
         console.print(escape(text))
     for warning in warnings(result):
         console.print(f"[bold red]{escape(warning)}[/bold red]")

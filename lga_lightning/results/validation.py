@@ -78,6 +78,7 @@ class ValidationResult:
         growth: Speed and memory by number of edits; None but in the mode ``sequential``.
         general: What the edits left of the model's general ability; None where that was not asked.
         harness: The same by tasks of lm-evaluation-harness.
+        governor: Limits of the run, what was found at each look, and why it was stopped, if it was; None for no limits.
         requests: The requests and the results of each.
         versions: Versions of the packages that made it.
     """
@@ -100,6 +101,7 @@ class ValidationResult:
     growth: list[GrowthPoint] | None = None
     general: AbilityResult | None = None
     harness: AbilityResult | None = None
+    governor: dict[str, Any] | None = None
     requests: list[RequestScores]
     versions: dict[str, str]
 
@@ -122,6 +124,7 @@ class ValidationResult:
         group_size: int | None = None,
         drift: Sequence[DriftPoint] = (),
         change: Mapping[int, float] | None = None,
+        governor: Mapping[str, Any] | None = None,
     ) -> ValidationResult:
         """From the results of every request's prompts.
 
@@ -141,6 +144,7 @@ class ValidationResult:
             group_size: How many requests were edited at once (mode ``sequential``); None for all.
             drift: Points of the drift curve before the last edit.
             change: By layer, the relative size of all edits made together.
+            governor: What a governor found.
         """
         together = mode != "independent"
         own, protocol = evaluation.metrics, evaluation.protocol
@@ -161,6 +165,7 @@ class ValidationResult:
             metrics={name: Metric.from_json(entry) for name, entry in summary.items()},
             group_size=(group_size or len(results)) if together else None,
             drift=[*drift, *last] if together else None,
+            governor=None if governor is None else dict(governor),
             requests=[
                 RequestScores(r.id, r.prompt, r.subject, r.target_old, r.target_new, mean_by_group(of_request))
                 for r, of_request in zip(requests, results, strict=True)
@@ -198,7 +203,7 @@ class ValidationResult:
             DataError: If there is no such file, it is not a validation, or it lacks a field or has one that is unknown.
         """
         with _FILE.reading(path) as content:
-            found = take_fields(cls, content, optional=["evaluation", "group_size", *LISTS, *ABILITIES])
+            found = take_fields(cls, content, optional=["evaluation", "group_size", "governor", *LISTS, *ABILITIES])
             found["metrics"] = {name: Metric.from_json(entry) for name, entry in found["metrics"].items()}
             found["requests"] = [RequestScores.from_json(request) for request in found["requests"]]
             found |= {name: [LISTS[name].from_json(p) for p in found[name]] for name in LISTS if name in found}

@@ -1,0 +1,83 @@
+"""The edits that are in a model's weights for the time being, and what the weights are without them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from lga_lightning.editing.updates import Update
+from lga_lightning.exceptions import ModelError
+from lga_lightning.models.architecture import EditSite
+from lga_lightning.utils.per_model import PerModel
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True, eq=False)
+class InPlace:
+    """An edit in the weights.
+
+    Attributes:
+        updates: Update of each module, by name.
+        before: The weights [d_out, d_in] as they were right before, by the same names.
+    """
+
+    updates: Mapping[str, Update]
+    before: Mapping[str, Tensor]
+
+
+_IN_PLACE: PerModel[list[InPlace]] = PerModel()
+
+
+@contextmanager
+def in_place(model: PreTrainedModel, edit: InPlace) -> Iterator[None]:
+    """Within the block, an edit is known to be in a model's weights, on top of those that are known already.
+
+    Args:
+        model: A language model.
+        edit: The edit, which somebody else writes and takes out.
+    """
+    edits = _IN_PLACE.setdefault(model, [])
+    edits.append(edit)
+    try:
+        yield
+    finally:
+        edits.remove(edit)
+
+
+def unedited_weight(model: PreTrainedModel, site: EditSite) -> Tensor:
+    """A module's weight [d_out, d_in] without the edits that are in place.
+
+    Args:
+        model: A language model.
+        site: The module.
+
+    Raises:
+        ModelError: If the weight is quantised.
+    """
+    if not site.weight.is_floating_point():
+        raise ModelError(
+            f"{site.name} is quantised ({site.weight.dtype}), so a guard cannot tell how large an edit of it is, nor which directions it "
+            "must spare. Edit without guards, or load the model in bfloat16 or float32."
+        )
+    found = (edit.before[site.name] for edit in _IN_PLACE.get(model, ()) if site.name in edit.before)
+    return next(found, site.weight)
+
+
+def update_in_place(model: PreTrainedModel, name: str) -> Update | None:
+    """What the edits in place have added to a module's weight, all together; None for nothing.
+
+    Args:
+        model: A language model.
+        name: Qualified name of the module.
+    """
+    total: Update | None = None
+    for edit in _IN_PLACE.get(model, ()):
+        if name in edit.updates:
+            total = edit.updates[name] if total is None else total + edit.updates[name]
+    return total
