@@ -8,10 +8,10 @@ import math
 import pytest
 import torch
 
-from lga_lightning.data.passages import PASSAGES
 from lga_lightning.editing.governor import Governor, Look
 from lga_lightning.editing.session import EditSession
 from lga_lightning.evaluation import session_watch
+from lga_lightning.evaluation.general import plain_passages
 from lga_lightning.evaluation.session_watch import SessionWatch
 from lga_lightning.exceptions import SettingError
 from tests.helpers.growing import Growing
@@ -188,10 +188,10 @@ def test_nothing_to_keep_is_an_error(llama, tokenizer):
 
 
 def test_plain_text_of_its_own(llama, tokenizer):
-    assert len(PASSAGES) == len(set(PASSAGES)) >= 5
-    assert all(50 <= len(passage.split()) <= 90 for passage in PASSAGES)
+    assert len(plain_passages()) == len(set(plain_passages())) >= 5
+    assert all(50 <= len(passage.split()) <= 90 for passage in plain_passages())
     watch = SessionWatch(Governor(perplexity_ratio=2.0), llama, tokenizer)
-    assert watch.passages == list(PASSAGES)
+    assert watch.passages == list(plain_passages())
     assert watch.report()["text"] == "the package's own"
     assert SessionWatch(Governor(perplexity_ratio=2.0), llama, tokenizer, TEXTS * 50).passages == list(TEXTS * 50)[:32]
     assert "text" not in SessionWatch(Governor(locality=0.5), llama, tokenizer).report()
