@@ -47,6 +47,11 @@ class Guarded(EditMethod):
         self.window = method.window
         self.keeps_history = method.keeps_history
         self.needs_subject = method.needs_subject
+        self.history_entry = method.history_entry
+
+    def new_history(self) -> dict[Any, Any] | None:
+        """The method's own."""
+        return self.method.new_history()
 
     def check_requests(self, requests: Sequence[EditRequest]) -> None:
         """The method's own check."""
