@@ -23,7 +23,8 @@ from lga_lightning import CausalTracing, ValueGradient, load_model, load_request
 from lga_lightning import editing as methods
 from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing import EditMethod
-from lga_lightning.evaluation.evaluator import EvaluationConfig, Evaluator
+from lga_lightning.evaluation.config import EvaluationConfig
+from lga_lightning.evaluation.evaluator import Evaluator
 from lga_lightning.evaluation.results import mean_scores
 from lga_lightning.locators import LGA, EditForecast, LayerLocator
 from lga_lightning.models.architecture import blocks

@@ -27,7 +27,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCrite
 from lga_lightning.data import load_requests
 from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing import RROME, LowRankUpdate, WeightDelta
-from lga_lightning.evaluation.evaluator import EvaluationConfig, evaluate
+from lga_lightning.evaluation.config import EvaluationConfig
+from lga_lightning.evaluation.evaluator import evaluate
 from lga_lightning.evaluation.prompts import prompts_of
 from lga_lightning.models.architecture import edit_site
 from lga_lightning.models.generation import answer_prefixes

@@ -26,7 +26,8 @@ from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing import EMMET, MEMIT, ROME, RROME, AlphaEdit, LowRankUpdate, WeightDelta
 from lga_lightning.editing.locate_then_edit import LocateThenEditMethod
 from lga_lightning.editing.session import EditSession
-from lga_lightning.evaluation.evaluator import EvaluationConfig, evaluate
+from lga_lightning.evaluation.config import EvaluationConfig
+from lga_lightning.evaluation.evaluator import evaluate
 from lga_lightning.evaluation.results import EvalResult, mean_scores
 from lga_lightning.utils.io import write_json, write_whole
 

@@ -23,8 +23,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lga_lightning import load_model, load_requests
 from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing import EMMET, FTL, FTM, MEMIT, PMET, ROME, RROME, AlphaEdit, EditMethod
-from lga_lightning.editing.base import EditTargets
-from lga_lightning.evaluation.evaluator import EvaluationConfig, evaluate
+from lga_lightning.editing.targets import EditTargets
+from lga_lightning.evaluation.config import EvaluationConfig
+from lga_lightning.evaluation.evaluator import evaluate
 from lga_lightning.evaluation.summary import summarise
 from lga_lightning.locators import LGA
 from lga_lightning.locators.selection import choose

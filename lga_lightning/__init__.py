@@ -35,7 +35,8 @@ if TYPE_CHECKING:
         WeightDelta,
     )
     from lga_lightning.editing.session import EditSession
-    from lga_lightning.evaluation.evaluator import EvaluationConfig, Evaluator, evaluate
+    from lga_lightning.evaluation.config import EvaluationConfig
+    from lga_lightning.evaluation.evaluator import Evaluator, evaluate
     from lga_lightning.evaluation.metric import EditMetric
     from lga_lightning.functional import edit, find_golden_layer
     from lga_lightning.locators import (
@@ -82,7 +83,7 @@ _PLACES = {
     "UltraEdit": "editing",
     "WeightDelta": "editing",
     "EditSession": "editing.session",
-    "EvaluationConfig": "evaluation.evaluator",
+    "EvaluationConfig": "evaluation.config",
     "Evaluator": "evaluation.evaluator",
     "evaluate": "evaluation.evaluator",
     "EditMetric": "evaluation.metric",

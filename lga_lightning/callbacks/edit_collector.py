@@ -14,7 +14,7 @@ from lga_lightning.callbacks.ability import AbilityCheck
 from lga_lightning.callbacks.host import check_own_module
 from lga_lightning.data.corpus import read_passages
 from lga_lightning.data.requests import EditRequest
-from lga_lightning.evaluation.evaluator import EvaluationConfig
+from lga_lightning.evaluation.config import EvaluationConfig
 from lga_lightning.evaluation.judges import named_judge
 from lga_lightning.evaluation.metric import EditMetric
 from lga_lightning.evaluation.protocols import NEUTRAL_TEXT, ProtocolName

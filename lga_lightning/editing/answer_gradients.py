@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from lga_lightning.editing.base import EditTargets
+from lga_lightning.editing.targets import EditTargets
 from lga_lightning.models.architecture import EditSite
 from lga_lightning.models.encoding import IGNORE, encode_answers
 from lga_lightning.models.hooks import OutputGradients, frozen, per_row

@@ -4,51 +4,21 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from itertools import chain
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
 from lga_lightning.data.requests import EditRequest, check_subjects
 from lga_lightning.editing.delta import WeightDelta
 from lga_lightning.editing.first_order import LinearisedFacts
+from lga_lightning.editing.targets import EditTargets
 from lga_lightning.exceptions import DataError, SettingError
 from lga_lightning.models.architecture import check_layer
 from lga_lightning.utils.settings import check_at_least_one
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-EditTargetsT = TypeVar("EditTargetsT", bound="EditTargets")
-
-
-@dataclass
-class EditTargets:
-    """What a method has found for N requests one by one, before anything is written.
-
-    Attributes:
-        requests: N requests; every other field is a tensor with a row for each.
-    """
-
-    requests: list[EditRequest]
-
-    @classmethod
-    def join(cls: type[EditTargetsT], parts: Sequence[EditTargetsT]) -> EditTargetsT:
-        """Several of them as one."""
-        names = [f.name for f in fields(cls) if f.name != "requests"]
-        requests = list(chain.from_iterable(part.requests for part in parts))
-        return cls(requests, **{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
-
-    def part(self: EditTargetsT, rows: slice) -> EditTargetsT:
-        """Those of some of the requests."""
-        return type(self)(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
-
-    def each(self: EditTargetsT) -> list[EditTargetsT]:
-        """One for each request."""
-        return [self.part(slice(i, i + 1)) for i in range(len(self.requests))]
 
 
 class EditMethod(ABC):

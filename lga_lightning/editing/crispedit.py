@@ -12,11 +12,11 @@ from lga_lightning.covariance.batches import SAMPLED
 from lga_lightning.covariance.curvature import Curvature, curvature_of
 from lga_lightning.covariance.estimate import find_curvatures
 from lga_lightning.covariance.low_curvature import LowCurvature
-from lga_lightning.editing.base import EditTargets
 from lga_lightning.editing.delta import WeightDelta
 from lga_lightning.editing.first_order import LinearisedFacts
 from lga_lightning.editing.locft import BreadthFirstTuning
 from lga_lightning.editing.presets import preset_for
+from lga_lightning.editing.targets import EditTargets
 from lga_lightning.editing.tuning import GradientFilter, like_changes
 from lga_lightning.exceptions import SettingError
 from lga_lightning.models.architecture import EditSite

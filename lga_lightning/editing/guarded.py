@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from lga_lightning.editing.base import EditMethod, EditTargets
+from lga_lightning.editing.base import EditMethod
 from lga_lightning.editing.delta import WeightDelta
 from lga_lightning.editing.first_order import LinearisedFacts
 from lga_lightning.editing.guards import Guard
+from lga_lightning.editing.targets import EditTargets
 from lga_lightning.exceptions import SettingError
 
 if TYPE_CHECKING:

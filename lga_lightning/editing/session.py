@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from lga_lightning.data.requests import EditRequest
-from lga_lightning.editing.base import EditMethod, EditTargets, ascending, check_agreement
+from lga_lightning.editing.base import EditMethod, ascending, check_agreement
 from lga_lightning.editing.delta import WeightDelta
 from lga_lightning.editing.session_memory import pack_history, unpack_history
+from lga_lightning.editing.targets import EditTargets
 from lga_lightning.editing.updates import DenseUpdate, LowRankUpdate, Update
 from lga_lightning.models.architecture import named_site
 

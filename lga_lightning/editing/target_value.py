@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lga_lightning.data.requests import EditRequest
-from lga_lightning.editing.base import EditTargets
 from lga_lightning.editing.context_templates import in_contexts
+from lga_lightning.editing.targets import EditTargets
 from lga_lightning.exceptions import SettingError
 from lga_lightning.models.architecture import EditSite
 from lga_lightning.models.cached_suffix import CachedSuffix

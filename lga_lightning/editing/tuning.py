@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lga_lightning.editing.base import EditMethod, EditTargets
+from lga_lightning.editing.base import EditMethod
 from lga_lightning.editing.delta import WeightDelta
 from lga_lightning.editing.first_order import LinearisedFacts
 from lga_lightning.editing.target_value import RowAdam
+from lga_lightning.editing.targets import EditTargets
 from lga_lightning.editing.updates import DenseUpdate
 from lga_lightning.exceptions import SettingError
 from lga_lightning.models.architecture import EditSite, edit_site

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from lga_lightning.editing.governor import Governor, Look, Stop, has_locality
 from lga_lightning.editing.session import EditSession
-from lga_lightning.evaluation.evaluator import EvaluationConfig, evaluate
+from lga_lightning.evaluation.config import EvaluationConfig
+from lga_lightning.evaluation.evaluator import evaluate
 from lga_lightning.evaluation.general import plain_passages
 from lga_lightning.evaluation.prompts import PERPLEXITY, EvalPrompt
 from lga_lightning.evaluation.responses import respond

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
-from lga_lightning.evaluation.evaluator import EvaluationConfig
+from lga_lightning.evaluation.config import EvaluationConfig
 from lga_lightning.evaluation.own_words import Ended
 from lga_lightning.evaluation.results import EvalResult
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing import RROME, EditMethod
 from lga_lightning.editing.base import ascending
-from lga_lightning.evaluation.evaluator import EvaluationConfig, Evaluator
+from lga_lightning.evaluation.config import EvaluationConfig
+from lga_lightning.evaluation.evaluator import Evaluator
 from lga_lightning.evaluation.results import mean_scores
 from lga_lightning.locators.base import Evidence, LayerLocator, knows_old_answer
 from lga_lightning.models.architecture import blocks

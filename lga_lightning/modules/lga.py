@@ -16,7 +16,7 @@ from lga_lightning.data.batching import RequestBatch, collate_requests
 from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing import RROME, EditMethod, Guard, Guarded
 from lga_lightning.editing.governor import Governor
-from lga_lightning.evaluation.evaluator import EvaluationConfig
+from lga_lightning.evaluation.config import EvaluationConfig
 from lga_lightning.exceptions import DataError, SettingError
 from lga_lightning.locators import EditForecast, LayerLocator
 from lga_lightning.locators.score_requests import prepare, score_requests
@@ -24,9 +24,10 @@ from lga_lightning.models.chat import ChatTokenizer, plain
 from lga_lightning.models.structure import Structure
 from lga_lightning.models.weights import weights_mark
 from lga_lightning.modules.datamodule import EditDataModule, RunData
+from lga_lightning.modules.edit_schedule import EditSchedule, ScoredEdits
 from lga_lightning.modules.frozen import Dtype, FrozenModule
 from lga_lightning.modules.run_state import STATE_FILE, RunState, fingerprint_of
-from lga_lightning.modules.schedules import SCHEDULES, EditSchedule, Mode, ScoredEdits
+from lga_lightning.modules.schedules import SCHEDULES, Mode
 from lga_lightning.results.attribution import LocatorResult
 from lga_lightning.results.layer_spec import LayerSpec
 

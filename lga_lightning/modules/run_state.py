@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lga_lightning.editing import EditMethod
-from lga_lightning.evaluation.evaluator import EvaluationConfig
+from lga_lightning.evaluation.config import EvaluationConfig
 from lga_lightning.models.architecture import edit_site
 from lga_lightning.utils.io import write_whole
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from lga_lightning.data.requests import EditRequest
+from lga_lightning.evaluation.config import EvaluationConfig
 from lga_lightning.evaluation.edit_metrics import BUILT_IN
-from lga_lightning.evaluation.evaluator import EvaluationConfig
 from lga_lightning.evaluation.metric import EditMetric
 from lga_lightning.evaluation.results import EvalResult
 from lga_lightning.evaluation.summary import INTERVALS, mean_by_group, summarise

@@ -13,7 +13,7 @@ from lga_lightning.editing.presets import ULTRAEDIT_LAYERS
 from lga_lightning.editing.running_statistics import RunningStatistics
 from lga_lightning.editing.session import EditSession
 from lga_lightning.editing.ultraedit import UltraEdit
-from lga_lightning.evaluation.evaluator import EvaluationConfig
+from lga_lightning.evaluation.config import EvaluationConfig
 from lga_lightning.exceptions import DataError, LayerError, ModelError, SettingError
 from lga_lightning.locators.first_order import encode_rows, forecast_rows
 from lga_lightning.models.architecture import edit_site, matrices_to_edit

@@ -6,8 +6,9 @@ import pytest
 import torch
 from pyarrow import parquet
 
+from lga_lightning.evaluation.config import EvaluationConfig
 from lga_lightning.evaluation.edit_metrics import BUILT_IN, EditMetric, Fluency
-from lga_lightning.evaluation.evaluator import EvaluationConfig, evaluate
+from lga_lightning.evaluation.evaluator import evaluate
 from lga_lightning.evaluation.prompts import EvalPrompt
 from lga_lightning.evaluation.responses import Response
 from lga_lightning.evaluation.results import compare_responses

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from lga_lightning.data.corpus import read_passages
-from lga_lightning.evaluation.evaluator import EvaluationConfig, Evaluator, evaluate, evaluate_each, prompt_columns
+from lga_lightning.evaluation.config import EvaluationConfig
+from lga_lightning.evaluation.evaluator import Evaluator, evaluate, evaluate_each, prompt_columns
 from lga_lightning.evaluation.prompts import EvalPrompt
 from lga_lightning.evaluation.responses import respond
 from lga_lightning.evaluation.results import EvalResult, mean_scores

@@ -8,7 +8,8 @@ from itertools import chain
 import pytest
 import torch
 
-from lga_lightning.evaluation.evaluator import EvaluationConfig, Evaluator, evaluate
+from lga_lightning.evaluation.config import EvaluationConfig
+from lga_lightning.evaluation.evaluator import Evaluator, evaluate
 from lga_lightning.evaluation.judge import Judge, Judgement, judge_prompt, parse_verdict
 from lga_lightning.evaluation.judge_model import ModelJudge
 from lga_lightning.evaluation.judge_server import ServerJudge

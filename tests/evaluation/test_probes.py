@@ -12,8 +12,9 @@ from lga_lightning.callbacks import EditReport
 from lga_lightning.cli import run
 from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing import FTM
+from lga_lightning.evaluation.config import EvaluationConfig
 from lga_lightning.evaluation.edit_metrics import TokenAccuracy
-from lga_lightning.evaluation.evaluator import EvaluationConfig, evaluate
+from lga_lightning.evaluation.evaluator import evaluate
 from lga_lightning.evaluation.prompts import EvalPrompt, negated, probe_of
 from lga_lightning.evaluation.responses import Response
 from lga_lightning.evaluation.summary import summarise

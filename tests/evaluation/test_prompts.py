@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from lga_lightning.data.requests import EditRequest, Probe
-from lga_lightning.evaluation.evaluator import EvaluationConfig
+from lga_lightning.evaluation.config import EvaluationConfig
 from lga_lightning.evaluation.prompts import EvalPrompt, prompts_of
 
 

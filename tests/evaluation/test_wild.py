@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from lga_lightning.editing.delta import attached
-from lga_lightning.evaluation.evaluator import EvaluationConfig, evaluate
+from lga_lightning.evaluation.config import EvaluationConfig
+from lga_lightning.evaluation.evaluator import evaluate
 from lga_lightning.evaluation.judge import Judgement
 from lga_lightning.evaluation.prompts import EvalPrompt
 from lga_lightning.evaluation.protocols import NEUTRAL_TEXT

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from lga_lightning.editing import EditMethod, LowRankUpdate, WeightDelta
-from lga_lightning.editing.base import EditTargets
 from lga_lightning.editing.in_place import unedited_weight
+from lga_lightning.editing.targets import EditTargets
 from lga_lightning.models.architecture import edit_site
 
 

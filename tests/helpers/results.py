@@ -8,7 +8,7 @@ from itertools import cycle, islice
 
 import torch
 
-from lga_lightning.evaluation.evaluator import EvaluationConfig
+from lga_lightning.evaluation.config import EvaluationConfig
 from lga_lightning.evaluation.results import EvalResult
 from lga_lightning.locators.layer_sweep import PARTS
 from lga_lightning.locators.selection import choose

@@ -8,7 +8,8 @@ import torch
 from lga_lightning import MEMIT, RROME, EditForecast, LayerSweep, find_golden_layer
 from lga_lightning.editing import FTM, EditMethod, Guarded, NormGuard, SingularGuard
 from lga_lightning.editing.first_order import LinearisedFacts
-from lga_lightning.evaluation.evaluator import EvaluationConfig, Evaluator
+from lga_lightning.evaluation.config import EvaluationConfig
+from lga_lightning.evaluation.evaluator import Evaluator
 from lga_lightning.evaluation.results import mean_scores
 from lga_lightning.locators.race import RaceSettings
 from lga_lightning.locators.race_runner import EditRace

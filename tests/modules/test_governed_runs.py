@@ -11,7 +11,8 @@ from pyarrow import parquet
 from lga_lightning.callbacks import AdapterWriter, EditReport
 from lga_lightning.editing import WeightDelta
 from lga_lightning.editing.governor import Governor
-from lga_lightning.evaluation.evaluator import EvaluationConfig, evaluate
+from lga_lightning.evaluation.config import EvaluationConfig
+from lga_lightning.evaluation.evaluator import evaluate
 from lga_lightning.exceptions import DataError, SettingError
 from lga_lightning.modules.datamodule import EditDataModule
 from lga_lightning.modules.lga import LGAModule

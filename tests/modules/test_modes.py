@@ -14,11 +14,12 @@ from lga_lightning.covariance.estimate import find_covariances
 from lga_lightning.covariance.store import load_covariance
 from lga_lightning.editing import FTM, CrispEdit, LocFT, WeightDelta
 from lga_lightning.editing.session import EditSession
-from lga_lightning.evaluation.evaluator import EvaluationConfig, evaluate
+from lga_lightning.evaluation.config import EvaluationConfig
+from lga_lightning.evaluation.evaluator import evaluate
 from lga_lightning.exceptions import DataError, LGAError, SettingError
 from lga_lightning.modules.datamodule import EditDataModule
+from lga_lightning.modules.edit_schedule import milestones
 from lga_lightning.modules.moments import MomentsModule
-from lga_lightning.modules.schedules import milestones
 from tests.helpers.data import rows, write_rows
 from tests.helpers.models import tiny_model
 from tests.helpers.runs import module, trainer

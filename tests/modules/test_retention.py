@@ -10,7 +10,8 @@ import torch
 
 from lga_lightning.callbacks import EditReport
 from lga_lightning.editing.session import EditSession
-from lga_lightning.evaluation.evaluator import EvaluationConfig, evaluate
+from lga_lightning.evaluation.config import EvaluationConfig
+from lga_lightning.evaluation.evaluator import evaluate
 from lga_lightning.evaluation.results import EvalResult, mean_scores
 from lga_lightning.modules.datamodule import EditDataModule
 from lga_lightning.modules.retention import Cohorts, Growth
