@@ -30,6 +30,8 @@ options of fit, validate and predict (all of them: lga fit --help, lga validate 
   --model.editor NAME              how facts are edited: RROME, ROME, MEMIT, EMMET, AlphaEdit, PMET, FTL, FTM, UltraEdit, LocFT,
                                    CrispEdit
   --model.mode MODE                independent (each alone; validate), batch (all together; predict), sequential
+  --model.guards+=NormGuard        what every edit must spare: NormGuard, SingularGuard
+  --model.governor.locality SHARE  sequential: stop at a limit (perplexity_ratio, locality, relative_norm), and keep what is within it
   --data.requests SOURCE           a JSON, JSON Lines, CSV or Parquet file, or hub:owner/name; the bundled facts by default
   --data.format FORMAT             auto (default), jsonl, counterfact, zsre_mend_eval, knowedit, qaedit, ...
   --data.limit N                   use the first N requests; with --data.seed S, a random N

@@ -90,8 +90,8 @@ def governor_stop(result: ValidationResult) -> str:
     if not stopped:
         return ""
     return (
-        f"The governor stopped the run: after {stopped['made']} edits, {stopped['reason']}. The first {stopped['edits']} edits, of the "
-        f"last look within the limits, are kept whole; {stopped['left_out']} requests are not edited."
+        f"The governor stopped the run: after {stopped['made']} edits, {stopped['reason']}. Kept, whole: the "
+        f"first {stopped['edits']}, which the last look before found within the limits. Requests that are not edited: {stopped['left_out']}."
     )
 
 

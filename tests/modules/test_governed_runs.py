@@ -68,8 +68,8 @@ def test_files_hold_the_edits_that_are_kept(tmp_path, data, tokenizer, capsys):
     assert [row["rewrite"]["after"] for row in content["requests"]] == pytest.approx(expected)
     said = " ".join(capsys.readouterr().out.split())
     sentence = (
-        f"The governor stopped the run: after 9 edits, {STOPPED['reason']}. The first 6 edits, of the last look within the limits, are "
-        "kept whole; 7 requests are not edited."
+        f"The governor stopped the run: after 9 edits, {STOPPED['reason']}. Kept, whole: the first 6, which the last look before found "
+        "within the limits. Requests that are not edited: 7."
     )
     assert sentence in said
     assert "governor stopped the run: after 9 edits" in (tmp_path / "report.html").read_text()
