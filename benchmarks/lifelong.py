@@ -304,6 +304,12 @@ def run(field: Field, options: argparse.Namespace) -> list[str]:
     return failed
 
 
+def read_field(path: Path | str) -> Field:
+    """The field of a configuration; one that is none ends the program, with the reason."""
+    field: Field = auto_cli(Field, as_positional=False, args=[f"--config={path}"])
+    return field
+
+
 def main() -> None:
     """Run."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -326,7 +332,7 @@ def main() -> None:
     options.output = options.output or options.folder / "lifelong.md"
     warnings.filterwarnings("ignore", f".*({EXPECTED.pattern})")
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    field: Field = auto_cli(Field, as_positional=False, args=[f"--config={options.config}"])
+    field = read_field(options.config)
     if unknown := [name for name in options.methods or () if name not in field.methods]:
         parser.error(f"--methods must be among {list(field.methods)} of the configuration, got {unknown}")
     given = {

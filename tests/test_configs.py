@@ -20,7 +20,8 @@ METHODS = STUDIED | {CrispEdit, LocFT, UltraEdit}
 
 COMPARISONS = sorted((ROOT / "configs" / "compare").iterdir())
 STUDIES = sorted((ROOT / "configs" / "paper").iterdir())
-OTHERS = sorted(set((ROOT / "configs").rglob("*.yaml")) - set(COMPARISONS) - set(STUDIES))
+FIELDS = sorted((ROOT / "configs" / "lifelong").iterdir())
+OTHERS = sorted(set((ROOT / "configs").rglob("*.yaml")) - set(COMPARISONS) - set(STUDIES) - set(FIELDS))
 
 
 @pytest.mark.parametrize("path", COMPARISONS, ids=lambda path: path.stem)
@@ -49,6 +50,18 @@ def test_study_is_accepted(path, monkeypatch):
     for source in study.data.values():
         if source and source.startswith("hub:"):
             HubSource.parse(source)
+
+
+@pytest.mark.parametrize("path", FIELDS, ids=lambda path: path.stem)
+def test_field_is_accepted(path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    from lifelong import read_field
+
+    field = read_field(path)
+    written = yaml.safe_load(path.read_text())
+    assert field.model == written["model"]
+    assert {type(method) for method in field.methods.values()} == METHODS
+    assert list(field.methods) == list(written["methods"])
 
 
 @pytest.mark.parametrize("verb", ["fit", "validate", "predict"])

@@ -118,6 +118,14 @@ def test_long_passages_are_read_as_far_as_the_model_goes(tokenizer):
         GeneralSuite(model, tokenizer, [], [], 0)
 
 
+def test_questions_that_are_too_long_for_the_model_are_left_out(tokenizer):
+    model = tiny_model("gpt2")
+    long = replace(QUESTIONS[0], prompt=" ".join([QUESTIONS[0].prompt] * 40))
+    suite = GeneralSuite(model, tokenizer, [QUESTIONS[0], long, QUESTIONS[1]], PASSAGES)
+    assert suite.questions == [QUESTIONS[0], QUESTIONS[1]]
+    assert suite(range(len(suite)), WeightDelta({}))[:2, :, 0].isfinite().all()
+
+
 def test_means_ratios_and_intervals():
     scores = torch.full((4, 2, 3), math.nan, dtype=torch.float64)
     scores[:2, :, 0] = torch.tensor([[1.0, 1.0], [1.0, 0.0]])

@@ -33,6 +33,7 @@ def facts_at(model, layer: int, count: int = 3) -> LinearisedFacts:
         stream=random(count, 24),
         stream_gradients=random(count, 24),
         subject=torch.tensor([2, 4, 3]),
+        answer=torch.tensor([[3, 4], [4, -1], [3, 4]]),
         nll=random(count).abs(),
     )
 

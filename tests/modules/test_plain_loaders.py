@@ -44,7 +44,8 @@ def scores(tokenizer, folder: Path, loader: DataLoader, **settings) -> tuple[int
 
 def validation(folder: Path, edited, loader: DataLoader) -> dict:
     trainer(folder).validate(edited, loader, verbose=False)
-    return json.loads((folder / "validation.json").read_text())
+    content = json.loads((folder / "validation.json").read_text())
+    return {name: part for name, part in content.items() if name != "growth"}  # which has times
 
 
 @pytest.mark.parametrize("kind", LOADERS)

@@ -29,7 +29,7 @@ class GeneralSuite:
     Args:
         model: A causal language model.
         tokenizer: Its fast tokenizer. Questions are asked in a chat where it says so, passages never are.
-        questions: Q questions.
+        questions: Questions. Those that are longer than the model's longest text are left out; Q are left.
         passages: P plain texts, each read up to the model's longest text.
         max_rows: Questions a batch; passages, whose every token has logits, an eighth of it.
 
@@ -47,7 +47,7 @@ class GeneralSuite:
     ) -> None:
         check_at_least_one(max_rows=max_rows)
         self.model, self.tokenizer, self.max_rows = model, tokenizer, max_rows
-        self.questions, self.passages = list(questions), list(passages)
+        self.questions, self.passages = self._that_fit(questions), list(passages)
 
     def __len__(self) -> int:
         return len(self.questions) + len(self.passages)
@@ -78,6 +78,15 @@ class GeneralSuite:
                     with attached(self.model, [delta]):
                         scores[batch, 1] = score(numbers)
         return scores
+
+    def _that_fit(self, questions: Sequence[Question]) -> list[Question]:
+        """The questions that the model can read with each of their answers."""
+        if not questions:
+            return []
+        lengths = map(len, prompt_ids(self.tokenizer, [question.prompt for question in questions]))
+        answers = {text for question in questions for text in (question.answer, *question.others)}
+        most = max(len(target_ids(self.tokenizer, text)) for text in answers)
+        return [q for q, n in zip(questions, lengths, strict=True) if longest_text(self.model, n + most) == n + most]
 
     def _ask(self, numbers: list[int]) -> Tensor:
         """Scores [M, 3] of questions: every answer is read behind its prompt, which goes through the model once."""
