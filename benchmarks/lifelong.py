@@ -15,12 +15,10 @@ import argparse
 import copy
 import gc
 import json
-import logging
 import math
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -29,11 +27,11 @@ from typing import TYPE_CHECKING, Any
 
 import lightning as L
 from jsonargparse import auto_cli
+from quiet_runs import hush, make_trainer
 from rich.console import Console
 
 from lga_lightning import EditDataModule, LGAModule, load_model
 from lga_lightning.callbacks import EditReport, ScoreCollector
-from lga_lightning.cli import EXPECTED, TRAINER_DEFAULTS
 from lga_lightning.compare import folder_name
 from lga_lightning.editing import EditMethod, WeightDelta
 from lga_lightning.exceptions import LGAError
@@ -170,7 +168,7 @@ class FieldRun:
         )
         size = self.field.batch_size if alone else self.field.group
         data = self._data(cell.way, self.field.alone if alone else self.field.in_a_row, size)
-        trainer = self._trainer(place, report)
+        trainer = make_trainer(place, report, self.accelerator)
         trainer.validate(module, datamodule=data, verbose=False)
         if alone:
             requests = data.run_data().requests[:TIMED]
@@ -195,22 +193,12 @@ class FieldRun:
             llm, tokenizer = self._loaded
             module = LGAModule(self.field.model, editor=editor, model=llm, tokenizer=tokenizer)
             data = self._data("alone", self.field.proxies, self.field.batch_size)
-            self._trainer(place, ScoreCollector(verbose=False)).fit(module, datamodule=data)
+            make_trainer(place, ScoreCollector(verbose=False), self.accelerator).fit(module, datamodule=data)
         return str(path)
 
     def _data(self, way: str, limit: int, batch_size: int) -> EditDataModule:
         """Facts that are split by subject alone, so that no data set has a proxy's subject among those that are edited."""
         return EditDataModule(self.data[way], limit=limit, batch_size=batch_size, seed=0, proxy_share=0.25)
-
-    def _trainer(self, folder: Path, callback: L.Callback) -> L.Trainer:
-        return L.Trainer(
-            **TRAINER_DEFAULTS,
-            default_root_dir=folder,
-            callbacks=[callback],
-            accelerator=self.accelerator,
-            devices=1,
-            enable_progress_bar=sys.stdout.isatty(),
-        )
 
 
 def megabytes(edit: WeightDelta, model: PreTrainedModel) -> float:
@@ -330,8 +318,7 @@ def main() -> None:
     parser.add_argument("--group", type=int, help="requests of a group")
     options = parser.parse_args()
     options.output = options.output or options.folder / "lifelong.md"
-    warnings.filterwarnings("ignore", f".*({EXPECTED.pattern})")
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    hush()
     field = read_field(options.config)
     if unknown := [name for name in options.methods or () if name not in field.methods]:
         parser.error(f"--methods must be among {list(field.methods)} of the configuration, got {unknown}")

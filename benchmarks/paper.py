@@ -14,10 +14,8 @@ import argparse
 import copy
 import gc
 import json
-import logging
 import shutil
 import sys
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -28,10 +26,10 @@ import lightning as L
 import torch
 from jsonargparse import auto_cli
 from paper_page import ANSWER, CELL_FILE, TEXT, TRACING, write_page
+from quiet_runs import hush, make_trainer
 from rich.console import Console
 
 from lga_lightning import LGAModule
-from lga_lightning.cli import EXPECTED, TRAINER_DEFAULTS
 from lga_lightning.compare import LocatorComparison, folder_name
 from lga_lightning.editing import EditMethod
 from lga_lightning.exceptions import LGAError, SettingError
@@ -152,7 +150,11 @@ class StudyRun:
         comparison = LocatorComparison(
             locators, tests=self.study.tests, batch_size=self.study.tests_batch_size, judge="sweep"
         )
-        comparison.run(module, self.requests(data), place, self._trainer).save(place)
+
+        def make(folder: Path, callback: L.Callback) -> L.Trainer:
+            return make_trainer(folder, callback, self.accelerator)
+
+        comparison.run(module, self.requests(data), place, make).save(place)
         write_json(place / CELL_FILE, self.cell(data, method))
 
     @cached_property
@@ -169,16 +171,6 @@ class StudyRun:
             if found is not None and not mine.is_file():
                 mine.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(found, mine)
-
-    def _trainer(self, folder: Path, callback: L.Callback) -> L.Trainer:
-        return L.Trainer(
-            **TRAINER_DEFAULTS,
-            default_root_dir=folder,
-            callbacks=[callback],
-            accelerator=self.accelerator,
-            devices=1,
-            enable_progress_bar=sys.stdout.isatty(),
-        )
 
 
 def read_study(path: Path | str) -> Study:
@@ -255,8 +247,7 @@ def main() -> None:
     parser.add_argument("--margin", type=float, help="points that may be lost where something is nearly as good")
     options = parser.parse_args()
     options.output = options.output or options.folder / "paper.md"
-    warnings.filterwarnings("ignore", f".*({EXPECTED.pattern})")
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    hush()
     try:
         failed = run_study(narrowed(read_study(options.config), options), options)
     except LGAError as error:

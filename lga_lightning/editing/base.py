@@ -232,16 +232,12 @@ class EditMethod(ABC):
             InvalidRequest: If one lacks a subject that the method needs.
             DataError: If two requests of a group contradict each other.
         """
-        layers = ascending(model, layers)
-        self.check_requests(requests)
         members: dict[object, list[int]] = {}
         for number, request in enumerate(requests):
             members.setdefault(number if request.group is None else request.group, []).append(number)
         for rows in members.values():
             check_agreement([requests[row] for row in rows])
-        each = self.optimize_targets(model, tokenizer, requests, layers).each()
-        groups = [each[0].join([each[row] for row in rows]) for rows in members.values()]
-        deltas = self.write(model, tokenizer, groups, layers)
+        deltas = self._compute_apart(model, tokenizer, requests, layers, list(members.values()))
         owner = {row: delta for rows, delta in zip(members.values(), deltas, strict=True) for row in rows}
         return [owner[row] for row in range(len(requests))]
 
@@ -263,10 +259,22 @@ class EditMethod(ABC):
         Raises:
             InvalidRequest: If one lacks a subject that the method needs.
         """
+        return self._compute_apart(model, tokenizer, requests, layers, [[row] for row in range(len(requests))])
+
+    def _compute_apart(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        requests: Sequence[EditRequest],
+        layers: int | Sequence[int],
+        members: Sequence[Sequence[int]],
+    ) -> list[WeightDelta]:
+        """An edit for each of some groups, given by the numbers of their requests; targets are found for all in one batch."""
         layers = ascending(model, layers)
         self.check_requests(requests)
-        targets = self.optimize_targets(model, tokenizer, requests, layers)
-        return self.write(model, tokenizer, targets.each(), layers)
+        each = self.optimize_targets(model, tokenizer, requests, layers).each()
+        groups = [each[0].join([each[row] for row in rows]) if len(rows) > 1 else each[rows[0]] for rows in members]
+        return self.write(model, tokenizer, groups, layers)
 
 
 def ascending(model: PreTrainedModel, layers: int | Sequence[int]) -> list[int]:

@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from lga_lightning.editing import EditMethod
 from lga_lightning.evaluation.config import EvaluationConfig
-from lga_lightning.models.architecture import edit_site
+from lga_lightning.models.weights import weights_hash
 from lga_lightning.utils.io import write_whole
 
 if TYPE_CHECKING:
@@ -98,16 +97,12 @@ def fingerprint_of(
         evaluation: What is measured.
         more: Whatever else they depend on, by name.
     """
-    weights = hashlib.sha256()
-    for layer in layers:
-        matrix = edit_site(model, layer).weight.detach().cpu().contiguous()
-        weights.update(matrix.view(-1).view(torch.uint8).numpy().data)
     asked = evaluation.families, evaluation.passages, [metric.name for metric in evaluation.metrics]
     return {
         "method": json.dumps(editor.settings(model), sort_keys=True, default=str),
         "layers": str(list(layers)),
         "dtype": str(model.dtype),
-        "weights": weights.hexdigest(),
+        "weights": weights_hash(model),
         "evaluation": hashlib.sha256(repr(asked).encode()).hexdigest(),
         **{name: str(value) for name, value in more.items()},
     }
