@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from lga_lightning.cli import run
-from lga_lightning.editing import MEMIT, RROME
+from lga_lightning.editing import MEMIT, RROME, CrispEdit, LocFT, UltraEdit
 from lga_lightning.locators import LGA, FixedLayer, LayerSweep, MiddleLayer
 from lga_lightning.locators.base import knows_old_answer
 from lga_lightning.models.generation import greedy_answers
+from tests.editing.helpers import method_for
 from tests.helpers.cli import QUICK, shell
 from tests.helpers.data import rows, write_rows
 from tests.helpers.models import requests, tiny_model
@@ -44,13 +45,23 @@ def test_priors(llama, tokenizer):
 
 
 @pytest.mark.usefixtures("exact")
-@pytest.mark.parametrize("family", ["llama", "gpt2"])
-def test_sweep_equals_edit_score_restore(family, tokenizer):
+@pytest.mark.parametrize(
+    ("family", "kind"),
+    [
+        ("llama", RROME),
+        ("gpt2", RROME),
+        ("llama", UltraEdit),
+        ("gpt2", UltraEdit),
+        ("llama", LocFT),
+        ("llama", CrispEdit),
+    ],
+)
+def test_sweep_equals_edit_score_restore(family, kind, tokenizer):
     """One request and one layer at a time, with the edit in the weights."""
     model, data = tiny_model(family, torch.float64, initializer_range=0.2), requests(4)
     data[1] = replace(data[1], rephrases=())
     data[2] = replace(data[2], locality={})
-    editor = RROME(**FAST)
+    editor = RROME(**FAST) if kind is RROME else method_for(kind, model)
     expected = torch.full((4, 4, 4), torch.nan, dtype=torch.float64)
     for row, request in enumerate(data):
         for layer in range(4):

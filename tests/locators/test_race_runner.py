@@ -8,13 +8,14 @@ import sys
 import pytest
 import torch
 
-from lga_lightning import LGA, MEMIT, RROME, LayerSweep, MiddleLayer, find_golden_layer
+from lga_lightning import LGA, MEMIT, RROME, CrispEdit, LayerSweep, LocFT, MiddleLayer, UltraEdit, find_golden_layer
 from lga_lightning.exceptions import SettingError
 from lga_lightning.functional import race_settings
 from lga_lightning.locators import layer_sweep, race_runner
 from lga_lightning.locators.layer_sweep import score_edits
 from lga_lightning.locators.race import RaceSettings
 from lga_lightning.locators.race_runner import EditRace, expected_scores
+from tests.editing.helpers import method_for
 from tests.helpers.cli import FAST_METHOD
 from tests.helpers.models import requests
 from tests.helpers.runs import cut_off_in_round
@@ -28,11 +29,14 @@ def race_of(model, tokenizer, count: int = 8, settings: RaceSettings = SETTINGS,
     return EditRace(model, tokenizer, requests(count), editor, expected, settings, **options)
 
 
-@pytest.mark.parametrize("batch_size", [1, 8])
-def test_edits_score_what_a_sweep_says(batch_size, llama, tokenizer):
-    race = race_of(llama, tokenizer, batch_size=batch_size)
+@pytest.mark.parametrize(
+    ("batch_size", "kind"), [(1, RROME), (8, RROME), (1, UltraEdit), (8, UltraEdit), (8, LocFT), (8, CrispEdit)]
+)
+def test_edits_score_what_a_sweep_says(batch_size, kind, llama, tokenizer):
+    editor = EDITOR if kind is RROME else method_for(kind, llama)
+    race = race_of(llama, tokenizer, batch_size=batch_size, editor=editor)
     race.run()
-    sweep = LayerSweep(EDITOR)
+    sweep = LayerSweep(editor)
     sweep.prepare(llama, tokenizer, requests())
     swept = sweep.score(llama, tokenizer, requests()).values.double()
     made = race.values.isfinite()[:, 0]
