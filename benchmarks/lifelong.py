@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,6 +61,7 @@ class Field:
     Args:
         model: Name of the model, as ``--model.model_name`` takes it.
         methods: Editing methods by name.
+        variants: Methods that differ from those only where edits follow each other: with a history, under guards.
         dtype: Dtype of the weights.
         attn_implementation: Attention that transformers is to use.
         proxies: Requests by which the forecast chooses layers; no others are edited.
@@ -73,6 +74,7 @@ class Field:
 
     model: str
     methods: dict[str, EditMethod]
+    variants: dict[str, EditMethod] = field(default_factory=dict)
     dtype: Dtype = "bfloat16"
     attn_implementation: str | None = None
     proxies: int = 48
@@ -126,18 +128,18 @@ class FieldRun:
     def __init__(self, field: Field, data: dict[str, str], folder: Path, accelerator: str = "auto") -> None:
         self.field, self.data, self.accelerator = field, data, accelerator
         self.folder = folder / folder_name(Path(field.model).name)
+        self._editors = field.methods | field.variants
 
     def cells(self) -> Iterator[Cell]:
         """All cells, those that are quick first."""
-        field = self.field
         for way in WAYS:
-            for method, editor in field.methods.items():
+            for method in self.field.methods if way == "alone" else self._editors:
                 for choice in CHOICES:
                     names = ("dtype", "proxies", "alone", "in_a_row", "group", "max_new_tokens")
-                    settings = {name: getattr(field, name) for name in names}
-                    settings |= {"editor": editor.settings(self._loaded[0])}
+                    settings = {name: getattr(self.field, name) for name in names}
+                    settings |= {"editor": self._editors[method].settings(self._loaded[0])}
                     settings = json.loads(json.dumps(settings, default=str))
-                    yield Cell(field.model, method, choice, way, Path(self.data[way]).name, settings)
+                    yield Cell(self.field.model, method, choice, way, Path(self.data[way]).name, settings)
 
     def place(self, cell: Cell) -> Path:
         """Folder of a cell."""
@@ -157,7 +159,7 @@ class FieldRun:
         L.seed_everything(0, verbose=False)
         gc.collect()
         place, (llm, tokenizer) = self.place(cell), self._loaded
-        editor = copy.deepcopy(self.field.methods[cell.method])
+        editor = copy.deepcopy(self._editors[cell.method])
         layer = self._forecast(cell, editor) if cell.choice == "forecast" else "default"
         alone = cell.way == "alone"
         module = LGAModule(
@@ -270,13 +272,13 @@ def _percent(share: float) -> str:
     return "" if math.isnan(share) else f"{100 * share:.1f}"
 
 
-def run(field: Field, options: argparse.Namespace) -> list[str]:
+def run(tried: Field, options: argparse.Namespace) -> list[str]:
     """Make what is not there yet, and write the page after each cell.
 
     Returns:
         What could not be done, with the reasons.
     """
-    runner = FieldRun(field, {"alone": options.known, "in a row": options.many}, options.folder, options.accelerator)
+    runner = FieldRun(tried, {"alone": options.known, "in a row": options.many}, options.folder, options.accelerator)
     cells, failed = [cell for cell in runner.cells() if cell.way in options.ways], []
     for number, cell in enumerate(cells, start=1):
         if runner.is_done(cell):
@@ -294,8 +296,8 @@ def run(field: Field, options: argparse.Namespace) -> list[str]:
 
 def read_field(path: Path | str) -> Field:
     """The field of a configuration; one that is none ends the program, with the reason."""
-    field: Field = auto_cli(Field, as_positional=False, args=[f"--config={path}"])
-    return field
+    found: Field = auto_cli(Field, as_positional=False, args=[f"--config={path}"])
+    return found
 
 
 def main() -> None:
@@ -319,15 +321,18 @@ def main() -> None:
     options = parser.parse_args()
     options.output = options.output or options.folder / "lifelong.md"
     hush()
-    field = read_field(options.config)
-    if unknown := [name for name in options.methods or () if name not in field.methods]:
-        parser.error(f"--methods must be among {list(field.methods)} of the configuration, got {unknown}")
+    tried = read_field(options.config)
+    known = [*tried.methods, *tried.variants]
+    if unknown := [name for name in options.methods or () if name not in known]:
+        parser.error(f"--methods must be among {known} of the configuration, got {unknown}")
     given = {
         name: getattr(options, name) for name in ("alone", "in_a_row", "group") if getattr(options, name) is not None
     }
-    methods = {name: field.methods[name] for name in options.methods or field.methods}
+    wanted = options.methods or known
+    methods = {name: editor for name, editor in tried.methods.items() if name in wanted}
+    variants = {name: editor for name, editor in tried.variants.items() if name in wanted}
     try:
-        failed = run(replace(field, methods=methods, **given), options)
+        failed = run(replace(tried, methods=methods, variants=variants, **given), options)
     except LGAError as error:
         sys.exit(f"lifelong.py: {error}")
     CONSOLE.print(f"Page: {options.output}")
