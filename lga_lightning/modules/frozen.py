@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import nn
 
 from lga_lightning.exceptions import SettingError
 from lga_lightning.models.architecture import blocks
-from lga_lightning.models.loading import EMBEDDED_NAME, load_model, load_tokenizer, name_of
+from lga_lightning.models.loading import EMBEDDED_NAME, load_model, load_tokenizer, multiplies, name_of
 from lga_lightning.models.structure import Structure, register_structure
 
 if TYPE_CHECKING:
@@ -99,6 +100,13 @@ class FrozenModule(L.LightningModule):
         if self.structure is not None:
             register_structure(self.llm.config.model_type, self.structure)
         blocks(self.llm)  # an unknown architecture fails here, before any work
+        on_cpu = self._trainer is not None and self._trainer.strategy.root_device.type == "cpu"
+        if on_cpu and not multiplies(self.llm.dtype):
+            name = str(self.llm.dtype).removeprefix("torch.")
+            rank_zero_warn(
+                f"This CPU has no instructions for {name}: passes take many times as long as in float32. Load the model with "
+                "dtype='float32' (--model.dtype float32), if there is memory for it."
+            )
         # shared weights under all of their names
         tensors = (self.llm.named_parameters, self.llm.named_buffers)
         named = [pair for of in tensors for pair in of(prefix="llm", remove_duplicate=False)]

@@ -7,11 +7,20 @@ import json
 from dataclasses import replace
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from lga_lightning.exceptions import ModelError
 from lga_lightning.models import loading
-from lga_lightning.models.loading import cache_folder, hub_name, load_model, load_tokenizer, name_of, resolve
+from lga_lightning.models.loading import (
+    cache_folder,
+    hub_name,
+    load_model,
+    load_tokenizer,
+    multiplies,
+    name_of,
+    resolve,
+)
 from lga_lightning.models.packaged import PACKAGED
 from tests.helpers.models import tiny_model, tiny_tokenizer
 
@@ -104,3 +113,11 @@ def test_files_that_lack_weights(family, tmp_path):
     )
     with pytest.raises(ModelError, match=rf"lack {len(gone)} of the weights of a .*mlp.*, which would be random"):
         load_model(str(tmp_path))
+
+
+@pytest.mark.parametrize(("dtype", "name"), [(torch.bfloat16, "bf16"), (torch.float16, "fp16")])
+@pytest.mark.parametrize("has", [True, False])
+def test_a_cpu_says_which_dtypes_it_multiplies(dtype, name, has, monkeypatch):
+    monkeypatch.setattr(torch.ops.mkldnn, f"_is_mkldnn_{name}_supported", lambda: has)
+    assert multiplies(dtype) is has
+    assert multiplies(torch.float32)

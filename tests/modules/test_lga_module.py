@@ -238,3 +238,12 @@ def test_requests_are_told_apart_by_what_they_say():
     one = EditRequest("Rome is in", "Rome", "France", "Italy")
     assert repr(one) == repr(EditRequest("Rome is in", "Rome", "France", "Italy"))
     assert repr(one) != repr(EditRequest("Rome is in", "Rome", "Spain", "Italy"))
+
+
+@pytest.mark.parametrize("has", [True, False])
+def test_a_dtype_that_the_cpu_cannot_multiply_is_said_to_be_slow(has, tokenizer, monkeypatch, recwarn):
+    monkeypatch.setattr("lga_lightning.modules.frozen.multiplies", lambda dtype: has)
+    module = LGAModule(model=tiny_model("llama"), tokenizer=tokenizer)
+    trainer().fit(module, DataLoader(requests(2), batch_size=2))
+    said = [str(warning.message) for warning in recwarn if "no instructions for float32" in str(warning.message)]
+    assert len(said) == (not has)
