@@ -1,12 +1,12 @@
 """All methods side by side: facts edited alone, and many in a row; each at the layers that our forecast names and at published ones.
 
     python benchmarks/lifelong.py --config configs/lifelong/smollm2.yaml --known known.jsonl --many counterfact.json \
-        --folder runs/lifelong --output docs/results/lifelong.md
+        --folder runs/lifelong --record docs/results/lifelong.json
 
-Every cell (model, method, layers, alone or in a row) is a run of ``lga validate`` in a folder of its own: the same command goes on
-where it was interrupted. Facts that the model knows (``benchmarks/known.py`` finds them) are edited alone, and a quarter of their
-subjects are the proxies, which nobody edits; many in a row need not be known. The page is written anew after
-each cell, over all models in the folder.
+Every cell (model, method, layers, alone or in a row) is a run of ``lga validate`` in a folder of its own, and what it finds goes into the
+record: the same command goes on where it was interrupted, on another machine too. Facts that the model knows (``benchmarks/known.py`` finds
+them) are edited alone, and a quarter of their subjects are the proxies, which nobody edits; many in a row need not be known. The page is
+written anew after each cell, over all models in the record.
 """
 
 from __future__ import annotations
@@ -47,7 +47,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 CONSOLE = Console(highlight=False, markup=False, soft_wrap=True)
-CELL_FILE = "cell.json"
 CHOICES = ("forecast", "published")
 WAYS: dict[str, Mode] = {"alone": "independent", "in a row": "sequential"}
 TIMED = 8
@@ -81,13 +80,13 @@ class Field:
     alone: int = 100
     in_a_row: int = 1000
     group: int = 50
-    batch_size: int = 8
+    batch_size: int = 25
     max_new_tokens: int = 20
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What one run has found.
+    """One run: what it is of, and what it has found.
 
     Attributes:
         model: Name of the model.
@@ -96,7 +95,10 @@ class Cell:
         way: ``alone`` or ``in a row``.
         source: The data set.
         settings: What else the run depends on.
-        seconds: Time of an edit.
+        layers: The layers that were edited.
+        requests: Number of requests that were scored.
+        scores: Scores after the edits by the column of the table, in percent, or relative to the unedited model.
+        seconds: Time of an edit, of the processor where the model is on one.
         megabytes: Size of the adapter with one edit, or with all of them.
     """
 
@@ -106,13 +108,39 @@ class Cell:
     way: str
     source: str
     settings: dict[str, Any]
+    layers: list[int] = field(default_factory=list)
+    requests: int = 0
+    scores: dict[str, float] = field(default_factory=dict)
     seconds: float | None = None
     megabytes: float | None = None
 
-    def same_run(self, other: Cell) -> bool:
-        """Whether both are of the same run, whatever it has found."""
-        unknown: dict[str, Any] = {"seconds": None, "megabytes": None}
-        return replace(self, **unknown) == replace(other, **unknown)
+    @property
+    def run(self) -> Cell:
+        """The run without what it has found."""
+        return Cell(self.model, self.method, self.choice, self.way, self.source, self.settings)
+
+
+class Record:
+    """All cells that are known, in a file that is written anew with each.
+
+    Args:
+        path: A JSON file, which need not be there yet.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        rows = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+        self.cells = [Cell(**row) for row in rows]
+
+    def __contains__(self, cell: Cell) -> bool:
+        return any(known.run == cell.run for known in self.cells)
+
+    def add(self, cell: Cell) -> None:
+        """Keep a cell, in place of an earlier one that was made with other settings."""
+        place = (cell.model, cell.way, cell.method, cell.choice)
+        others = [known for known in self.cells if (known.model, known.way, known.method, known.choice) != place]
+        self.cells = [*others, cell]
+        write_json(self.path, [asdict(cell) for cell in self.cells])
 
 
 class FieldRun:
@@ -145,13 +173,8 @@ class FieldRun:
         """Folder of a cell."""
         return self.folder / folder_name(cell.method) / cell.choice / folder_name(cell.way)
 
-    def is_done(self, cell: Cell) -> bool:
-        """Whether a cell is there, as it would be made now."""
-        path = self.place(cell) / CELL_FILE
-        return path.is_file() and cell.same_run(Cell(**json.loads(path.read_text(encoding="utf-8"))))
-
-    def make(self, cell: Cell) -> None:
-        """Edit, score, and leave what was found.
+    def make(self, cell: Cell) -> Cell:
+        """Edit, score, and tell what was found.
 
         Raises:
             LGAError: If the method refuses the data or the model.
@@ -172,16 +195,24 @@ class FieldRun:
         data = self._data(cell.way, self.field.alone if alone else self.field.in_a_row, size)
         trainer = make_trainer(place, report, self.accelerator)
         trainer.validate(module, datamodule=data, verbose=False)
+        requests = data.run_data().requests[: TIMED if alone else size]
+        clock = time.process_time if llm.device.type == "cpu" else time.perf_counter  # whatever else a machine does
+        since = clock()
         if alone:
-            requests = data.run_data().requests[:TIMED]
-            since = time.perf_counter()
             edit = editor.compute_each(llm, tokenizer, requests, module.edited_layers)[0]
-            seconds = (time.perf_counter() - since) / len(requests)
         else:
-            last = (report.result.growth or [])[-1] if report.result else None
-            seconds = last.seconds / last.edits if last else math.nan
+            editor.compute(llm, tokenizer, requests, module.edited_layers)
             edit = module.schedule.delta if module.schedule and module.schedule.delta else WeightDelta({})
-        write_json(place / CELL_FILE, asdict(replace(cell, seconds=seconds, megabytes=megabytes(edit, llm))))
+        seconds = (clock() - since) / len(requests)
+        result = ValidationResult.load(place / VALIDATION_FILE)
+        return replace(
+            cell,
+            layers=list(result.layers),
+            requests=result.num_requests,
+            scores=scores(result),
+            seconds=seconds,
+            megabytes=megabytes(edit, llm),
+        )
 
     @cached_property
     def _loaded(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -210,66 +241,51 @@ def megabytes(edit: WeightDelta, model: PreTrainedModel) -> float:
         return sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file()) / 1e6
 
 
-def write_page(folder: Path, failed: list[str]) -> str:
-    """The page of all models in a folder."""
-    found = [
-        (Cell(**json.loads(path.read_text(encoding="utf-8"))), ValidationResult.load(path.with_name(VALIDATION_FILE)))
-        for path in sorted(folder.glob(f"*/*/*/*/{CELL_FILE}"))
-    ]
+def scores(result: ValidationResult) -> dict[str, float]:
+    """What stands in the table, by column: percent, or relative to the unedited model."""
+    metrics, general = result.metrics, result.general.scores if result.general else {}
+    after = {name: metrics[family].after for name, family in FORCED.items() if family in metrics}
+    if "rewrite" in metrics and (words := metrics["rewrite"].others.get("contained")):
+        after["own words"] = words.after
+    found = {name: 100 * share for name, share in after.items()}
+    found |= {name: general[key].ratio for name, key in RELATIVE.items() if key in general}
+    return {name: score for name, score in found.items() if not math.isnan(score)}
+
+
+def write_page(cells: list[Cell], failed: list[str]) -> str:
+    """The page of all models in a record."""
     parts = [
         "# All methods, alone and in a row\n",
         "Made by `python benchmarks/lifelong.py`. Scores in percent, of facts that share no subject with the proxies: efficacy, generalisation and locality "
         "teacher-forced; *own words* is the share of facts whose wanted answer stands in what the model says freely after the edit; *general* the "
-        "accuracy that is left in multiple choice about facts that nobody edits, and *perplexity* that of plain text, both relative to the unedited model.\n",
+        "accuracy that is left in multiple choice about facts that nobody edits, and *perplexity* that of plain text, both relative to the unedited model; "
+        "*s an edit* is processor time, of one edit of eight, or of one in a group.\n",
     ]
-    for model in dict.fromkeys(cell.model for cell, _ in found):
+    for model in dict.fromkeys(cell.model for cell in cells):
         for way in WAYS:
-            rows = [_row(cell, result) for cell, result in found if (cell.model, cell.way) == (model, way)]
-            if not rows:
-                continue
-            cell, result = next(pair for pair in found if (pair[0].model, pair[0].way) == (model, way))
-            how = f"{result.num_requests} facts of {cell.source}, {way}" + (
-                f", {result.group_size} at a time" if result.group_size else ""
-            )
-            parts.append(Sheet(f"{Path(model).name}, {cell.settings['dtype']}: {how}", HEADINGS, rows).markdown())
+            those = [cell for cell in cells if (cell.model, cell.way) == (model, way)]
+            if those:
+                first = those[0]
+                how = f"{first.requests} facts of {first.source}, {way}"
+                how += f", {first.settings['group']} at a time" if way == "in a row" else ""
+                title = f"{Path(model).name}, {first.settings['dtype']}: {how}"
+                parts.append(Sheet(title, HEADINGS, [_row(cell) for cell in those]).markdown())
     if failed:
         parts.append("Not done:\n\n" + "".join(f"- {line}\n" for line in failed))
     return "\n".join(parts)
 
 
-HEADINGS = (
-    "method",
-    "layers",
-    "chosen by",
-    "efficacy",
-    "generalisation",
-    "locality",
-    "own words",
-    "general",
-    "perplexity",
-    "s an edit",
-    "MB",
-)
+FORCED = {"efficacy": "rewrite", "generalisation": "rephrase", "locality": "locality"}
+RELATIVE = {"general": "choice", "perplexity": "perplexity"}
+HEADINGS = ("method", "layers", "chosen by", *FORCED, "own words", *RELATIVE, "s an edit", "MB")
 
 
-def _row(cell: Cell, result: ValidationResult) -> list[str]:
-    metrics = result.metrics
-    words = metrics["rewrite"].others.get("contained") if "rewrite" in metrics else None
-    general = result.general.scores if result.general else {}
-    return [
-        cell.method,
-        name_layers(result.layers),
-        cell.choice,
-        *(_percent(metrics[name].after) if name in metrics else "" for name in ("rewrite", "rephrase", "locality")),
-        _percent(words.after) if words else "",
-        *(f"{general[name].ratio:.2f}x" if name in general else "" for name in ("choice", "perplexity")),
-        "" if cell.seconds is None else f"{cell.seconds:.3g}",
-        "" if cell.megabytes is None else f"{cell.megabytes:.2g}" if cell.megabytes < 10 else f"{cell.megabytes:.0f}",
-    ]
-
-
-def _percent(share: float) -> str:
-    return "" if math.isnan(share) else f"{100 * share:.1f}"
+def _row(cell: Cell) -> list[str]:
+    percent = [f"{cell.scores[name]:.1f}" if name in cell.scores else "" for name in (*FORCED, "own words")]
+    relative = [f"{cell.scores[name]:.2f}x" if name in cell.scores else "" for name in RELATIVE]
+    seconds = "" if cell.seconds is None else f"{cell.seconds:.3g}"
+    size = "" if cell.megabytes is None else f"{cell.megabytes:.2g}" if cell.megabytes < 10 else f"{cell.megabytes:.0f}"
+    return [cell.method, name_layers(cell.layers), cell.choice, *percent, *relative, seconds, size]
 
 
 def run(tried: Field, options: argparse.Namespace) -> list[str]:
@@ -279,18 +295,19 @@ def run(tried: Field, options: argparse.Namespace) -> list[str]:
         What could not be done, with the reasons.
     """
     runner = FieldRun(tried, {"alone": options.known, "in a row": options.many}, options.folder, options.accelerator)
+    record = Record(options.record)
     cells, failed = [cell for cell in runner.cells() if cell.way in options.ways], []
     for number, cell in enumerate(cells, start=1):
-        if runner.is_done(cell):
+        if cell in record:
             continue
         CONSOLE.print(f"{number} of {len(cells)}: {cell.method}, {cell.choice}, {cell.way}")
         try:
-            runner.make(cell)
+            record.add(runner.make(cell))
         except LGAError as error:  # the others may do
             failed.append(f"{cell.method}, {cell.choice}, {cell.way}: {str(error).splitlines()[0]}")
             CONSOLE.print(f"Not done: {failed[-1]}")
-        write_text(options.output, write_page(options.folder, failed))
-    write_text(options.output, write_page(options.folder, failed))
+        write_text(options.output, write_page(record.cells, failed))
+    write_text(options.output, write_page(record.cells, failed))
     return failed
 
 
@@ -311,7 +328,10 @@ def main() -> None:
     parser.add_argument(
         "--folder", type=Path, default=Path("runs/lifelong"), help="for all that is found, of all models"
     )
-    parser.add_argument("--output", type=Path, help="the page; by default lifelong.md in the folder")
+    parser.add_argument(
+        "--record", type=Path, help="what is known of all models; by default lifelong.json in the folder"
+    )
+    parser.add_argument("--output", type=Path, help="the page; by default beside the record")
     parser.add_argument("--accelerator", default="auto")
     parser.add_argument("--methods", nargs="+", metavar="NAME", help="these methods alone")
     parser.add_argument("--ways", nargs="+", choices=tuple(WAYS), default=list(WAYS), metavar="WAY")
@@ -319,7 +339,8 @@ def main() -> None:
     parser.add_argument("--in-a-row", type=int, help="requests that are edited one group after the other")
     parser.add_argument("--group", type=int, help="requests of a group")
     options = parser.parse_args()
-    options.output = options.output or options.folder / "lifelong.md"
+    options.record = options.record or options.folder / "lifelong.json"
+    options.output = options.output or options.record.with_suffix(".md")
     hush()
     tried = read_field(options.config)
     known = [*tried.methods, *tried.variants]
