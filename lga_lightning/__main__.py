@@ -6,7 +6,7 @@ import os
 import sys
 
 HELP = """\
-usage: lga [--help] [--version] {fit,validate,predict,compare,moments} [options]
+usage: lga [--help] [--version] {fit,validate,predict,compare,moments,facts,remove} [options]
 
 Find the layer of a causal language model at which facts are best edited, edit them there, score the edits, and ship them.
 
@@ -21,6 +21,8 @@ commands:
              -> comparison.md, comparison.json, comparison.png
   moments    estimate ahead of time, from text, the second moments of keys that MEMIT and others need
              -> a folder in the cache, where validate and predict find it
+  facts      list the facts of an adapter, with their ids (lga facts adapter/)
+  remove     take facts out of an adapter again (lga remove adapter/ --fact ID)
 
 options of fit, validate and predict (all of them: lga fit --help, lga validate --help, ...):
   --model.model_name NAME          smollm2-135m (embedded), gemma3-270m, a Hub id, a local folder, or a local .gguf file

@@ -133,7 +133,7 @@ class AdapterWriter(EditCollector):
         kind: Literal["adapter", "matrices"] = "matrices" if delta.is_dense else "adapter"
         card = model_card(result, requests, delta.ranks, "merged" if self.merge else kind, error)
         if not self.merge:
-            save_updates(delta.updates, folder, llm, base, note, card, self.overwrite)
+            save_updates(delta.updates, folder, llm, base, note, card, self.overwrite, delta.facts)
             return
 
         def write(scratch: Path) -> None:

@@ -6,6 +6,7 @@ import logging
 import re
 import sys
 import warnings
+from collections.abc import Callable
 from pickle import UnpicklingError
 
 from lightning.pytorch.cli import ArgsType
@@ -13,6 +14,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from lga_lightning.cli.comparison import ComparisonCLI
 from lga_lightning.cli.edits import LGACLI
+from lga_lightning.cli.facts import list_facts, remove_facts
 from lga_lightning.cli.frozen import FrozenCLI
 from lga_lightning.cli.moments import MomentsCLI
 from lga_lightning.exceptions import DataError, SettingError
@@ -25,7 +27,7 @@ EXPECTED = re.compile(
 )
 
 
-def run(args: ArgsType = None) -> FrozenCLI:
+def run(args: ArgsType = None) -> FrozenCLI | None:
     """Run the command line in this process; errors about the user's input come out as :class:`LGAError`."""
     warnings.filterwarnings("ignore", f".*({EXPECTED.pattern})")
     for name in (
@@ -36,7 +38,12 @@ def run(args: ArgsType = None) -> FrozenCLI:
         logging.getLogger(name).addFilter(lambda record: not EXPECTED.search(record.getMessage()))
     try:
         words = list(args) if isinstance(args, list | tuple) else sys.argv[1:]
-        verbs: dict[str, type[MomentsCLI] | type[ComparisonCLI]] = {"moments": MomentsCLI, "compare": ComparisonCLI}
+        verbs: dict[str, Callable[[list[str]], FrozenCLI | None]] = {
+            "moments": MomentsCLI,
+            "compare": ComparisonCLI,
+            "facts": list_facts,
+            "remove": remove_facts,
+        }
         verb = verbs.get(words[0]) if words else None
         return verb(words[1:]) if verb else LGACLI(args)
     except MisconfigurationException as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from lga_lightning._version import __version__
+from lga_lightning.editing.facts import NO_FACTS, Facts
+from lga_lightning.editing.facts_file import FACTS, facts_from_json, facts_to_json
 from lga_lightning.editing.updates import DenseUpdate, LowRankUpdate, Update
 from lga_lightning.exceptions import DataError, ModelError
 from lga_lightning.models.architecture import EditSite, edit_site, named_site
@@ -25,6 +27,7 @@ NOTE = "lga.json"
 FACTORS = "adapter_model.safetensors"
 MATRICES = "delta.safetensors"
 PREFIX = "base_model.model."
+CONFIG = "adapter_config.json"
 
 
 def save_updates(
@@ -35,6 +38,8 @@ def save_updates(
     note: Mapping[str, Any] | None = None,
     readme: str = "",
     overwrite: bool = False,
+    facts: Facts = NO_FACTS,
+    rank: int | None = None,
 ) -> None:
     """Write an edit as a folder that ``PeftModel.from_pretrained(model, folder)`` reads; it appears whole or not at all.
 
@@ -49,38 +54,133 @@ def save_updates(
         note: More to put into ``lga.json``.
         readme: Text of ``README.md``.
         overwrite: Whether to replace a folder that is there.
+        facts: The facts that the edit holds, for ``facts.json``.
+        rank: Rank that all factors are filled up to, with zeros; None writes each with the rank that it has.
 
     Raises:
-        SettingError: If the folder is there and is not to be overwritten.
+        SettingError: If the folder is there and is not to be overwritten, or some update has a higher rank.
         ModelError: If the model lacks one of the modules.
     """
-    from safetensors.torch import save_file
-
     sites = sorted((named_site(model, name) for name in updates), key=lambda site: (site.layer, site.name))
-    compact = {site.name: updates[site.name].compact() for site in sites}
     content = {
         "lga_lightning": __version__,
         "base_model": base,
         **(note or {}),
         "edited": {_key(model, site): {"module": site.name, "weight": _digest(site)} for site in sites},
+        "transposed": any(site.transposed for site in sites),
+        "rank": rank,
     }
+    _write({site.name: updates[site.name] for site in sites}, folder, content, readme, overwrite, facts)
+
+
+def resave_updates(
+    updates: Mapping[str, Update],
+    source: Path,
+    folder: Path,
+    note: Mapping[str, Any],
+    readme: str,
+    facts: Facts,
+    overwrite: bool = False,
+) -> None:
+    """Write what is left of an edit that was read from a folder; no model is needed.
+
+    Args:
+        updates: The edit: an update for each module, by its qualified name.
+        source: The folder that it comes from.
+        folder: Folder that is to appear; it may be the same.
+        note: What to change in ``lga.json``.
+        readme: Text of ``README.md``.
+        facts: The facts that are left.
+        overwrite: Whether to replace a folder that is there.
+
+    Raises:
+        DataError: If the source is no such folder.
+        SettingError: If the folder is there and is not to be overwritten.
+    """
+    content = {**read_note(source), **note}
+    content["edited"] = {key: entry for key, entry in content["edited"].items() if entry["module"] in updates}
+    if "transposed" not in content and (source / CONFIG).is_file():
+        content["transposed"] = json.loads((source / CONFIG).read_text(encoding="utf-8"))["fan_in_fan_out"]
+    names = [entry["module"] for entry in content["edited"].values()]
+    _write({name: updates[name] for name in names}, folder, content, readme, overwrite, facts)
+
+
+def _write(
+    updates: Mapping[str, Update],
+    folder: Path,
+    content: dict[str, Any],
+    readme: str,
+    overwrite: bool,
+    facts: Facts,
+) -> None:
+    from safetensors.torch import save_file
+
+    compact = {name: update.compact() for name, update in updates.items()}
+    facts = facts.folded([name for name, update in compact.items() if update is not updates[name]])
+    dense = any(isinstance(update, DenseUpdate) for update in compact.values())
+    rank = content.get("rank")
+    for entry in content["edited"].values():
+        entry["rank"] = compact[entry["module"]].rank
 
     def write(scratch: Path) -> None:
-        if any(isinstance(update, DenseUpdate) for update in compact.values()):
+        if dense:
             matrices = {f"{name}.weight": _plain(update.matrix) for name, update in compact.items()}
             save_file(matrices, scratch / MATRICES)
         else:
-            _config(compact, sites, base).save_pretrained(str(scratch))
+            padded = {
+                name: update.padded(rank or update.rank)
+                for name, update in compact.items()
+                if isinstance(update, LowRankUpdate)
+            }
+            _config(padded, content["base_model"], content["transposed"]).save_pretrained(str(scratch))
             factors = {
                 f"{PREFIX}{name}.lora_{letter}.weight": _plain(factor)
-                for name, update in compact.items()
+                for name, update in padded.items()
                 for letter, factor in zip("BA", update.factors, strict=True)
             }
             save_file(factors, scratch / FACTORS, metadata={"format": "pt"})
         write_json(scratch / NOTE, content)
+        write_json(scratch / FACTS, facts_to_json(facts))
         (scratch / "README.md").write_text(readme, encoding="utf-8")
 
     write_folder(folder, write, overwrite)
+
+
+def read_note(folder: Path) -> dict[str, Any]:
+    """The content of ``lga.json``.
+
+    Args:
+        folder: The folder of an edit.
+
+    Raises:
+        DataError: If there is none, or it cannot be read.
+    """
+    try:
+        note = json.loads((folder / NOTE).read_text(encoding="utf-8"))
+        _ = note["base_model"], [entry["module"] for entry in note["edited"].values()]
+    except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
+        raise _broken(folder, error) from error
+    return dict(note)
+
+
+def load_facts(folder: Path) -> Facts:
+    """The facts of an edit that :func:`save_updates` wrote; none, if it was written before there was a ``facts.json``.
+
+    Args:
+        folder: The folder.
+
+    Raises:
+        DataError: If the file is broken.
+    """
+    path = Path(folder).expanduser() / FACTS
+    if not path.is_file():
+        return NO_FACTS
+    try:
+        return facts_from_json(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
+        raise DataError(
+            f"{str(path)!r} is not a record of facts, or it is broken ({type(error).__name__}: {error}). Write the adapter anew."
+        ) from error
 
 
 def load_updates(folder: Path, model: PreTrainedModel | None = None) -> dict[str, Update]:
@@ -102,9 +202,10 @@ def load_updates(folder: Path, model: PreTrainedModel | None = None) -> dict[str
     folder = Path(folder).expanduser()
     updates: dict[str, Update]
     try:
-        note = json.loads((folder / NOTE).read_text(encoding="utf-8"))
+        note = read_note(folder)
         base = note["base_model"]
         modules = {entry["module"]: entry["weight"] for entry in note["edited"].values()}
+        ranks = {entry["module"]: entry.get("rank") for entry in note["edited"].values()}  # behind it there is padding
         if (folder / MATRICES).is_file():
             matrices = load_file(folder / MATRICES)
             updates = {module: DenseUpdate(matrices[f"{module}.weight"]) for module in modules}
@@ -112,14 +213,15 @@ def load_updates(folder: Path, model: PreTrainedModel | None = None) -> dict[str
             factors = load_file(folder / FACTORS)
             prefixes = {module: f"{PREFIX}{module}.lora_" for module in modules}
             updates = {
-                module: LowRankUpdate(factors[f"{prefix}B.weight"], factors[f"{prefix}A.weight"])
+                module: LowRankUpdate(
+                    factors[f"{prefix}B.weight"][:, : ranks[module]], factors[f"{prefix}A.weight"][: ranks[module]]
+                )
                 for module, prefix in prefixes.items()
             }
+    except DataError:
+        raise
     except (OSError, KeyError, TypeError, AttributeError, ValueError, SafetensorError) as error:
-        raise DataError(
-            f"{str(folder)!r} is not an edit that lga-lightning wrote, or it is broken ({type(error).__name__}: {error}). It must "
-            f"hold {NOTE}, and {FACTORS} or {MATRICES}."
-        ) from error
+        raise _broken(folder, error) from error
     if model is not None:
         for module, digest in modules.items():
             _check_base(folder, base, module, digest, model)
@@ -150,20 +252,29 @@ def _key(model: PreTrainedModel, site: EditSite) -> str:
     return site.name
 
 
-def _config(updates: Mapping[str, Update], sites: Sequence[EditSite], base: str) -> Any:
+def _broken(folder: Path, error: Exception) -> DataError:
+    return DataError(
+        f"{str(folder)!r} is not an edit that lga-lightning wrote, or it is broken ({type(error).__name__}: {error}). It must "
+        f"hold {NOTE}, and {FACTORS} or {MATRICES}."
+    )
+
+
+def _config(updates: Mapping[str, Update], base: str, transposed: bool) -> Any:
     from peft import LoraConfig
 
     ranks = {name: update.rank for name, update in updates.items()}
+    largest = max(ranks.values())
+    others = {} if set(ranks.values()) == {largest} else ranks
     return LoraConfig(
         task_type="CAUSAL_LM",
         base_model_name_or_path=base,
         inference_mode=True,
-        r=max(ranks.values()),
-        lora_alpha=max(ranks.values()),
+        r=largest,
+        lora_alpha=largest,  # alpha / r = 1
         target_modules=sorted(ranks),
-        rank_pattern=ranks,
-        alpha_pattern=ranks,  # alpha / r = 1
-        fan_in_fan_out=any(site.transposed for site in sites),
+        rank_pattern=others,
+        alpha_pattern=others,
+        fan_in_fan_out=transposed,
     )
 
 

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from lga_lightning.data.requests import EditRequest, check_subjects
 from lga_lightning.editing.delta import WeightDelta
+from lga_lightning.editing.facts import Facts
 from lga_lightning.editing.first_order import LinearisedFacts
 from lga_lightning.editing.targets import EditTargets
 from lga_lightning.exceptions import DataError, SettingError
@@ -31,6 +32,8 @@ class EditMethod(ABC):
         window: Number of layers that an edit is spread over, where ``golden`` stands for several.
         keeps_history: Whether an editing session's earlier edits (their keys, their statistics) enter into its later ones.
         history_entry: What it keeps of each block or module in a session: a tensor, or a dataclass of tensors and numbers.
+        column_each: Whether an update of N requests has N columns, one for each of them, in order.
+        in_turn: Whether at a single block these are written one after the other, none by what comes behind it.
         needs_subject: Whether it works at the subject's last token, so that a request without one is refused.
     """
 
@@ -39,6 +42,8 @@ class EditMethod(ABC):
     keeps_history: bool = False
     needs_subject: bool = True
     history_entry: type = Tensor
+    column_each: bool = False
+    in_turn: bool = False
 
     def check_requests(self, requests: Sequence[EditRequest]) -> None:
         """Refuse requests that the method cannot edit; what edits through it checks by itself.
@@ -208,7 +213,33 @@ class EditMethod(ABC):
         parts = [
             self.optimize_targets(model, tokenizer, requests[start : start + batch_size], layers) for start in starts
         ]
-        return self.write(model, tokenizer, [parts[0].join(parts)], layers, history)[0]
+        return self.write_groups(model, tokenizer, [parts[0].join(parts)], layers, history)[0]
+
+    def write_groups(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        groups: Sequence[EditTargets],
+        layers: Sequence[int],
+        history: dict[Any, Any] | None = None,
+    ) -> list[WeightDelta]:
+        """As :meth:`write`, with edits that know their facts.
+
+        Args:
+            model: A causal language model; it is not changed.
+            tokenizer: Its fast tokenizer.
+            groups: What :meth:`optimize_targets` found for the requests of each group.
+            layers: Indices of the blocks to edit, ascending.
+            history: See :meth:`write`.
+        """
+        deltas, settings = self.write(model, tokenizer, groups, layers, history), self.settings(model)
+        in_turn = self.in_turn and len(layers) == 1
+        return [
+            WeightDelta(
+                delta.updates, Facts.of(group.requests, delta.updates, self.column_each, in_turn, layers, settings)
+            )
+            for group, delta in zip(groups, deltas, strict=True)
+        ]
 
     def compute_groups(
         self,
@@ -274,7 +305,7 @@ class EditMethod(ABC):
         self.check_requests(requests)
         each = self.optimize_targets(model, tokenizer, requests, layers).each()
         groups = [each[0].join([each[row] for row in rows]) if len(rows) > 1 else each[rows[0]] for rows in members]
-        return self.write(model, tokenizer, groups, layers)
+        return self.write_groups(model, tokenizer, groups, layers)
 
 
 def ascending(model: PreTrainedModel, layers: int | Sequence[int]) -> list[int]:

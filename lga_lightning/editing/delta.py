@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from lga_lightning.editing.adapter import load_updates, save_updates
+from lga_lightning.editing.adapter import load_facts, load_updates, save_updates
+from lga_lightning.editing.facts import NO_FACTS, Facts
 from lga_lightning.editing.in_place import InPlace, in_place
-from lga_lightning.editing.updates import DenseUpdate, Update, stack_updates
-from lga_lightning.exceptions import ModelError
+from lga_lightning.editing.updates import DenseUpdate, LowRankUpdate, Update, stack_updates
+from lga_lightning.exceptions import ModelError, SettingError
 from lga_lightning.models.architecture import EditSite, named_site
 from lga_lightning.models.hooks import added_to_output
 from lga_lightning.models.loading import hub_name, name_of
@@ -30,6 +31,7 @@ class WeightDelta:
     Attributes:
         updates: Update of each module, a :class:`LowRankUpdate` or a :class:`DenseUpdate`, by the module's qualified name in
             the model (``model.layers.3.mlp.down_proj``).
+        facts: The facts that it holds, where it is known who made it, and which columns are whose.
 
     Raises:
         TypeError: If a key is no name, or a value no update.
@@ -42,6 +44,7 @@ class WeightDelta:
     """
 
     updates: Mapping[str, Update]
+    facts: Facts = NO_FACTS
 
     def __post_init__(self) -> None:
         for name, update in self.updates.items():
@@ -79,15 +82,20 @@ class WeightDelta:
         return found
 
     def __add__(self, other: WeightDelta) -> WeightDelta:
-        """Both edits; see :meth:`Update.__add__` for a module that both of them change."""
-        joined = dict(self.updates)
-        for name, update in other.updates.items():
-            joined[name] = joined[name] + update if name in joined else update
-        return WeightDelta(joined)
+        """Both edits, made without each other; see :meth:`Update.__add__` for a module that both of them change."""
+        return self._joined(other)
+
+    def then(self, other: WeightDelta) -> WeightDelta:
+        """Both edits, the other one made with this one in place: its facts depend on those of this one.
+
+        Args:
+            other: The later edit.
+        """
+        return self._joined(other, on_top=True)
 
     def compact(self) -> WeightDelta:
         """The same edit with no rank above d_out: of more edits than that, the sum takes less room than the list."""
-        return WeightDelta({name: update.compact() for name, update in self.updates.items()})
+        return self._with({name: update.compact() for name, update in self.updates.items()})
 
     def low_rank(self, rank: int) -> tuple[WeightDelta, dict[str, float]]:
         """The nearest edit with no rank above ``rank``, and its relative error by module; see :meth:`Update.low_rank`.
@@ -102,9 +110,35 @@ class WeightDelta:
             (WeightDelta(lm_head: LowRankUpdate(3 x 3, rank 1)), {'lm_head': 0.6000000238418579})
         """
         parts = {name: update.low_rank(rank) for name, update in self.updates.items()}
-        return WeightDelta({name: update for name, (update, _) in parts.items()}), {
+        return self._with({name: update for name, (update, _) in parts.items()}), {
             name: error for name, (_, error) in parts.items()
         }
+
+    def without(self, ids: Collection[str]) -> WeightDelta:
+        """The edit that would have been made without some of its facts: their columns are left out.
+
+        Args:
+            ids: Ids of the facts, as ``facts`` gives them.
+
+        Raises:
+            DataError: If there is no such fact, or no fact would be left.
+            SettingError: If others of its facts were solved for together with them or on top of them, so that this is another edit.
+        """
+        self.facts.check_ids(ids)
+        if reason := self.facts.entangled(ids):
+            raise SettingError(
+                f"Not exactly possible: {reason}. Leaving out their columns would not give the edit that would have been made "
+                "without them."
+            )
+        facts, gone = self.facts.without(ids)
+        updates = {}
+        for name, update in self.updates.items():
+            stay = [column for column in range(update.rank) if column not in gone.get(name, ())]
+            if not isinstance(update, LowRankUpdate) or len(stay) == update.rank:
+                updates[name] = update
+            elif stay:
+                updates[name] = LowRankUpdate(update.b[:, stay], update.a[stay])
+        return WeightDelta(updates, facts)
 
     def save_pretrained(
         self, folder: str | Path, model: PreTrainedModel, base: str | None = None, overwrite: bool = False
@@ -117,7 +151,9 @@ class WeightDelta:
             base: Name of the model for those who load the folder; by default the name it was loaded by.
             overwrite: Whether to replace a folder that is there.
         """
-        save_updates(self.updates, Path(folder), model, base or hub_name(name_of(model)), overwrite=overwrite)
+        save_updates(
+            self.updates, Path(folder), model, base or hub_name(name_of(model)), overwrite=overwrite, facts=self.facts
+        )
 
     @classmethod
     def load(cls, folder: str | Path, model: PreTrainedModel | None = None) -> WeightDelta:
@@ -127,7 +163,7 @@ class WeightDelta:
             folder: The folder.
             model: The model to be edited, to refuse an edit that was made for another one.
         """
-        return cls(load_updates(Path(folder), model))
+        return cls(load_updates(Path(folder), model), load_facts(Path(folder)))
 
     @contextmanager
     def attached(self, model: PreTrainedModel) -> Iterator[None]:
@@ -176,6 +212,18 @@ class WeightDelta:
 
     def __repr__(self) -> str:
         return f"WeightDelta({', '.join(f'{name}: {update!r}' for name, update in self.updates.items())})"
+
+    def _joined(self, other: WeightDelta, on_top: bool = False) -> WeightDelta:
+        joined = dict(self.updates)
+        for name, update in other.updates.items():
+            joined[name] = joined[name] + update if name in joined else update
+        folded = [name for name in self.updates if isinstance(joined[name], DenseUpdate)]
+        return WeightDelta(joined, self.facts.joined(other.facts, self.ranks, on_top).folded(folded))
+
+    def _with(self, updates: Mapping[str, Update]) -> WeightDelta:
+        """The same facts with other factors, in the modules where they are others."""
+        folded = [name for name, update in updates.items() if update is not self.updates[name]]
+        return WeightDelta(updates, self.facts.folded(folded))
 
     def _sites(self, model: PreTrainedModel) -> list[EditSite]:
         """The edited modules in a model, found to fit."""

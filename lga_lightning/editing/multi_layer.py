@@ -46,6 +46,8 @@ class MultiLayerMethod(LocateThenEditMethod):
         arguments: Arguments of :class:`LocateThenEditMethod`.
     """
 
+    column_each = True
+
     def __init__(self, window: int = WINDOW, **arguments: Any) -> None:
         super().__init__(**arguments)
         check_at_least_one(window=window)

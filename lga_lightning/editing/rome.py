@@ -45,6 +45,8 @@ class ROME(LocateThenEditMethod):
     """
 
     name = "ROME"
+    column_each = True
+    in_turn = True
 
     def __init__(
         self,

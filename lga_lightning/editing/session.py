@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,8 @@ from torch import Tensor
 from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing.base import EditMethod, ascending, check_agreement
 from lga_lightning.editing.delta import WeightDelta
+from lga_lightning.editing.facts import Facts
+from lga_lightning.editing.facts_file import facts_from_json, facts_to_json
 from lga_lightning.editing.session_memory import pack_history, unpack_history
 from lga_lightning.editing.targets import EditTargets
 from lga_lightning.editing.updates import DenseUpdate, LowRankUpdate, Update
@@ -75,7 +78,7 @@ class EditSession:
         """
         check_agreement(targets.requests)
         with self.delta.applied(self.model):
-            added = self.method.write(self.model, self.tokenizer, [targets], self.layers, self.history)[0]
+            added = self.method.write_groups(self.model, self.tokenizer, [targets], self.layers, self.history)[0]
         self._add(added, targets.requests)
 
     def relative_norms(self) -> dict[int, float]:
@@ -88,12 +91,13 @@ class EditSession:
         return norms
 
     def state_dict(self) -> dict[str, Tensor]:
-        """All that later edits depend on, as tensors by name, bit for bit: the factors of ``delta``, and ``history``."""
+        """All that later edits depend on, as tensors by name, bit for bit: the factors and facts of ``delta``, and ``history``."""
         state = {
             f"delta.{number}.{name}": factor
             for name, update in self.delta.updates.items()
             for number, factor in enumerate(update.factors)
         }
+        state["facts"] = torch.tensor(list(json.dumps(facts_to_json(self.delta.facts)).encode()), dtype=torch.uint8)
         return state | {f"history.{name}": tensor for name, tensor in pack_history(self.history or {}).items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor], requests: Sequence[EditRequest]) -> None:
@@ -109,17 +113,20 @@ class EditSession:
         )  # now: contexts and moments are the unedited model's
         factors: dict[str, list[Tensor]] = {}
         history: dict[str, Tensor] = {}
+        facts = Facts()
         for key, tensor in sorted(state.items()):
             kind, _, rest = key.partition(".")
             if kind == "history":
                 history[rest] = tensor.to(self.model.device)
+            elif kind == "facts":
+                facts = facts_from_json(json.loads(bytes(tensor.tolist())))
             else:
                 name = rest.partition(".")[2]
                 factors.setdefault(name, []).append(tensor.to(named_site(self.model, name).weight.device))
         updates: dict[str, Update] = {
             name: LowRankUpdate(*parts) if len(parts) == 2 else DenseUpdate(*parts) for name, parts in factors.items()
         }
-        self.delta, self.requests = WeightDelta(updates), list(requests)
+        self.delta, self.requests = WeightDelta(updates, facts), list(requests)
         if self.history is not None:
             self.history |= unpack_history(history, self.method.history_entry)
 
@@ -138,5 +145,5 @@ class EditSession:
         self.history = None if state["history"] is None else dict(state["history"])
 
     def _add(self, added: WeightDelta, requests: Sequence[EditRequest]) -> None:
-        self.delta = (self.delta + added).compact()
+        self.delta = self.delta.then(added).compact()
         self.requests += requests

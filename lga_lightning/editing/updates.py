@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
+from lga_lightning.exceptions import SettingError
 from lga_lightning.utils.settings import check_at_least_one
 from lga_lightning.utils.tensors import at_least_float32
 
@@ -182,6 +184,20 @@ class LowRankUpdate(Update):
         (left, upper), (right, lower) = (torch.linalg.qr(at_least_float32(x)) for x in (self.b, self.a.T))
         inner, sizes, outer = torch.linalg.svd(upper @ lower.T)
         return _truncated(left @ inner, sizes, outer @ right.T, rank)
+
+    def padded(self, rank: int) -> LowRankUpdate:
+        """The same change, with columns and rows of zeros behind.
+
+        Args:
+            rank: Rank that it is to have; at least its own.
+
+        Raises:
+            SettingError: If it has a higher one.
+        """
+        if rank < self.rank:
+            raise SettingError(f"`rank` is {rank}, and the edit has rank {self.rank}. Fold it first (`max_rank`).")
+        more = rank - self.rank
+        return LowRankUpdate(functional.pad(self.b, (0, more)), functional.pad(self.a, (0, 0, 0, more)))
 
     def __repr__(self) -> str:
         return f"LowRankUpdate({self.shape[0]} x {self.shape[1]}, rank {self.rank})"

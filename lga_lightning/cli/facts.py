@@ -1,0 +1,112 @@
+"""``lga facts`` and ``lga remove``: which facts an adapter holds, and taking some of them out again."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lga_lightning.editing import WeightDelta
+from lga_lightning.editing.adapter import read_note, resave_updates
+from lga_lightning.editing.facts_file import FACTS, facts_to_json
+from lga_lightning.exceptions import DataError, SettingError
+from lga_lightning.models.loading import DTYPES, load_model
+from lga_lightning.reports.adapter_facts import print_facts_of, removal_card
+from lga_lightning.reports.terminal import print_note
+from lga_lightning.utils.io import already_there
+
+
+def list_facts(words: Sequence[str]) -> None:
+    """``lga facts ADAPTER``: print the facts of an adapter, with their ids.
+
+    Args:
+        words: What stands behind the verb.
+
+    Raises:
+        DataError: If there is no such adapter, or it knows no facts.
+    """
+    parser = ArgumentParser("lga facts", description="List the facts that an adapter holds, with their ids.")
+    parser.add_argument("adapter", type=Path, help="a folder that lga predict or delta.save_pretrained wrote")
+    print_facts_of(_load(parser.parse_args(words).adapter).facts)
+
+
+def remove_facts(words: Sequence[str]) -> None:
+    """``lga remove ADAPTER --fact ID``: take facts out of an adapter.
+
+    Args:
+        words: What stands behind the verb.
+
+    Raises:
+        DataError: If there is no such adapter or fact, or nothing would be left.
+        SettingError: If others of its facts depend on these, and there is no ``--model`` to edit them again.
+    """
+    parser = ArgumentParser(
+        "lga remove",
+        formatter_class=RawDescriptionHelpFormatter,
+        description="Take facts out of an adapter. What is left is the edit that would have been made without them: where no other\n"
+        "fact depends on them their part is left out, and with --model those that do are edited again.",
+    )
+    parser.add_argument("adapter", type=Path, help="a folder that lga predict or delta.save_pretrained wrote")
+    parser.add_argument(
+        "--fact", action="append", required=True, metavar="ID", help="a fact, as `lga facts` lists it; may be repeated"
+    )
+    parser.add_argument("--output", type=Path, help="folder to write instead of changing the adapter")
+    parser.add_argument("--overwrite", action="store_true", help="replace --output if it is there")
+    parser.add_argument("--model", help="the unedited model, to edit again what depends on these facts")
+    parser.add_argument("--dtype", default="float32", choices=["auto", *DTYPES], help="what to load it in")
+    parser.add_argument("--device", default="cpu", help="where to run it")
+    options = parser.parse_args(words)
+    output = options.output or options.adapter
+    if options.output and options.output.exists() and not options.overwrite:
+        raise already_there(options.output)
+    before = _load(options.adapter)
+    before.facts.check_ids(options.fact)
+    note = read_note(options.adapter.expanduser())
+    if not before.facts.entangled(options.fact):
+        after, how = before.without(options.fact), "their part was left out, exactly"
+    elif options.model is None:
+        raise SettingError(
+            f"These facts cannot just be left out: {before.facts.entangled(options.fact)}. Give the unedited model, and those "
+            f"facts are edited again without them: --model {note['base_model']}"
+        )
+    else:
+        after, how = _redone(before, options, note), "the facts that depended on them were edited again"
+    removed = [entry for entry in facts_to_json(before.facts)["facts"] if entry["id"] in options.fact]
+    note["removed"] = [
+        *note.get("removed", []),
+        *({"id": entry["id"], "request": entry["request"], "how": how} for entry in removed),
+    ]
+    card = removal_card(note, after.facts, after.ranks)
+    resave_updates(
+        after.updates, options.adapter.expanduser(), output.expanduser(), note, card, after.facts, overwrite=True
+    )
+    print_note(f"{len(removed)} taken out, {len(after.facts)} left: {how}. {output}")
+    print_note("Its scores are of the edit before that; `lga predict` scores edits anew.")
+
+
+def _redone(before: WeightDelta, options: Any, note: dict[str, Any]) -> WeightDelta:
+    from lga_lightning.editing.redo import redo_without
+
+    model, tokenizer = load_model(options.model, options.dtype)
+    WeightDelta.load(options.adapter, model)  # refuses another base model
+    after = redo_without(before, options.fact, model.to(options.device), tokenizer)
+    if "low_rank" in note:
+        after, note["low_rank"]["relative_error"] = after.low_rank(note["low_rank"]["max_rank"])
+    return after
+
+
+def _load(folder: Path) -> WeightDelta:
+    """An edit that knows its facts."""
+    folder = folder.expanduser()
+    inside = sorted(path.parent.name for path in folder.glob("*/lga.json"))
+    if inside and not (folder / "lga.json").is_file():
+        raise DataError(
+            f"{str(folder)!r} holds {len(inside)} adapters, each with facts of its own. Name one of them: {folder / inside[0]}"
+        )
+    delta = WeightDelta.load(folder)
+    if not delta.facts:
+        raise DataError(
+            f"{str(folder)!r} has no {FACTS}: it was written by an earlier version, or from Python without facts. Write it anew."
+        )
+    return delta
