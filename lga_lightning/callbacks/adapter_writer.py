@@ -13,13 +13,16 @@ import torch
 from lga_lightning.callbacks.edit_collector import EditCollector
 from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing import WeightDelta
-from lga_lightning.editing.adapter import NOTE, save_updates
+from lga_lightning.editing.adapter import NOTE, errors_in_json, save_updates
+from lga_lightning.editing.serving import SERVED_RANKS, check_servable, served_rank
+from lga_lightning.evaluation.evaluator import evaluate
 from lga_lightning.exceptions import SettingError
 from lga_lightning.models.chat import plain
 from lga_lightning.models.loading import hub_name
 from lga_lightning.reports.model_card import model_card
 from lga_lightning.reports.terminal import print_edits, print_written
 from lga_lightning.results.validation import ValidationResult
+from lga_lightning.results.validation_parts import Metric
 from lga_lightning.utils.io import already_there, write_folder, write_json
 from lga_lightning.utils.settings import check_at_least_one
 
@@ -35,11 +38,14 @@ class AdapterWriter(EditCollector):
         merge: Whether to write the edited model, in safetensors and with its tokenizer, instead of an adapter.
         max_rank: Rank that no module's change is written above: of dense changes, and of more facts than that, what the largest singular
             values hold, as a LoRA adapter. What this leaves out is said in the card. None writes edits whole.
+        serve: The server that it must be fit for, ``vllm``: all modules get one rank of those that it takes (8, 16, 32, 64, 128, 256, 320,
+            512), filled up with zeros, or folded as with ``max_rank`` where there is more.
         overwrite: Whether to replace a folder that is there. In the mode ``independent`` the folders of other requests stay.
         arguments: Arguments of :class:`EditCollector`.
 
     Attributes:
         error: Largest relative error of a matrix's change that was written with a lower rank; None if all are whole.
+        folded: Scores of the edit that was written last, by metric, where it is of a lower rank; None where it is whole.
     """
 
     def __init__(
@@ -48,18 +54,21 @@ class AdapterWriter(EditCollector):
         merge: bool = False,
         overwrite: bool = False,
         max_rank: int | None = None,
+        serve: Literal["vllm"] | None = None,
         **arguments: Any,
     ) -> None:
         super().__init__(**arguments)
         if max_rank is not None:
             check_at_least_one(max_rank=max_rank)
-            if merge:
-                raise SettingError(
-                    "`max_rank` is for adapters, and `merge` writes the edited model, which has room for the whole edit. Leave out one of "
-                    "them."
-                )
-        self.max_rank = max_rank
+        if merge and (max_rank is not None or serve is not None):
+            raise SettingError(
+                "`max_rank` and `serve` are for adapters, and `merge` writes the edited model, which has room for the whole edit. Leave "
+                "out one of them."
+            )
+        self.serve = serve
+        self.max_rank = min(max_rank or SERVED_RANKS[-1], SERVED_RANKS[-1]) if serve else max_rank
         self.error: float | None = None
+        self.folded: dict[str, Metric] | None = None
         self.output = output
         self.merge = merge
         self.overwrite = overwrite
@@ -68,7 +77,7 @@ class AdapterWriter(EditCollector):
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Begin anew; a folder that must not be overwritten is refused before anything is edited."""
         self.begin(pl_module)
-        self.error = None if self.max_rank is None else 0.0
+        self.error, self.folded = None if self.max_rank is None else 0.0, None
         name = "merged" if self.merge else "adapter"
         self.folder = Path(self.output).expanduser() if self.output else Path(trainer.default_root_dir) / name
         # one process looks for all, before any of them writes
@@ -110,7 +119,7 @@ class AdapterWriter(EditCollector):
         if pl_module.schedule.delta is not None:
             self._write(pl_module, pl_module.schedule.delta, self.folder, requests, self.result)
         print_edits(self.result)
-        print_written(self.result, self.folder, self.merge, self.error)
+        print_written(self.result, self.folder, self.merge, self.error, self.folded)
         if pl_module.run_state is not None:
             pl_module.run_state.remove()
 
@@ -124,16 +133,29 @@ class AdapterWriter(EditCollector):
     ) -> None:
         llm, tokenizer = module.language_model
         base = hub_name(module.model_name)
-        note, error = result.to_dict(), None
+        note, error, folded = result.to_dict(), None, None
         if self.max_rank is not None:
             delta, errors = delta.low_rank(self.max_rank)
-            note["low_rank"] = {"max_rank": self.max_rank, "relative_error": errors}
-            error = max(errors.values(), default=0.0)
+            error = max((of_module.frobenius for of_module in errors.values()), default=0.0)
             self.error = max(self.error or 0.0, error)
-        kind: Literal["adapter", "matrices"] = "matrices" if delta.is_dense else "adapter"
-        card = model_card(result, requests, delta.ranks, "merged" if self.merge else kind, error)
+            note["low_rank"] = {"max_rank": self.max_rank, **errors_in_json(errors)}
+            if error:
+                results = evaluate(llm, tokenizer, requests, [delta] * len(requests), module.evaluation)
+                folded = self.build_result(module, requests, results).metrics
+                self.folded = folded if module.schedule.joint else None  # of many edits none stands for all
+                note["low_rank"]["metrics"] = {name: metric.to_dict() for name, metric in folded.items()}
+        rank = served_rank(max(delta.ranks.values(), default=1)) if self.serve else None
+        kind: Literal["adapter", "matrices", "merged"] = (
+            "merged" if self.merge else "matrices" if delta.is_dense else "adapter"
+        )
+        ranks = dict.fromkeys(delta.ranks, rank) if rank else delta.ranks
+
+        def card(scratch: Path) -> str:
+            served = check_servable(scratch) if kind == "adapter" else None
+            return model_card(result, requests, ranks, kind, error, folded, served)
+
         if not self.merge:
-            save_updates(delta.updates, folder, llm, base, note, card, self.overwrite, delta.facts)
+            save_updates(delta.updates, folder, llm, base, note, card, self.overwrite, delta.facts, rank)
             return
 
         def write(scratch: Path) -> None:
@@ -141,7 +163,7 @@ class AdapterWriter(EditCollector):
                 llm.save_pretrained(scratch)
             plain(tokenizer).save_pretrained(scratch)
             write_json(scratch / NOTE, {"base_model": base, **result.to_dict()})
-            (scratch / "README.md").write_text(card, encoding="utf-8")
+            (scratch / "README.md").write_text(card(scratch), encoding="utf-8")
 
         write_folder(folder, write, self.overwrite)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lga_lightning.editing import WeightDelta
-from lga_lightning.editing.adapter import read_note, resave_updates
+from lga_lightning.editing.adapter import errors_in_json, read_note, resave_updates
 from lga_lightning.editing.facts_file import FACTS, facts_to_json
 from lga_lightning.exceptions import DataError, SettingError
 from lga_lightning.models.loading import DTYPES, load_model
@@ -92,7 +92,9 @@ def _redone(before: WeightDelta, options: Any, note: dict[str, Any]) -> WeightDe
     WeightDelta.load(options.adapter, model)  # refuses another base model
     after = redo_without(before, options.fact, model.to(options.device), tokenizer)
     if "low_rank" in note:
-        after, note["low_rank"]["relative_error"] = after.low_rank(note["low_rank"]["max_rank"])
+        rank = note["low_rank"]["max_rank"]
+        after, errors = after.low_rank(rank)
+        note["low_rank"] = {"max_rank": rank, **errors_in_json(errors)}
     return after
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from torch import Tensor
 from lga_lightning._version import __version__
 from lga_lightning.editing.facts import NO_FACTS, Facts
 from lga_lightning.editing.facts_file import FACTS, facts_from_json, facts_to_json
-from lga_lightning.editing.updates import DenseUpdate, LowRankUpdate, Update
+from lga_lightning.editing.updates import DenseUpdate, LowRankUpdate, RankError, Update
 from lga_lightning.exceptions import DataError, ModelError
 from lga_lightning.models.architecture import EditSite, edit_site, named_site
 from lga_lightning.utils.io import write_folder, write_json
@@ -36,7 +36,7 @@ def save_updates(
     model: PreTrainedModel,
     base: str,
     note: Mapping[str, Any] | None = None,
-    readme: str = "",
+    readme: str | Callable[[Path], str] = "",
     overwrite: bool = False,
     facts: Facts = NO_FACTS,
     rank: int | None = None,
@@ -52,7 +52,7 @@ def save_updates(
         model: The unedited model: in ``lga.json`` stands what the edited matrices were.
         base: Name of the model, for those who load the adapter.
         note: More to put into ``lga.json``.
-        readme: Text of ``README.md``.
+        readme: Text of ``README.md``, or what gives it once the other files are in a folder.
         overwrite: Whether to replace a folder that is there.
         facts: The facts that the edit holds, for ``facts.json``.
         rank: Rank that all factors are filled up to, with zeros; None writes each with the rank that it has.
@@ -109,7 +109,7 @@ def _write(
     updates: Mapping[str, Update],
     folder: Path,
     content: dict[str, Any],
-    readme: str,
+    readme: str | Callable[[Path], str],
     overwrite: bool,
     facts: Facts,
 ) -> None:
@@ -141,7 +141,8 @@ def _write(
             save_file(factors, scratch / FACTORS, metadata={"format": "pt"})
         write_json(scratch / NOTE, content)
         write_json(scratch / FACTS, facts_to_json(facts))
-        (scratch / "README.md").write_text(readme, encoding="utf-8")
+        text = readme if isinstance(readme, str) else readme(scratch)
+        (scratch / "README.md").write_text(text, encoding="utf-8")
 
     write_folder(folder, write, overwrite)
 
@@ -250,6 +251,18 @@ def _key(model: PreTrainedModel, site: EditSite) -> str:
         if site.layer >= 0 and edit_site(model, site.layer).name == site.name:
             return str(site.layer)
     return site.name
+
+
+def errors_in_json(errors: Mapping[str, RankError]) -> dict[str, dict[str, float]]:
+    """What an edit of a lower rank lacks, for ``lga.json``.
+
+    Args:
+        errors: By module, as :meth:`WeightDelta.low_rank` gives it.
+    """
+    return {
+        "relative_error": {name: error.frobenius for name, error in errors.items()},
+        "spectral_error": {name: error.spectral for name, error in errors.items()},
+    }
 
 
 def _broken(folder: Path, error: Exception) -> DataError:

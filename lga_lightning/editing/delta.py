@@ -14,7 +14,7 @@ from torch import Tensor
 from lga_lightning.editing.adapter import load_facts, load_updates, save_updates
 from lga_lightning.editing.facts import NO_FACTS, Facts
 from lga_lightning.editing.in_place import InPlace, in_place
-from lga_lightning.editing.updates import DenseUpdate, LowRankUpdate, Update, stack_updates
+from lga_lightning.editing.updates import DenseUpdate, LowRankUpdate, RankError, Update, stack_updates
 from lga_lightning.exceptions import ModelError, SettingError
 from lga_lightning.models.architecture import EditSite, named_site
 from lga_lightning.models.hooks import added_to_output
@@ -97,8 +97,8 @@ class WeightDelta:
         """The same edit with no rank above d_out: of more edits than that, the sum takes less room than the list."""
         return self._with({name: update.compact() for name, update in self.updates.items()})
 
-    def low_rank(self, rank: int) -> tuple[WeightDelta, dict[str, float]]:
-        """The nearest edit with no rank above ``rank``, and its relative error by module; see :meth:`Update.low_rank`.
+    def low_rank(self, rank: int) -> tuple[WeightDelta, dict[str, RankError]]:
+        """The nearest edit with no rank above ``rank``, and what it lacks by module; see :meth:`Update.low_rank`.
 
         Args:
             rank: Rank at most, in every module.
@@ -107,7 +107,7 @@ class WeightDelta:
             >>> from lga_lightning.editing.updates import DenseUpdate
             >>> whole = WeightDelta({"lm_head": DenseUpdate(torch.diag(torch.tensor([4.0, 3.0, 0.0])))})
             >>> whole.low_rank(1)
-            (WeightDelta(lm_head: LowRankUpdate(3 x 3, rank 1)), {'lm_head': 0.6000000238418579})
+            (WeightDelta(lm_head: LowRankUpdate(3 x 3, rank 1)), {'lm_head': RankError(frobenius=0.6000000238418579, spectral=0.75)})
         """
         parts = {name: update.low_rank(rank) for name, update in self.updates.items()}
         return self._with({name: update for name, (update, _) in parts.items()}), {

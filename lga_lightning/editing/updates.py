@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,6 +13,18 @@ from torch.nn import functional
 from lga_lightning.exceptions import SettingError
 from lga_lightning.utils.settings import check_at_least_one
 from lga_lightning.utils.tensors import at_least_float32
+
+
+class RankError(NamedTuple):
+    """What a change of a lower rank lacks, relative to the whole.
+
+    Attributes:
+        frobenius: Frobenius norm of what is lacking over that of the whole.
+        spectral: Largest singular value that is lacking over the largest of the whole: what an output can lose, at most.
+    """
+
+    frobenius: float = 0.0
+    spectral: float = 0.0
 
 
 class Update(ABC):
@@ -71,14 +84,14 @@ class Update(ABC):
         """The same change with no rank above d_out: the product of wider factors takes less room than they do."""
         return self
 
-    def low_rank(self, rank: int) -> tuple[LowRankUpdate, float]:
+    def low_rank(self, rank: int) -> tuple[LowRankUpdate, RankError]:
         """The nearest change of a rank, by the largest singular values (Eckart and Young); the change itself if it has no higher one.
 
         Args:
             rank: Rank at most.
 
         Returns:
-            That change, and its relative error: the Frobenius norm of what is lacking over that of the whole.
+            That change, and what it lacks.
 
         Raises:
             SettingError: If ``rank`` is below 1.
@@ -90,7 +103,7 @@ class Update(ABC):
             left, sizes, right = torch.linalg.svd(at_least_float32(matrix), full_matrices=False)
             return _truncated(left, sizes, right, rank)
         unit = torch.eye(min(self.shape)).to(matrix)
-        return LowRankUpdate(unit, matrix) if d_out <= d_in else LowRankUpdate(matrix, unit), 0.0
+        return LowRankUpdate(unit, matrix) if d_out <= d_in else LowRankUpdate(matrix, unit), RankError()
 
     def check_fits(self, name: str, d_out: int, d_in: int) -> None:
         """Refuse a module of another shape.
@@ -174,10 +187,10 @@ class LowRankUpdate(Update):
             return self
         return LowRankUpdate(torch.eye(self.shape[0]).to(self.b), self.matrix)
 
-    def low_rank(self, rank: int) -> tuple[LowRankUpdate, float]:
+    def low_rank(self, rank: int) -> tuple[LowRankUpdate, RankError]:
         """See :class:`Update`; the factors are never multiplied out where they are narrow."""
         if self.rank <= rank:
-            return self, 0.0
+            return self, RankError()
         if self.rank >= min(self.shape):
             return super().low_rank(rank)
         check_at_least_one(rank=rank)
@@ -243,11 +256,13 @@ class DenseUpdate(Update):
         return f"DenseUpdate({self.shape[0]} x {self.shape[1]})"
 
 
-def _truncated(left: Tensor, sizes: Tensor, right: Tensor, rank: int) -> tuple[LowRankUpdate, float]:
-    """The first part of a singular value decomposition, and the relative error without the rest."""
-    roots = sizes[:rank].sqrt()
-    error = sizes[rank:].norm() / sizes.norm().clamp_min(torch.finfo(sizes.dtype).tiny)
-    return LowRankUpdate(left[:, :rank] * roots, roots.unsqueeze(1) * right[:rank]), error.item()
+def _truncated(left: Tensor, sizes: Tensor, right: Tensor, rank: int) -> tuple[LowRankUpdate, RankError]:
+    """The first part of a singular value decomposition, and what it lacks."""
+    roots, tiny = sizes[:rank].sqrt(), torch.finfo(sizes.dtype).tiny
+    frobenius = sizes[rank:].norm() / sizes.norm().clamp_min(tiny)
+    spectral = sizes[rank] / sizes[0].clamp_min(tiny)
+    factors = LowRankUpdate(left[:, :rank] * roots, roots.unsqueeze(1) * right[:rank])
+    return factors, RankError(frobenius.item(), spectral.item())
 
 
 def stack_updates(updates: list[Update | None]) -> tuple[Tensor, ...]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+from lga_lightning.reports.tables import number
 from lga_lightning.reports.wording import FIRST_LOOK
 from lga_lightning.results.validation import ValidationResult
 from lga_lightning.results.validation_parts import Metric
@@ -110,3 +112,16 @@ def warnings(result: ValidationResult) -> list[str]:
 def _verdicts(result: ValidationResult) -> dict[str, Any]:
     found: dict[str, Any] = (result.evaluation or {}).get("judge", {}).get("verdicts", {})
     return found
+
+
+def low_rank_cost(whole: Mapping[str, Metric], folded: Mapping[str, Metric]) -> str:
+    """What an edit loses in scores where it is written with a lower rank, by the numbers to look at first; "" where none changes.
+
+    Args:
+        whole: Scores of the whole edit, by metric.
+        folded: Scores of what is written.
+    """
+    pairs = {name: (first_look(whole[name]).after, first_look(metric).after) for name, metric in folded.items()}
+    shown = {name: [number(value, 3) for value in pair] for name, pair in pairs.items()}
+    changes = [f"{name} {before} -> {after}" for name, (before, after) in shown.items() if before != after]
+    return f"What that costs (whole edit -> as written): {', '.join(changes)}." if changes else ""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from lga_lightning.data.requests import EditRequest
+from lga_lightning.editing.serving import served_rank
 from lga_lightning.models.loading import hub_name
 from lga_lightning.reports.edit_wording import governor_stop
 from lga_lightning.reports.markdown import escape_markdown
@@ -24,6 +26,8 @@ def model_card(
     ranks: Mapping[str, int],
     kind: Literal["adapter", "matrices", "merged"],
     error: float | None = None,
+    folded: Mapping[str, Metric] | None = None,
+    refused: Sequence[str] | None = None,
 ) -> str:
     """Text of a README.md for the Hub: metadata in YAML, the rest in Markdown.
 
@@ -33,6 +37,8 @@ def model_card(
         ranks: Ranks of the edit, by module.
         kind: What the folder holds: a LoRA adapter, changes of whole matrices, or the edited model.
         error: Largest relative error of a matrix's change that is written with a lower rank; None if all are whole.
+        folded: Scores of what is written, by metric, where it is of a lower rank.
+        refused: What keeps vLLM from serving it; None where nobody looked.
     """
     from huggingface_hub import ModelCard, ModelCardData
 
@@ -47,15 +53,32 @@ def model_card(
         result=result,
         base=base,
         base_in_python=repr(base),
+        base_in_shell=shlex.quote(base),
         kind=kind,
         count=len(requests),
         layers=layers_in_words(result.layers),
         ranks=", ".join(map(str, sorted(set(ranks.values())))),
         low_rank=None if not error else low_rank_in_words(error),
+        refused=refused,
+        served_rank=served_rank(max(ranks.values(), default=1)),
         stopped=governor_stop(result),
         facts=[[r.prompt, r.target_old or "", r.target_new] for r in requests[:SHOWN]],
+        score_headings=[
+            "metric",
+            "before",
+            "after",
+            "generated before",
+            "generated after",
+            *(["after, as written"] if folded else []),
+        ],
         scores=[
-            [name, *_sides(metric), *_sides(metric.others.get("generated"))] for name, metric in result.metrics.items()
+            [
+                name,
+                *_sides(metric),
+                *_sides(metric.others.get("generated")),
+                *([_after(folded.get(name))] if folded else []),
+            ]
+            for name, metric in result.metrics.items()
         ],
         settings=[[name, str(value)] for name, value in result.method.items() if name != "name"],
     )
@@ -65,6 +88,10 @@ def model_card(
 def _escaped(value: Any) -> Any:
     """What a template's expression gives: as it is if it is marked as safe, else as text in Markdown."""
     return value if hasattr(value, "__html__") else escape_markdown(str(value))
+
+
+def _after(metric: Metric | None) -> str:
+    return number(metric.after, 3) if metric else ""
 
 
 def _sides(metric: Metric | None) -> list[str]:

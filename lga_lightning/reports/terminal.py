@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -11,7 +11,7 @@ from rich.table import Table
 from lga_lightning.covariance.store import CovarianceKey
 from lga_lightning.locators.aggregation import RelationLayers
 from lga_lightning.reports.curves import ranking
-from lga_lightning.reports.edit_wording import first_look, governor_remarks, remarks_on_words, warnings
+from lga_lightning.reports.edit_wording import first_look, governor_remarks, low_rank_cost, remarks_on_words, warnings
 from lga_lightning.reports.figures import PICTURE_FILE
 from lga_lightning.reports.html import REPORT_FILE
 from lga_lightning.reports.tables import (
@@ -169,7 +169,13 @@ def print_places(result: ValidationResult, path: Path) -> None:
     print_plain(console, f"What the model said: {path.with_name(REQUESTS_FILE)}")
 
 
-def print_written(result: ValidationResult, folder: Path, merged: bool, error: float | None = None) -> None:
+def print_written(
+    result: ValidationResult,
+    folder: Path,
+    merged: bool,
+    error: float | None = None,
+    folded: Mapping[str, Metric] | None = None,
+) -> None:
     """Print which layers were edited, and where the edit is.
 
     Args:
@@ -177,6 +183,7 @@ def print_written(result: ValidationResult, folder: Path, merged: bool, error: f
         folder: Folder that was written.
         merged: Whether it holds the edited model rather than the edit.
         error: Largest relative error of a matrix's change that was written with a lower rank; None if all are whole.
+        folded: Scores of what was written, by metric, where it is of a lower rank.
     """
     console = make_console()
     _print_layers(console, result)
@@ -184,6 +191,8 @@ def print_written(result: ValidationResult, folder: Path, merged: bool, error: f
     print_plain(console, f"{'The edited model' if merged else alone}: {folder}")
     if error:
         print_plain(console, low_rank_in_words(error))
+    if folded and (cost := low_rank_cost(result.metrics, folded)):
+        print_plain(console, cost)
 
 
 def print_moments(key: CovarianceKey) -> None:

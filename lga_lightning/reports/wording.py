@@ -265,9 +265,8 @@ def low_rank_in_words(error: float) -> str:
 
     Example:
         >>> low_rank_in_words(0.0432)
-        'Written with a lower rank: up to 4.3% of the change of a matrix (Frobenius norm) is left out. The scores are those of the whole edit.'
+        'Written with a lower rank: up to 4.3% of the change of a matrix (Frobenius norm) is left out.'
     """
     return (
-        f"Written with a lower rank: up to {100 * error:.2g}% of the change of a matrix (Frobenius norm) is left out. The scores are "
-        "those of the whole edit."
+        f"Written with a lower rank: up to {100 * error:.2g}% of the change of a matrix (Frobenius norm) is left out."
     )

@@ -13,6 +13,7 @@ from lga_lightning.callbacks import AdapterWriter, EditReport
 from lga_lightning.covariance.estimate import find_covariances
 from lga_lightning.covariance.store import load_covariance
 from lga_lightning.editing import FTM, CrispEdit, LocFT, WeightDelta
+from lga_lightning.editing.serving import check_servable
 from lga_lightning.editing.session import EditSession
 from lga_lightning.evaluation.config import EvaluationConfig
 from lga_lightning.evaluation.evaluator import evaluate
@@ -179,7 +180,16 @@ def test_predict_writes_edits_of_a_lower_rank(mode, tmp_path, data, tokenizer, c
         assert note["low_rank"]["max_rank"] == 3
         errors.append(note["low_rank"]["relative_error"][EDITED])
         assert f"up to {100 * errors[-1]:.2g}% of the change" in (folder / "README.md").read_text()
+        page = (folder / "README.md").read_text()
+        assert "after, as written" in page
+        assert "--max-lora-rank 8" in page
+        config = EvaluationConfig(generate=False)
+        results = evaluate(made.llm, tokenizer, data.loaded.requests[:1], [again], config)
+        if mode == "independent" and folder == folders[0]:  # the score that is said is that of what is written
+            expected = [one.scores["token"][1] for one in results[0] if one.group == "rewrite"]
+            assert note["low_rank"]["metrics"]["rewrite"]["after"] == pytest.approx(sum(expected) / len(expected))
     if mode == "batch":
+        assert note["low_rank"]["metrics"].keys() == note["metrics"].keys()
         whole = made.schedule.delta.matrix(EDITED)
         assert ((again.matrix(EDITED) - whole).norm() / whole.norm()).item() == pytest.approx(errors[0], rel=1e-4)
     assert len(errors) == (1 if mode == "batch" else COUNT)
@@ -187,8 +197,23 @@ def test_predict_writes_edits_of_a_lower_rank(mode, tmp_path, data, tokenizer, c
     assert f"up to {100 * max(errors):.2g}% of the change" in capsys.readouterr().out
 
 
+def test_predict_fits_a_server(tmp_path, data, tokenizer):
+    made = module(tokenizer, mode="batch")
+    trainer(tmp_path, AdapterWriter(generate=False, resamples=10, serve="vllm")).predict(made, datamodule=data)
+    folder = tmp_path / "adapter"
+    assert check_servable(folder) == []
+    config = json.loads((folder / "adapter_config.json").read_text())
+    assert config["r"] == config["lora_alpha"] == 16  # of 13 facts
+    assert config["rank_pattern"] == config["alpha_pattern"] == {}
+    again = WeightDelta.load(folder, made.llm)
+    assert again.ranks == {EDITED: COUNT}  # without the padding
+    torch.testing.assert_close(again.matrix(EDITED), made.schedule.delta.matrix(EDITED))
+    assert [one.prompt for one in again.facts.requests] == [one.prompt for one in data.loaded.requests]
+    assert "--max-lora-rank 16" in (folder / "README.md").read_text()
+
+
 def test_a_merged_model_has_no_rank():
-    with pytest.raises(SettingError, match="`max_rank` is for adapters, and `merge` writes the edited model"):
+    with pytest.raises(SettingError, match="`max_rank` and `serve` are for adapters, and `merge` writes"):
         AdapterWriter(merge=True, max_rank=3)
     with pytest.raises(SettingError, match="`max_rank` must be at least 1, got 0"):
         AdapterWriter(max_rank=0)
