@@ -44,6 +44,7 @@ options of fit, validate and predict (all of them: lga fit --help, lga validate 
   --edits.protocol wild            let the model speak to its own end, asked as a user asks, with and without a context
   --edits.judge MODEL|ADDRESS      let a language model say whether the answers are right; --edits.judge_model NAME at an address
   --edits.output FOLDER            predict: where to write; --edits.overwrite true replaces what is there
+  --edits.max_rank N, --edits.serve vllm   predict: fold the edit to a rank; write it as a server takes it
   --trainer.default_root_dir PATH  where results are left and looked for; the current folder by default
   --trainer.accelerator, --trainer.devices, ...   as in Lightning
   --config PATH                    a YAML file with any of these (configs/); --print_config writes one

@@ -150,12 +150,13 @@ class AdapterWriter(EditCollector):
         )
         ranks = dict.fromkeys(delta.ranks, rank) if rank else delta.ranks
 
-        def card(scratch: Path) -> str:
-            served = check_servable(scratch) if kind == "adapter" else None
-            return model_card(result, requests, ranks, kind, error, folded, served)
+        def add_card(scratch: Path) -> None:
+            refused = check_servable(scratch) if kind == "adapter" else None
+            card = model_card(result, requests, ranks, kind, error, folded, refused)
+            (scratch / "README.md").write_text(card, encoding="utf-8")
 
         if not self.merge:
-            save_updates(delta.updates, folder, llm, base, note, card, self.overwrite, delta.facts, rank)
+            save_updates(delta.updates, folder, llm, base, note, "", self.overwrite, delta.facts, rank, more=add_card)
             return
 
         def write(scratch: Path) -> None:
@@ -163,7 +164,7 @@ class AdapterWriter(EditCollector):
                 llm.save_pretrained(scratch)
             plain(tokenizer).save_pretrained(scratch)
             write_json(scratch / NOTE, {"base_model": base, **result.to_dict()})
-            (scratch / "README.md").write_text(card(scratch), encoding="utf-8")
+            add_card(scratch)
 
         write_folder(folder, write, self.overwrite)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lga_lightning._version import __version__
 from lga_lightning.editing.facts import NO_FACTS, Facts
-from lga_lightning.editing.facts_file import FACTS, facts_from_json, facts_to_json
+from lga_lightning.editing.facts_file import FACTS, facts_to_json
 from lga_lightning.editing.updates import DenseUpdate, LowRankUpdate, RankError, Update
 from lga_lightning.exceptions import DataError, ModelError
 from lga_lightning.models.architecture import EditSite, edit_site, named_site
@@ -36,10 +36,11 @@ def save_updates(
     model: PreTrainedModel,
     base: str,
     note: Mapping[str, Any] | None = None,
-    readme: str | Callable[[Path], str] = "",
+    readme: str = "",
     overwrite: bool = False,
     facts: Facts = NO_FACTS,
     rank: int | None = None,
+    more: Callable[[Path], None] = lambda folder: None,
 ) -> None:
     """Write an edit as a folder that ``PeftModel.from_pretrained(model, folder)`` reads; it appears whole or not at all.
 
@@ -52,10 +53,11 @@ def save_updates(
         model: The unedited model: in ``lga.json`` stands what the edited matrices were.
         base: Name of the model, for those who load the adapter.
         note: More to put into ``lga.json``.
-        readme: Text of ``README.md``, or what gives it once the other files are in a folder.
+        readme: Text of ``README.md``.
         overwrite: Whether to replace a folder that is there.
         facts: The facts that the edit holds, for ``facts.json``.
         rank: Rank that all factors are filled up to, with zeros; None writes each with the rank that it has.
+        more: Puts other files into the folder before it appears.
 
     Raises:
         SettingError: If the folder is there and is not to be overwritten, or some update has a higher rank.
@@ -70,7 +72,7 @@ def save_updates(
         "transposed": any(site.transposed for site in sites),
         "rank": rank,
     }
-    _write({site.name: updates[site.name] for site in sites}, folder, content, readme, overwrite, facts)
+    _write({site.name: updates[site.name] for site in sites}, folder, content, readme, overwrite, facts, more)
 
 
 def resave_updates(
@@ -109,9 +111,10 @@ def _write(
     updates: Mapping[str, Update],
     folder: Path,
     content: dict[str, Any],
-    readme: str | Callable[[Path], str],
+    readme: str,
     overwrite: bool,
     facts: Facts,
+    more: Callable[[Path], None] = lambda folder: None,
 ) -> None:
     from safetensors.torch import save_file
 
@@ -141,8 +144,8 @@ def _write(
             save_file(factors, scratch / FACTORS, metadata={"format": "pt"})
         write_json(scratch / NOTE, content)
         write_json(scratch / FACTS, facts_to_json(facts))
-        text = readme if isinstance(readme, str) else readme(scratch)
-        (scratch / "README.md").write_text(text, encoding="utf-8")
+        (scratch / "README.md").write_text(readme, encoding="utf-8")
+        more(scratch)
 
     write_folder(folder, write, overwrite)
 
@@ -162,26 +165,6 @@ def read_note(folder: Path) -> dict[str, Any]:
     except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise _broken(folder, error) from error
     return dict(note)
-
-
-def load_facts(folder: Path) -> Facts:
-    """The facts of an edit that :func:`save_updates` wrote; none, if it was written before there was a ``facts.json``.
-
-    Args:
-        folder: The folder.
-
-    Raises:
-        DataError: If the file is broken.
-    """
-    path = Path(folder).expanduser() / FACTS
-    if not path.is_file():
-        return NO_FACTS
-    try:
-        return facts_from_json(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
-        raise DataError(
-            f"{str(path)!r} is not a record of facts, or it is broken ({type(error).__name__}: {error}). Write the adapter anew."
-        ) from error
 
 
 def load_updates(folder: Path, model: PreTrainedModel | None = None) -> dict[str, Update]:

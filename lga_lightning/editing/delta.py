@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from lga_lightning.editing.adapter import load_facts, load_updates, save_updates
+from lga_lightning.editing.adapter import load_updates, save_updates
 from lga_lightning.editing.facts import NO_FACTS, Facts
+from lga_lightning.editing.facts_file import load_facts
 from lga_lightning.editing.in_place import InPlace, in_place
 from lga_lightning.editing.updates import DenseUpdate, LowRankUpdate, RankError, Update, stack_updates
 from lga_lightning.exceptions import ModelError, SettingError

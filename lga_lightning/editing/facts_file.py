@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 from lga_lightning.data.formats.jsonl import read_jsonl, to_record
 from lga_lightning.data.records import Record
-from lga_lightning.editing.facts import Columns, FactGroup, Facts
+from lga_lightning.editing.facts import NO_FACTS, Columns, FactGroup, Facts
+from lga_lightning.exceptions import DataError
 
 FACTS = "facts.json"
 VERSION = 1
@@ -74,6 +77,26 @@ def facts_from_json(content: dict[str, Any]) -> Facts:
         method = content["methods"][group["method"]]
         groups.append(FactGroup(requests, columns, each, in_turn, group["first"], tuple(group["layers"]), method))
     return Facts(tuple(groups))
+
+
+def load_facts(folder: Path) -> Facts:
+    """The facts of an edit on disk; none, if it was written before there was a ``facts.json``.
+
+    Args:
+        folder: The folder.
+
+    Raises:
+        DataError: If the file is broken.
+    """
+    path = Path(folder).expanduser() / FACTS
+    if not path.is_file():
+        return NO_FACTS
+    try:
+        return facts_from_json(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
+        raise DataError(
+            f"{str(path)!r} is not a record of facts, or it is broken ({type(error).__name__}: {error}). Write the adapter anew."
+        ) from error
 
 
 def _span(span: list[int] | None) -> Columns | None:

@@ -9,8 +9,7 @@ import torch
 from peft import PeftModel
 
 from lga_lightning.editing import FTM, MEMIT, RROME, AlphaEdit, NormGuard, WeightDelta
-from lga_lightning.editing.adapter import load_facts
-from lga_lightning.editing.facts_file import facts_from_json, facts_to_json
+from lga_lightning.editing.facts_file import facts_from_json, facts_to_json, load_facts
 from lga_lightning.editing.guarded import Guarded
 from lga_lightning.editing.redo import method_of, redo_without
 from lga_lightning.editing.session import EditSession
