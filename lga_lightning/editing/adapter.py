@@ -47,7 +47,7 @@ def save_updates(
         model: The unedited model: in ``lga.json`` stands what the edited matrices were.
         base: Name of the model, for those who load the adapter.
         note: More to put into ``lga.json``.
-        readme: Text of ``README.md``.
+        readme: Text of ``README.md``; without one there is no such file.
         overwrite: Whether to replace a folder that is there.
 
     Raises:
@@ -78,7 +78,8 @@ def save_updates(
             }
             save_file(factors, scratch / FACTORS, metadata={"format": "pt"})
         write_json(scratch / NOTE, content)
-        (scratch / "README.md").write_text(readme, encoding="utf-8")
+        if readme:
+            (scratch / "README.md").write_text(readme, encoding="utf-8")
 
     write_folder(folder, write, overwrite)
 

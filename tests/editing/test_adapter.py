@@ -122,8 +122,9 @@ def test_nothing_is_overwritten_unasked(tmp_path):
     model, folder = tiny_model("llama"), tmp_path / "a"
     first, second = delta_for(model, {1: 1}, dtype=torch.float32), delta_for(model, {2: 1}, 1, torch.float32)
     first.save_pretrained(folder, model)
-    with pytest.raises(SettingError, match="is there already and is not overwritten"):
+    with pytest.raises(SettingError, match=r"is there already and is not overwritten\. .* `overwrite=True`\.$"):
         second.save_pretrained(folder, model)
+    assert not (folder / "README.md").exists()  # which would be empty: scores are what a card has
     assert list(WeightDelta.load(folder, model).updates) == [name_at(model, 1)]
     second.save_pretrained(folder, model, overwrite=True)
     assert list(WeightDelta.load(folder, model).updates) == [name_at(model, 2)]
