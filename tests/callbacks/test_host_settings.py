@@ -1,0 +1,89 @@
+"""Callbacks of ours in training runs of all kinds: the weights come out as they do without."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lga_lightning import EvaluationConfig
+from lga_lightning.callbacks import ApplyEdits, LayerAttribution
+from lga_lightning.callbacks.host import language_model_of
+from lga_lightning.editing import RROME
+from lga_lightning.locators import EditForecast
+from tests.helpers.cli import FAST_METHOD
+from tests.helpers.hosts import Host, train
+from tests.helpers.models import requests
+
+
+class Checkpointing(Host):
+    """Works activations out anew in the backward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net.llm.gradient_checkpointing_enable()
+
+
+class Compiled(Host):
+    """Its model is compiled in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net.llm.compile(backend="eager")
+
+
+class Adapted(Host):
+    """Trains a LoRA adapter."""
+
+    def __init__(self) -> None:
+        from peft import LoraConfig, get_peft_model
+
+        super().__init__()
+        config = LoraConfig(r=2, target_modules=["down_proj", "q_proj"], lora_dropout=0.5)
+        self.net.llm = get_peft_model(self.net.llm, config)
+
+
+RUNS = {
+    "mixed precision": (Host, {"precision": "bf16-mixed", "accumulate_grad_batches": 2}),
+    "checkpointing": (Checkpointing, {}),
+    "compiled": (Compiled, {}),
+    "adapter": (Adapted, {}),
+}
+
+
+@pytest.mark.parametrize("kind", RUNS)
+def test_the_weights_are_what_they_are_without_us(kind, tmp_path, tokenizer):
+    host_class, settings = RUNS[kind]
+    editor = RROME(**FAST_METHOD)
+    watch = LayerAttribution(requests(4), "net.llm", tokenizer, EditForecast(editor), every_n_epochs=2, verbose=False)
+    edits = ApplyEdits(
+        requests(2), "net.llm", tokenizer, 1, editor, evaluation=EvaluationConfig(generate=False), verbose=False
+    )
+    host = train(tmp_path / "watched", [watch, edits], host_class, **settings)
+    alone = train(tmp_path / "alone", [], host_class, **settings)
+    assert host.losses == alone.losses
+    changed = [name for name, tensor in host.state_dict().items() if not torch.equal(tensor, alone.state_dict()[name])]
+    assert len(changed) == 1
+    assert "layers.1.mlp.down_proj" in changed[0]
+    edits.originals.restore_()
+    for name, tensor in alone.state_dict().items():
+        assert torch.equal(host.state_dict()[name], tensor)
+    expected = EditForecast(editor).score(alone.net.llm, tokenizer, requests(4)).values[:, 0].mean(0)
+    torch.testing.assert_close(torch.tensor(watch.result.choice.scores), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_compiled_code_is_put_aside_while_hooks_are_in_place(tokenizer):
+    host = Host()
+    expected = EditForecast(RROME(**FAST_METHOD)).score(host.net.llm, tokenizer, requests(3)).values
+    compiled = Compiled()
+    compiled.net.llm(torch.tensor([[3, 4, 5]]))  # before any hook is there
+    found = EditForecast(RROME(**FAST_METHOD)).score(compiled.net.llm, tokenizer, requests(3)).values
+    torch.testing.assert_close(found, expected)
+    assert compiled.net.llm._compiled_call_impl is not None
+
+
+def test_a_model_in_a_compiled_module_is_found(tokenizer):
+    host = Host()
+    llm, host.net.llm = host.net.llm, torch.compile(host.net.llm)
+    found = language_model_of(host, "net.llm", tokenizer, "mine")
+    assert found.llm is llm
+    assert found.name == "mine"
