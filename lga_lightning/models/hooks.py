@@ -32,8 +32,8 @@ def frozen(model: nn.Module) -> Iterator[None]:
     modes = [(module, module.training) for module in model.modules()]
     compiled = [(module, module._compiled_call_impl) for module in model.modules() if module._compiled_call_impl]
     wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    embedding = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
-    hook = None if embedding is None else embedding.register_forward_hook(_detached)
+    find = getattr(model, "get_input_embeddings", None)
+    hook = None if find is None else find().register_forward_hook(_detached)
     try:
         model.eval()
         for module, _ in compiled:

@@ -24,11 +24,11 @@ class Checkpointing(Host):
 
 
 class Compiled(Host):
-    """Its model is compiled in place."""
+    """A part of its model is compiled in place."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.net.llm.compile(backend="eager")
+        self.net.llm.model.layers[1].mlp.compile(backend="eager")
 
 
 class Adapted(Host):
@@ -78,7 +78,7 @@ def test_compiled_code_is_put_aside_while_hooks_are_in_place(tokenizer):
     compiled.net.llm(torch.tensor([[3, 4, 5]]))  # before any hook is there
     found = EditForecast(RROME(**FAST_METHOD)).score(compiled.net.llm, tokenizer, requests(3)).values
     torch.testing.assert_close(found, expected)
-    assert compiled.net.llm._compiled_call_impl is not None
+    assert compiled.net.llm.model.layers[1].mlp._compiled_call_impl is not None
 
 
 def test_a_model_in_a_compiled_module_is_found(tokenizer):
