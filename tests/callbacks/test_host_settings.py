@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -13,6 +17,8 @@ from lga_lightning.locators import EditForecast
 from tests.helpers.cli import FAST_METHOD
 from tests.helpers.hosts import Host, train
 from tests.helpers.models import requests
+
+ROOT = Path(__file__).parents[2]
 
 
 class Checkpointing(Host):
@@ -87,3 +93,49 @@ def test_a_model_in_a_compiled_module_is_found(tokenizer):
     found = language_model_of(host, "net.llm", tokenizer, "mine")
     assert found.llm is llm
     assert found.name == "mine"
+
+
+TWO = """
+import sys
+from pathlib import Path
+import lightning as L
+import torch
+from lga_lightning import ApplyEdits, EvaluationConfig, LayerAttribution, RROME
+from tests.helpers.cli import FAST_METHOD
+from tests.helpers.hosts import train
+from tests.helpers.models import requests, tiny_tokenizer
+
+torch.set_num_threads(1)
+folder = Path(sys.argv[1])
+
+class Keep(L.Callback):
+    def __init__(self, name, edits=None):
+        self.name, self.edits = name, edits
+
+    def on_fit_end(self, trainer, pl_module):
+        kept = {"edited": {name: tensor.clone() for name, tensor in pl_module.state_dict().items()}}
+        if self.edits is not None:
+            self.edits.originals.restore_()
+        torch.save({**kept, "trained": pl_module.state_dict()}, folder / f"{self.name}-{trainer.global_rank}.pt")
+
+editor, tokenizer = RROME(**FAST_METHOD), tiny_tokenizer()
+watch = LayerAttribution(requests(3), "net.llm", tokenizer, every_n_epochs=2, verbose=False)
+quick = EvaluationConfig(generate=False)
+edits = ApplyEdits(requests(2), "net.llm", tokenizer, editor=editor, evaluation=quick, verbose=False)
+for name, callbacks in (("watched", [watch, edits, Keep("watched", edits)]), ("alone", [Keep("alone")])):
+    train(folder, callbacks, devices=2, strategy="ddp_fork")
+"""
+
+
+def test_two_processes_train_and_edit_alike(tmp_path):
+    """As they do without us; and each makes the same edits."""
+    command = [sys.executable, "-c", TWO, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-3000:]
+    kept = {path.stem: torch.load(path) for path in tmp_path.glob("*.pt")}
+    assert sorted(kept) == ["alone-0", "alone-1", "watched-0", "watched-1"]
+    for name, tensor in kept["alone-0"]["trained"].items():
+        assert all(torch.equal(found["trained"][name], tensor) for found in kept.values())
+        assert torch.equal(kept["watched-0"]["edited"][name], kept["watched-1"]["edited"][name])
+    edited, trained = kept["watched-0"]["edited"], kept["watched-0"]["trained"]
+    assert sum(not torch.equal(tensor, trained[name]) for name, tensor in edited.items()) == 1
