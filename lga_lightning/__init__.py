@@ -12,6 +12,7 @@ from lga_lightning._version import __version__
 
 if TYPE_CHECKING:
     from lga_lightning.callbacks import AdapterWriter, ApplyEdits, EditReport, LayerAttribution, ScoreCollector
+    from lga_lightning.callbacks.transformers_trainer import ApplyEditsCallback, LayerAttributionCallback
     from lga_lightning.data import load_requests
     from lga_lightning.data.formats import Format
     from lga_lightning.data.requests import EditRequest, Probe
@@ -62,6 +63,8 @@ _PLACES = {
     "EditReport": "callbacks",
     "LayerAttribution": "callbacks",
     "ScoreCollector": "callbacks",
+    "ApplyEditsCallback": "callbacks.transformers_trainer",
+    "LayerAttributionCallback": "callbacks.transformers_trainer",
     "load_requests": "data",
     "EditRequest": "data.requests",
     "Probe": "data.requests",
@@ -119,6 +122,7 @@ __all__ = [
     "AdapterWriter",
     "AlphaEdit",
     "ApplyEdits",
+    "ApplyEditsCallback",
     "CausalTracing",
     "CrispEdit",
     "EditDataModule",
@@ -137,6 +141,7 @@ __all__ = [
     "Guarded",
     "LGAModule",
     "LayerAttribution",
+    "LayerAttributionCallback",
     "LayerLocator",
     "LayerSweep",
     "LocFT",

@@ -229,8 +229,9 @@ def edit(
         requests: The facts to edit, as requests or as dicts with their fields (``docs/data.md``).
         layer: The block to edit: ``"auto"`` for :func:`known_golden_layer`, which takes minutes once for a model and a method; what
             :func:`find_golden_layer` found (a window around it for methods that spread an edit), a number, several (``"4-8"``, a
-            list, or ``"all"``), the path of an attribution.json, ``"golden"`` for that in the current folder, or ``"default"``: what
-            is published for the model and the method, or a choice by depth.
+            list, or ``"all"``), the path of an attribution.json, ``"golden"`` for that in the current folder, ``"atlas"``: what was
+            measured for the model and the method (``docs/atlas.md``), or ``"default"``: what is published for them, or a choice by
+            depth.
         editor: How facts are edited; R-ROME by default.
         batch_size: Requests that are worked on at once.
 

@@ -26,6 +26,8 @@ from lga_lightning.results.validation_parts import Metric
 from lga_lightning.utils.io import already_there, write_folder, write_json
 from lga_lightning.utils.settings import check_at_least_one
 
+ALLOW = "Give another one (--edits.output), or allow it with --edits.overwrite true."
+
 
 class AdapterWriter(EditCollector):
     """In ``predict``, writes the edits: a PEFT LoRA adapter with all of them, or one for each request that is edited alone.
@@ -82,7 +84,7 @@ class AdapterWriter(EditCollector):
         self.folder = Path(self.output).expanduser() if self.output else Path(trainer.default_root_dir) / name
         # one process looks for all, before any of them writes
         if trainer.strategy.broadcast(self.folder.exists()) and not self.overwrite:
-            raise already_there(self.folder)
+            raise already_there(self.folder, ALLOW)
 
     def on_predict_batch_end(
         self,

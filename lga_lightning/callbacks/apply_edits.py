@@ -14,15 +14,24 @@ from lga_lightning.data import load_requests
 from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing import RROME, EditMethod, WeightDelta
 from lga_lightning.editing.delta import Originals
+from lga_lightning.evaluation.config import EvaluationConfig
+from lga_lightning.reports.terminal import print_edits, print_note
 from lga_lightning.results.layer_spec import GOLDEN, LayerSpec
+from lga_lightning.results.validation import ValidationResult
 from lga_lightning.utils.settings import check_at_least_one
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+IN_THE_WEIGHTS = (
+    "The edits are in the weights now, and in no checkpoint that the run saved before. `delta.save_pretrained(folder, model)` of this "
+    "callback, after `originals.restore_()`, writes them as an adapter."
+)
+
+
 class ApplyEdits(L.Callback):
-    """Writes edits into the language model of a module of yours at the end of ``fit``.
+    """Writes edits into the language model of a module of yours at the end of ``fit``, and says how they score.
 
     Checkpoints that the run has saved by then hold the unedited weights.
 
@@ -35,10 +44,14 @@ class ApplyEdits(L.Callback):
         editor: How facts are edited; R-ROME by default.
         format: Format of a file of requests; ``auto`` recognises it.
         batch_size: Requests that are worked on at once.
+        model_name: What to call the model in results, one that was built from a config, say; None takes the name it was loaded by.
+        evaluation: What is measured of the edits.
+        verbose: Whether to print how they score.
 
     Attributes:
         delta: The edit, once it is made: save it with :meth:`WeightDelta.save_pretrained`.
         originals: What undoes it: ``callback.originals.restore_()``.
+        result: How it scores.
 
     Raises:
         SettingError: If ``batch_size`` is below 1.
@@ -58,10 +71,15 @@ class ApplyEdits(L.Callback):
         editor: EditMethod | None = None,
         format: str = "auto",
         batch_size: int = 8,
+        model_name: str | None = None,
+        evaluation: EvaluationConfig | None = None,
+        verbose: bool = True,
     ) -> None:
         check_at_least_one(batch_size=batch_size)
         self.requests, self.model, self.tokenizer, self.layer = requests, model, tokenizer, LayerSpec.parse(layer)
         self.editor, self.format, self.batch_size = editor or RROME(), format, batch_size
+        self.model_name, self.evaluation, self.verbose = model_name, evaluation or EvaluationConfig(), verbose
+        self.result: ValidationResult | None = None
         self.delta: WeightDelta | None = None
         self.originals: Originals | None = None
 
@@ -72,16 +90,19 @@ class ApplyEdits(L.Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Find the model, which your module may make as late as in ``configure_model``, but before it is trained."""
-        self._llm, self._tokenizer, self._name = language_model_of(pl_module, self.model, self.tokenizer)
+        self._host = language_model_of(pl_module, self.model, self.tokenizer, self.model_name)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Edit."""
-        layers, _ = self._find(trainer).layers_for(self.editor, self._llm)
-        self.delta = self.editor.compute(self._llm, self._tokenizer, self._loaded.requests, layers, self.batch_size)
-        self.originals = self.delta.merge_(self._llm)
+        self.delta, self.originals, self.result = self._host.edit_(
+            self.editor, self._find(trainer), self._loaded, self.batch_size, self.evaluation
+        )
+        if self.verbose and trainer.is_global_zero:
+            print_edits(self.result)
+            print_note(IN_THE_WEIGHTS)
 
     def _find(self, trainer: L.Trainer) -> LayerSpec:
         found = [c.result for c in trainer.callbacks if isinstance(c, LayerAttribution) and c.result is not None]
         if self.layer.word == GOLDEN and found:
             return LayerSpec.of(found[0], "this run")
-        return self.layer.find(Path(trainer.default_root_dir), self._name)
+        return self.layer.find(Path(trainer.default_root_dir), self._host.name)

@@ -1,27 +1,140 @@
-"""Where a language model sits in a module that is not ours, and callbacks that need one that is."""
+"""What callbacks in a training run of somebody else's share: where the model is, its layers' scores, its edits."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
+from lga_lightning.data.loading import LoadedRequests
+from lga_lightning.editing import EditMethod, WeightDelta
+from lga_lightning.editing.delta import Originals
+from lga_lightning.evaluation.config import EvaluationConfig
+from lga_lightning.evaluation.evaluator import Evaluator
 from lga_lightning.exceptions import DataError, SettingError
+from lga_lightning.locators import LayerLocator
+from lga_lightning.locators.score_requests import score_all
 from lga_lightning.models.loading import load_tokenizer, name_of
+from lga_lightning.results.attribution import LocatorResult
+from lga_lightning.results.layer_spec import LayerSpec
+from lga_lightning.results.validation import ValidationResult
 
 if TYPE_CHECKING:
     import lightning as L
+    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
+@dataclass(frozen=True)
+class HostModel:
+    """A language model that somebody else trains.
+
+    Attributes:
+        llm: The model.
+        tokenizer: Its fast tokenizer.
+        name: What to call it in results.
+    """
+
+    llm: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    name: str
+
+    def score_layers(
+        self,
+        locator: LayerLocator,
+        proxies: LoadedRequests,
+        batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+        device: torch.device | None = None,
+    ) -> LocatorResult:
+        """Score the layers as they are by now, and pick the golden one; a collective operation.
+
+        Args:
+            locator: How layers are scored.
+            proxies: The requests to score them by.
+            batch_size: Requests a batch.
+            rank: Number of this process.
+            world_size: Number of processes, each of which scores its share.
+            device: Where the scores are kept; the model's device by default.
+        """
+        asked = proxies.requests
+        scores = score_all(
+            locator, self.llm, self.tokenizer, asked, batch_size, rank=rank, world_size=world_size, device=device
+        )
+        return LocatorResult.from_scores(
+            locator,
+            self.llm,
+            *scores.compute(),
+            model_name=self.name,
+            data_name=proxies.name,
+            requests=asked,
+            skipped=proxies.skipped,
+        )
+
+    def edit_(
+        self,
+        editor: EditMethod,
+        layer: LayerSpec,
+        facts: LoadedRequests,
+        batch_size: int,
+        evaluation: EvaluationConfig,
+    ) -> tuple[WeightDelta, Originals, ValidationResult]:
+        """Edit facts, all together, and write the edit into the weights.
+
+        Args:
+            editor: How facts are edited.
+            layer: The block to edit, found.
+            facts: The facts.
+            batch_size: Requests that are worked on at once.
+            evaluation: What is measured.
+
+        Returns:
+            The edit, what undoes it, and how it scores.
+        """
+        asked = facts.requests
+        layers, source = layer.layers_for(editor, self.llm)
+        delta = editor.compute(self.llm, self.tokenizer, asked, layers, batch_size)
+        results = Evaluator(self.llm, self.tokenizer, asked, evaluation)([delta] * len(asked))
+        found = ValidationResult.build(
+            asked,
+            results,
+            model_name=self.name,
+            data_name=facts.name,
+            layers=layers,
+            layer_source=source,
+            method=editor.settings(self.llm),
+            mode="batch",
+            skipped=facts.skipped,
+            evaluation=evaluation,
+            resamples=1000,
+        )
+        return delta, delta.merge_(self.llm), found
+
+
+def layer_metrics(result: LocatorResult | None) -> dict[str, float]:
+    """A result as the metrics that a run logs: ``lga/layer_<number>``, ``lga/golden_layer`` and ``lga/confidence``.
+
+    Args:
+        result: The result; None before there is one.
+    """
+    if result is None:
+        return {}
+    choice = result.choice
+    scores = {f"lga/layer_{layer}": score for layer, score in enumerate(choice.scores)}
+    return {**scores, "lga/golden_layer": float(choice.golden_layer), "lga/confidence": choice.confidence}
+
+
 def language_model_of(
-    module: L.LightningModule, path: str, tokenizer: str | PreTrainedTokenizerBase | None
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
+    module: L.LightningModule, path: str, tokenizer: str | PreTrainedTokenizerBase | None, name: str | None = None
+) -> HostModel:
     """The language model in a module, its tokenizer, and what to call it in results.
 
     Args:
         module: The module.
         path: Where the model is, as in ``"net.llm"``.
         tokenizer: The tokenizer, or the name to load it by; None takes the model's ``config.name_or_path``.
+        name: What to call the model; None takes the name it was loaded by.
 
     Raises:
         DataError: If there is no model of transformers at that path, or no tokenizer can be found for what is there.
@@ -33,6 +146,7 @@ def language_model_of(
             f"The language model was looked for at `model={path!r}`, but {type(module).__name__} has no such attribute "
             f"({error}). Say where your module keeps it, as in `model='net.llm'`."
         ) from error
+    llm = getattr(llm, "_orig_mod", llm)  # of `torch.compile(model)`: the same weights, in modules that can be hooked
     if not hasattr(getattr(llm, "config", None), "name_or_path"):
         raise DataError(
             f"The language model was looked for at `model={path!r}`, where {type(module).__name__} has a {type(llm).__name__}, "
@@ -45,7 +159,7 @@ def language_model_of(
         )
     if tokenizer is None or isinstance(tokenizer, str):
         tokenizer = load_tokenizer(tokenizer or llm.config.name_or_path)
-    return llm, tokenizer, name_of(llm)
+    return HostModel(llm, tokenizer, name or name_of(llm))
 
 
 def check_own_module(callback: L.Callback, module: L.LightningModule) -> None:

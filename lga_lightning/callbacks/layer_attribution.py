@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING
 
 import lightning as L
 
-from lga_lightning.callbacks.host import language_model_of
+from lga_lightning.callbacks.host import language_model_of, layer_metrics
 from lga_lightning.data import load_requests
 from lga_lightning.data.loading import LoadedRequests
 from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing import RROME
 from lga_lightning.locators import EditForecast, LayerLocator
-from lga_lightning.locators.score_requests import score_all
 from lga_lightning.reports.fit_files import leave_attribution
 from lga_lightning.results.attribution import LocatorResult
 from lga_lightning.utils.settings import check_at_least_one
@@ -37,6 +36,7 @@ class LayerAttribution(L.Callback):
         model: Where your module keeps the language model, as in ``"net.llm"``.
         tokenizer: Its tokenizer, or the name to load it by; None takes the model's ``config.name_or_path``.
         locator: How layers are scored; :class:`~lga_lightning.EditForecast` by default, of R-ROME with C = I, which needs no text.
+        model_name: What to call the model in results, one that was built from a config, say; None takes the name it was loaded by.
         format: Format of a file of proxies; ``auto`` recognises it.
         limit: Number of proxies to use, the first ones of a file.
         batch_size: Proxies a batch.
@@ -65,11 +65,13 @@ class LayerAttribution(L.Callback):
         batch_size: int = 8,
         every_n_epochs: int = 1,
         verbose: bool = True,
+        model_name: str | None = None,
     ) -> None:
         check_at_least_one(batch_size=batch_size, every_n_epochs=every_n_epochs)
         self.proxies = proxies
         self.model = model
         self.tokenizer = tokenizer
+        self.model_name = model_name
         self.locator = locator or EditForecast(RROME(second_moment="identity"))
         self.format = format
         self.limit = limit
@@ -86,7 +88,7 @@ class LayerAttribution(L.Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Find the model, which your module may make as late as in ``configure_model``, but before it is trained."""
-        self._llm, self._tokenizer, self._name = language_model_of(pl_module, self.model, self.tokenizer)
+        self._host = language_model_of(pl_module, self.model, self.tokenizer, self.model_name)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Score the model as it is before training."""
@@ -97,7 +99,7 @@ class LayerAttribution(L.Callback):
         if (trainer.current_epoch + 1) % self.every_n_epochs == 0:
             self._score(trainer, pl_module)
         # in every epoch, so that whoever monitors a metric finds it; the same on every process
-        pl_module.log_dict(self._metrics(), logger=False, on_epoch=True)
+        pl_module.log_dict(layer_metrics(self.result), logger=False, on_epoch=True)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Leave the results."""
@@ -106,32 +108,8 @@ class LayerAttribution(L.Callback):
 
     def _score(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Score the layers and log them; a collective operation."""
-        requests = self._loaded.requests
-        scores = score_all(
-            self.locator,
-            self._llm,
-            self._tokenizer,
-            requests,
-            self.batch_size,
-            rank=trainer.global_rank,
-            world_size=trainer.world_size,
-            device=pl_module.device,
-        )
-        self.result = LocatorResult.from_scores(
-            self.locator,
-            self._llm,
-            *scores.compute(),
-            model_name=self._name,
-            data_name=self._loaded.name,
-            requests=requests,
-            skipped=self._loaded.skipped,
+        self.result = self._host.score_layers(
+            self.locator, self._loaded, self.batch_size, trainer.global_rank, trainer.world_size, pl_module.device
         )
         for logger in trainer.loggers:
-            logger.log_metrics(self._metrics(), step=trainer.global_step)
-
-    def _metrics(self) -> dict[str, float]:
-        if self.result is None:
-            return {}
-        choice = self.result.choice
-        scores = {f"lga/layer_{layer}": score for layer, score in enumerate(choice.scores)}
-        return {**scores, "lga/golden_layer": float(choice.golden_layer), "lga/confidence": choice.confidence}
+            logger.log_metrics(layer_metrics(self.result), step=trainer.global_step)

@@ -19,6 +19,7 @@ from lga_lightning.locators.race import RaceSettings
 from lga_lightning.locators.race_runner import EditRace
 from lga_lightning.metrics import LayerScores
 from lga_lightning.reports.fit_files import leave_attribution
+from lga_lightning.results.atlas import ATLAS_FILE, AtlasPage, check_measured
 from lga_lightning.results.attribution import LocatorResult
 from lga_lightning.results.evidence import LocatorEvidence
 from lga_lightning.utils.settings import check_at_least_one
@@ -46,6 +47,7 @@ class ScoreCollector(L.Callback):
             the same layer, and at least 32 requests count. None scores all requests.
         verbose: Whether to print the result. False where another program (``lga compare``) does, and resumes by itself.
         verify: Whether edits are to verify the layer, and when their race ends; True for its usual settings.
+        atlas: Whether to leave ``atlas_entry.json`` as well: what was found, to be contributed to the atlas (``docs/atlas.md``).
 
     Attributes:
         result: The golden layer, once ``fit`` is over.
@@ -64,6 +66,7 @@ class ScoreCollector(L.Callback):
         stop_at_confidence: float | None = None,
         verbose: bool = True,
         verify: RaceSettings | bool | None = None,
+        atlas: bool = False,
     ) -> None:
         check_at_least_one(checkpoint_every=checkpoint_every)
         if stop_at_confidence is not None and not 0 < stop_at_confidence <= 1:
@@ -72,6 +75,7 @@ class ScoreCollector(L.Callback):
         self.stop_at_confidence = stop_at_confidence
         self.verbose = verbose
         self.verify = race_settings(verify)
+        self.atlas = atlas
         self._begin()
 
     def _begin(self) -> None:
@@ -99,6 +103,8 @@ class ScoreCollector(L.Callback):
         self._since = time.perf_counter()
         if self._resumed_from is not None:
             check_fingerprint(self._resumed_from, pl_module.fingerprint())
+        if self.atlas and self.verify is None:
+            check_measured(pl_module.locator, pl_module.editor, pl_module.llm)
         if self.verify is not None:
             pl_module.editor.check_requests(list(filter(pl_module.locator.accepts, pl_module.data.requests)))
             self._edits = edits_before(trainer)
@@ -138,8 +144,12 @@ class ScoreCollector(L.Callback):
             self.race = race_layers(trainer, pl_module, self.verify, self.collected, self._edits, self.verbose)
             self.result = raced(self.result, self.race)
         if trainer.is_global_zero:
+            root = Path(trainer.default_root_dir)
             files = [CHECKPOINT_FILE] if self.verify is None else [CHECKPOINT_FILE, RACE_FILE]
-            leave_attribution(self.result, Path(trainer.default_root_dir), self.verbose, files)
+            if self.atlas:
+                AtlasPage.of(self.result, pl_module.editor, pl_module.llm).save(root / ATLAS_FILE)
+                files.append(ATLAS_FILE)
+            leave_attribution(self.result, root, self.verbose, files)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Leave a checkpoint when the user interrupts a run.

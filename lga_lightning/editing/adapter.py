@@ -53,7 +53,7 @@ def save_updates(
         model: The unedited model: in ``lga.json`` stands what the edited matrices were.
         base: Name of the model, for those who load the adapter.
         note: More to put into ``lga.json``.
-        readme: Text of ``README.md``.
+        readme: Text of ``README.md``; without one there is no such file.
         overwrite: Whether to replace a folder that is there.
         facts: The facts that the edit holds, for ``facts.json``.
         rank: Rank that all factors are filled up to, with zeros; None writes each with the rank that it has.
@@ -144,7 +144,8 @@ def _write(
             save_file(factors, scratch / FACTORS, metadata={"format": "pt"})
         write_json(scratch / NOTE, content)
         write_json(scratch / FACTS, facts_to_json(facts))
-        (scratch / "README.md").write_text(readme, encoding="utf-8")
+        if readme:
+            (scratch / "README.md").write_text(readme, encoding="utf-8")
         more(scratch)
 
     write_folder(folder, write, overwrite)

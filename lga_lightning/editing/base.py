@@ -16,13 +16,13 @@ from lga_lightning.editing.first_order import LinearisedFacts
 from lga_lightning.editing.targets import EditTargets
 from lga_lightning.exceptions import DataError, SettingError
 from lga_lightning.models.architecture import check_layer
-from lga_lightning.utils.settings import check_at_least_one
+from lga_lightning.utils.settings import ShowsSettings, check_at_least_one
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-class EditMethod(ABC):
+class EditMethod(ShowsSettings, ABC):
     """Computes edits in two stages: targets for each request by itself, and an update for all of a group together.
 
     A method leaves the model as it was. Where earlier edits are to be in place, attach or apply them around the call.
@@ -61,9 +61,7 @@ class EditMethod(ABC):
         """What an editing session keeps of its edits, before the first; None for a method that keeps nothing."""
         return {} if self.keeps_history else None
 
-    def prepare(  # noqa: B027 - some have nothing to do
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, layers: Sequence[int]
-    ) -> None:
+    def prepare(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, layers: Sequence[int]) -> None:
         """Have at hand what editing some layers needs and no request changes; :meth:`optimize_targets` sees to it by itself.
 
         Args:
@@ -117,7 +115,7 @@ class EditMethod(ABC):
         """
         return list(range(max(0, layer - self.window + 1), layer + 1))
 
-    def prepare_forecast(  # noqa: B027 - some have nothing to do
+    def prepare_forecast(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, layers: Sequence[int]
     ) -> None:
         """Have at hand what :meth:`expected_directions` needs; see :meth:`prepare`."""

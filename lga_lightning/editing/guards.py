@@ -17,6 +17,7 @@ from lga_lightning.editing.updates import Update
 from lga_lightning.exceptions import SettingError
 from lga_lightning.models.architecture import EditSite, edit_site, named_site
 from lga_lightning.utils.per_model import PerModel
+from lga_lightning.utils.settings import ShowsSettings
 from lga_lightning.utils.tensors import at_least_float32
 
 if TYPE_CHECKING:
@@ -25,12 +26,10 @@ if TYPE_CHECKING:
 Side = Literal["input", "output", "both"]
 
 
-class Guard(ABC):
+class Guard(ShowsSettings, ABC):
     """Changes an edit before it is made, matrix by matrix. A low rank stays as low."""
 
-    def prepare(  # noqa: B027 - some have nothing to do
-        self, model: PreTrainedModel, layers: Sequence[int]
-    ) -> None:
+    def prepare(self, model: PreTrainedModel, layers: Sequence[int]) -> None:
         """Have at hand what guarding the out-projections of some layers needs; :meth:`apply` sees to it by itself.
 
         Args:

@@ -27,6 +27,7 @@ from lga_lightning.models.architecture import Scope
 from lga_lightning.models.encoding import encode_answers
 from lga_lightning.models.hooks import frozen
 from lga_lightning.models.likelihood import answer_logits, input_device
+from lga_lightning.utils.settings import ShowsSettings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -46,7 +47,7 @@ class Evidence:
     known: Tensor
 
 
-class LayerLocator(ABC):
+class LayerLocator(ShowsSettings, ABC):
     """Scores every block of a model for every request, and picks one block.
 
     Args:
@@ -94,7 +95,7 @@ class LayerLocator(ABC):
         """The locator for runs that edit with a method; itself, where scores do not depend on how facts are edited."""
         return self
 
-    def prepare(  # noqa: B027 - most have nothing to do
+    def prepare(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, requests: Sequence[EditRequest]
     ) -> None:
         """Whatever must be found out from all requests of a run before the first is scored; nothing by default."""
@@ -103,7 +104,7 @@ class LayerLocator(ABC):
     def score(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, requests: Sequence[EditRequest]
     ) -> Evidence:
-        """Score a batch of requests, all of which have an old target. The model is left as it was."""
+        """Score a batch of requests. In a run all of them have an old target. The model is left as it was."""
 
     def settings(self, model: PreTrainedModel) -> dict[str, Any]:
         """Everything that the evidence on a model depends on, for result files and checkpoints."""
@@ -135,21 +136,25 @@ class LayerLocator(ABC):
 def knows_old_answer(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, requests: Sequence[EditRequest]
 ) -> Tensor:
-    """Whether the model gives each request's old target by itself, greedily.
+    """Whether the model gives each request's old target by itself, greedily; one without takes what it gives, so it does.
 
     Args:
         model: A causal language model; it is not changed.
         tokenizer: Its fast tokenizer.
-        requests: B requests with old targets.
+        requests: B requests.
 
     Returns:
         [B] booleans, on the device of the token ids.
     """
-    prompts, answers = [request.prompt for request in requests], [str(request.target_old) for request in requests]
-    batch = encode_answers(tokenizer, prompts, answers).to(input_device(model))
-    with torch.no_grad(), frozen(model):
-        predicted = answer_logits(model, batch).argmax(-1)
-    return token_accuracy(predicted, batch.labels) == 1
+    known = torch.ones(len(requests), dtype=torch.bool, device=input_device(model))
+    asked = [(row, request.prompt, request.target_old) for row, request in enumerate(requests) if request.target_old]
+    if asked:
+        rows, prompts, answers = (list(column) for column in zip(*asked, strict=True))
+        batch = encode_answers(tokenizer, prompts, answers).to(known.device)
+        with torch.no_grad(), frozen(model):
+            predicted = answer_logits(model, batch).argmax(-1)
+        known[rows] = (token_accuracy(predicted, batch.labels) == 1).to(known.device)
+    return known
 
 
 def first_known(

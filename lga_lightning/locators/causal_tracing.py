@@ -11,6 +11,7 @@ from torch import Tensor
 from lga_lightning.data.requests import EditRequest
 from lga_lightning.exceptions import SettingError
 from lga_lightning.locators.base import Evidence, LayerLocator, knows_old_answer
+from lga_lightning.locators.old_answers import all_with_old_targets
 from lga_lightning.locators.tracer import EncodedFact, Kind, Tracer, embedding_spread, encode_fact
 from lga_lightning.models.architecture import blocks
 from lga_lightning.models.hooks import frozen
@@ -86,6 +87,7 @@ class CausalTracing(LayerLocator):
         """
         if model not in self._spread:
             self.prepare(model, tokenizer, requests)
+        requests = all_with_old_targets(model, tokenizer, requests)
         known = knows_old_answer(model, tokenizer, requests)
         values = torch.full((len(requests), len(self.columns), len(blocks(model))), torch.nan, dtype=torch.float64)
         values[:, 0] = 0

@@ -13,6 +13,7 @@ from lga_lightning.exceptions import SettingError
 from lga_lightning.locators.aggregation import Aggregate
 from lga_lightning.locators.base import Evidence, LayerLocator
 from lga_lightning.locators.gram import matrix_gram, norm_gram, vector_gram
+from lga_lightning.locators.old_answers import all_with_old_targets
 from lga_lightning.metrics.accuracy import token_accuracy
 from lga_lightning.models.architecture import SCOPES, Scope, Site, scored_sites
 from lga_lightning.models.encoding import EncodedAnswers, encode_answers, with_prompts
@@ -88,14 +89,15 @@ class GradientLocator(LayerLocator):
         Args:
             model: A causal language model, on any device, in any dtype.
             tokenizer: Its fast tokenizer.
-            requests: B requests with old targets.
+            requests: B requests; where one has no old target, the model's own answer takes its place.
 
         Returns:
             Values [B, 4, L] in the order of ``columns``, on the device of the token ids.
 
         Raises:
-            ValueError: If a request has no old target.
+            DataError: If a request has no old target, and the model's own answer cannot take its place.
         """
+        requests = all_with_old_targets(model, tokenizer, requests)
         batch = encode_pairs(tokenizer, requests).to(input_device(model))
         whole = self.loss == "text"
         gram, logits = gradient_grams(model, with_prompts(batch) if whole else batch, self.scope)

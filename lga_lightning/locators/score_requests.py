@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,10 +13,10 @@ from lga_lightning.data.requests import EditRequest, check_subjects
 from lga_lightning.exceptions import DataError, NonFiniteScoreError
 from lga_lightning.locators import LayerLocator
 from lga_lightning.locators.base import knows_old_answer
+from lga_lightning.locators.old_answers import with_old_targets
 from lga_lightning.metrics import LayerScores
 from lga_lightning.models.architecture import blocks
 from lga_lightning.models.chat import ChatTokenizer
-from lga_lightning.models.generation import greedy_answers
 from lga_lightning.models.likelihood import input_device
 from lga_lightning.utils.settings import check_at_least_one
 
@@ -30,26 +29,6 @@ SKIPPED = {
     3: "no subject, and the locator works at one",
     4: "the model gives no answer to a question, or already the new one; --data.chat_template true asks as in a chat",
 }
-
-
-def with_old_targets(
-    llm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, requests: Sequence[EditRequest]
-) -> list[EditRequest | None]:
-    """Requests with an old target: theirs, or the model's greedy answer. None where that gives no pair of answers.
-
-    Args:
-        llm: A causal language model.
-        tokenizer: Its tokenizer.
-        requests: The requests.
-    """
-    open_rows = [row for row, request in enumerate(requests) if request.target_old is None]
-    completed: list[EditRequest | None] = list(requests)
-    if open_rows:
-        answers = greedy_answers(llm, tokenizer, [requests[row].prompt for row in open_rows])
-        for row, answer in zip(open_rows, answers, strict=True):
-            usable = answer and answer != requests[row].target_new.strip()
-            completed[row] = replace(requests[row], target_old=answer) if usable else None
-    return completed
 
 
 def prepare(

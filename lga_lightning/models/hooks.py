@@ -24,17 +24,30 @@ def first_tensor(output: Any) -> Tensor:
 
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
-    """Within the ``with`` block, a model is in eval mode and no parameter asks for a gradient; then all is as it was."""
+    """Within the ``with`` block, a model is in eval mode and no parameter asks for a gradient; then all is as it was.
+
+    Modules that were compiled in place (``module.compile()``) run uncompiled, since compiled code passes over hooks that come later.
+    Embeddings ask for no gradient either, as transformers has them do for the sake of gradient checkpointing.
+    """
     modes = [(module, module.training) for module in model.modules()]
+    compiled = [(module, module._compiled_call_impl) for module in model.modules() if module._compiled_call_impl]
     wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    find = getattr(model, "get_input_embeddings", None)
+    hook = None if find is None else find().register_forward_hook(_detached)
     try:
         model.eval()
+        for module, _ in compiled:
+            module._compiled_call_impl = None
         for parameter in wanted:
             parameter.requires_grad_(False)
         yield
     finally:
+        if hook is not None:
+            hook.remove()
         for module, training in modes:
             module.training = training
+        for module, run in compiled:
+            module._compiled_call_impl = run
         for parameter in wanted:
             parameter.requires_grad_(True)
 
@@ -251,6 +264,10 @@ class OutputGradients:
 def _at(tensor: Tensor, positions: Tensor) -> Tensor:
     rows = torch.arange(len(positions), device=tensor.device)
     return per_row(tensor, len(positions))[rows, positions.to(tensor.device)]
+
+
+def _detached(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+    return output.detach() if output.requires_grad else None
 
 
 def _with_first(tensor: Tensor, output: Any) -> Any:

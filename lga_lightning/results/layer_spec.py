@@ -13,6 +13,7 @@ from lga_lightning.exceptions import LayerError
 from lga_lightning.locators.selection import Choice
 from lga_lightning.models.architecture import blocks
 from lga_lightning.models.weights import may_be_the_same, weights_mark
+from lga_lightning.results.atlas import atlas_layers
 from lga_lightning.results.attribution import ATTRIBUTION_FILE, LocatorResult
 
 if TYPE_CHECKING:
@@ -20,8 +21,10 @@ if TYPE_CHECKING:
 
 LayerWord = int | str | Sequence[int]
 
-ALL, DEFAULT, GOLDEN = "all", "default", "golden"
-WAYS = "a number, several ([4, 5]), a range (4-8), 'all', 'default', 'golden', or the path of an attribution.json"
+ALL, ATLAS, DEFAULT, GOLDEN = "all", "atlas", "default", "golden"
+WAYS = (
+    "a number, several ([4, 5]), a range (4-8), 'all', 'atlas', 'default', 'golden', or the path of an attribution.json"
+)
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class LayerSpec:
     The first needs nothing but the word and the second no model, so both can fail before one is loaded.
 
     Attributes:
-        word: ``all``, ``default``, ``golden``, or a path; empty where blocks are given by number.
+        word: ``all``, ``atlas``, ``default``, ``golden``, or a path; empty where blocks are given by number.
         given: Indices of blocks, ascending, where they are given by number.
         result: The result that holds the golden layer, once it is found.
         source: Where that result is from, in words.
@@ -51,7 +54,8 @@ class LayerSpec:
         """Read a word; no file is looked at.
 
         Args:
-            word: ``5``, ``[4, 5, 6]``, ``"4-8"``, ``"all"``, ``"default"`` (of the editing method), ``"golden"`` (what ``fit`` left
+            word: ``5``, ``[4, 5, 6]``, ``"4-8"``, ``"all"``, ``"atlas"`` (what was measured for the model, see
+                ``docs/atlas.md``), ``"default"`` (of the editing method), ``"golden"`` (what ``fit`` left
                 behind), or the path of an ``attribution.json`` or of its folder.
 
         Raises:
@@ -98,7 +102,7 @@ class LayerSpec:
         Raises:
             LayerError: If there is no such file, it is not an attribution, or it was made for another model.
         """
-        if self.given or self.result is not None or self.word in (ALL, DEFAULT):
+        if self.given or self.result is not None or self.word in (ALL, ATLAS, DEFAULT):
             return self
         path = root if self.word == GOLDEN else Path(self.word).expanduser()
         path = path / ATTRIBUTION_FILE if path.is_dir() or self.word == GOLDEN else path
@@ -119,11 +123,12 @@ class LayerSpec:
             llm: The model.
 
         Returns:
-            Indices of blocks, ascending, and their source in words: ``given``, ``default of the method``, ``golden layer of
-            ...`` or ``golden window of ...``.
+            Indices of blocks, ascending, and their source in words: ``given``, ``default of the method``, ``atlas: ...``, ``golden
+            layer of ...`` or ``golden window of ...``.
 
         Raises:
-            LayerError: If the model lacks one of the blocks, or ``default`` is asked for without a method.
+            LayerError: If the model lacks one of the blocks, the atlas lacks the model or the method, or ``atlas`` or ``default`` is
+                asked for without a method.
             RuntimeError: If the word stands for a file and :meth:`find` has not been called.
         """
         if self.result is not None:
@@ -134,12 +139,15 @@ class LayerSpec:
             layers, source = list(self.given), "given"
         elif self.word == ALL:
             layers, source = list(range(len(blocks(llm)))), "given"
-        elif self.word == DEFAULT:
+        elif self.word in (ATLAS, DEFAULT):
             if editor is None:
                 raise LayerError(
-                    "'default' layers are those of an editing method, and there is none here. Give them by number."
+                    f"{self.word!r} layers are those of an editing method, and there is none here. Give them by number."
                 )
-            layers, source = editor.default_layers(llm), "default of the method"
+            if self.word == ATLAS:
+                layers, source = atlas_layers(editor, llm)
+            else:
+                layers, source = editor.default_layers(llm), "default of the method"
         else:
             raise RuntimeError(f"The layer {self.word!r} stands for a file. Call find() before layers_for().")
         return ascending(llm, layers), source

@@ -88,9 +88,13 @@ def _disk_errors(path: Path) -> Iterator[None]:
         raise OSError(f"Could not write {str(path)!r}: {error}") from error
 
 
-def already_there(path: Path) -> SettingError:
-    """The error for a folder that must not be overwritten."""
-    allow = "Give another one (--edits.output), or allow it with --edits.overwrite true."
+def already_there(path: Path, allow: str = "Give another one, or allow it with `overwrite=True`.") -> SettingError:
+    """The error for a folder that must not be overwritten.
+
+    Args:
+        path: The folder.
+        allow: What to do about it.
+    """
     way_out = allow if path.is_dir() else "It is not a folder."
     return SettingError(f"{str(path)!r} is there already and is not overwritten. {way_out}")
 

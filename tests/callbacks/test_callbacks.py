@@ -3,69 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 
-import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger
-from torch import nn
-from torch.utils.data import DataLoader
 
 from lga_lightning.callbacks import ApplyEdits, LayerAttribution, ScoreCollector
 from lga_lightning.editing import RROME
+from lga_lightning.evaluation.config import EvaluationConfig
 from lga_lightning.exceptions import DataError, SettingError
 from lga_lightning.locators import LGA, FixedLayer
 from tests.helpers.data import rows, write_rows
+from tests.helpers.hosts import Host, train
 from tests.helpers.models import requests, tiny_model, tiny_tokenizer
-
-
-class Net(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.llm = tiny_model("llama").requires_grad_(True)
-
-
-class Host(L.LightningModule):
-    """Fine-tunes a language model, with dropout, and knows nothing of us."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.net = Net()
-        self.net.llm.model.embed_tokens.requires_grad_(False)
-        self.dropout = nn.Dropout(0.5)
-        self.losses: list[float] = []
-
-    def training_step(self, batch: torch.Tensor) -> torch.Tensor:
-        embedded = self.dropout(self.net.llm.get_input_embeddings()(batch))
-        loss = self.net.llm(inputs_embeds=embedded, labels=batch).loss
-        self.losses.append(loss.item())
-        return loss
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD([p for p in self.parameters() if p.requires_grad], lr=0.1)
-
-    def train_dataloader(self) -> DataLoader:
-        tokens = torch.randint(3, 300, (8, 12), generator=torch.Generator().manual_seed(0))
-        return DataLoader(tokens, batch_size=4, shuffle=True)
-
-
-def train(tmp_path, callbacks, host_class=Host, **kwargs):
-    L.seed_everything(3)
-    host = host_class()
-    trainer = L.Trainer(
-        max_epochs=2,
-        accelerator="cpu",
-        default_root_dir=tmp_path,
-        callbacks=callbacks,
-        logger=CSVLogger(tmp_path, name="", version=""),
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        log_every_n_steps=1,
-        **{"enable_checkpointing": False, **kwargs},
-    )
-    trainer.fit(host)
-    return host
 
 
 @pytest.fixture
@@ -96,6 +47,7 @@ def test_scores_are_logged_and_training_is_what_it_is_without(callback, tmp_path
     golden = log[0].split(",").index("lga/golden_layer")
     assert sum(bool(line.split(",")[golden]) for line in log[1:]) == 3  # before training, and after each epoch
     result = json.loads((tmp_path / "watched" / "attribution.json").read_text())
+    assert result["model"] == "LlamaForCausalLM"  # and not what the tokenizer was loaded from
     assert result["num_requests"] == 5
     assert result["scope"] == "mlp_out"
     # the last scores are those of the trained model
@@ -183,7 +135,7 @@ def test_proxies_and_tokenizer_may_be_objects(tmp_path, tokenizer):
     host = train(tmp_path, [watch])
     values = LGA("mlp_out").score(host.net.llm, tokenizer, requests(4)).values
     torch.testing.assert_close(torch.tensor(watch.result.choice.scores), values[:, 0].sum(0), rtol=1e-4, atol=1e-5)
-    assert watch.result.model == "LlamaForCausalLM"
+    assert watch.result.model == "LlamaForCausalLM"  # built from a config
 
 
 def test_metrics_can_be_monitored(callback, tmp_path):
@@ -198,16 +150,25 @@ def test_metrics_can_be_monitored(callback, tmp_path):
 
 
 @pytest.mark.parametrize("layer", ["golden", 2, "1-2"])
-def test_edits_at_the_end_of_a_training_run(layer, callback, tmp_path, tokenizer):
+def test_edits_at_the_end_of_a_training_run(layer, callback, tmp_path, capsys):
     edits = ApplyEdits(
         callback.proxies,
         model="net.llm",
         tokenizer=callback.tokenizer,
         layer=layer,
         editor=RROME(steps=3, contexts_each=0, second_moment="identity"),
+        model_name="mine",
+        evaluation=EvaluationConfig(generate=False),
     )
     callback.locator = FixedLayer(1)
+    callback.model_name = "mine"
     host = train(tmp_path, [callback, edits])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "of mine, 5 requests of requests.jsonl, edited together" in said
+    assert "The edits are in the weights now" in said
+    (files,) = re.findall(r"Files: (.*?/)([^/]*?\.png)", said)
+    assert all((tmp_path / name).is_file() for name in files[1].split(", "))
+    assert edits.result.metrics["rewrite"].after >= edits.result.metrics["rewrite"].before
     expected = {"golden": [callback.result.choice.golden_layer], 2: [2], "1-2": [1, 2]}[layer]
     assert sorted(edits.delta.by_block(host.net.llm)) == expected
     edited = {name: tensor.clone() for name, tensor in host.net.llm.state_dict().items()}

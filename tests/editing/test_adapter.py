@@ -78,12 +78,7 @@ def test_dense_edits_are_their_matrices_alone(family_name, tokenizer, tmp_path):
     delta.save_pretrained(tmp_path / "ft", model)
     tensors = load_file(tmp_path / "ft" / "delta.safetensors")
     assert sorted(tensors) == [f"{edit_site(model, layer).name}.weight" for layer in (1, 3)]
-    assert {path.name for path in (tmp_path / "ft").iterdir()} == {
-        "README.md",
-        "delta.safetensors",
-        "facts.json",
-        "lga.json",
-    }
+    assert {path.name for path in (tmp_path / "ft").iterdir()} == {"delta.safetensors", "facts.json", "lga.json"}
     again = WeightDelta.load(tmp_path / "ft", model)
     assert all(torch.equal(again.matrix(name), delta.matrix(name)) for name in delta.updates)
     with delta.applied(model):
@@ -127,8 +122,9 @@ def test_nothing_is_overwritten_unasked(tmp_path):
     model, folder = tiny_model("llama"), tmp_path / "a"
     first, second = delta_for(model, {1: 1}, dtype=torch.float32), delta_for(model, {2: 1}, 1, torch.float32)
     first.save_pretrained(folder, model)
-    with pytest.raises(SettingError, match="is there already and is not overwritten"):
+    with pytest.raises(SettingError, match=r"is there already and is not overwritten\. .* `overwrite=True`\.$"):
         second.save_pretrained(folder, model)
+    assert not (folder / "README.md").exists()  # which would be empty: scores are what a card has
     assert list(WeightDelta.load(folder, model).updates) == [name_at(model, 1)]
     second.save_pretrained(folder, model, overwrite=True)
     assert list(WeightDelta.load(folder, model).updates) == [name_at(model, 2)]

@@ -9,7 +9,7 @@ import pytest
 from lga_lightning.data import RequestBatch
 from lga_lightning.exceptions import DataError
 from lga_lightning.functional import find_golden_layer
-from lga_lightning.locators import LGA, score_requests
+from lga_lightning.locators import LGA, old_answers, score_requests
 from lga_lightning.locators.score_requests import SKIPPED
 from lga_lightning.models.chat import ChatTokenizer
 from tests.helpers.models import requests, tiny_tokenizer
@@ -19,7 +19,7 @@ from tests.helpers.tokenizers import LINES
 @pytest.fixture
 def silent(monkeypatch):
     """A model that gives no answer of its own."""
-    monkeypatch.setattr(score_requests, "greedy_answers", lambda model, tokenizer, prompts: [""] * len(prompts))
+    monkeypatch.setattr(old_answers, "greedy_answers", lambda model, tokenizer, prompts: [""] * len(prompts))
 
 
 @pytest.mark.usefixtures("silent")
