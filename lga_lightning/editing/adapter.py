@@ -16,7 +16,7 @@ from lga_lightning._version import __version__
 from lga_lightning.editing.updates import DenseUpdate, LowRankUpdate, Update
 from lga_lightning.exceptions import DataError, ModelError
 from lga_lightning.models.architecture import EditSite, edit_site, named_site
-from lga_lightning.utils.io import write_folder, write_json
+from lga_lightning.utils.io import user_path, write_folder, write_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -99,7 +99,7 @@ def load_updates(folder: Path, model: PreTrainedModel | None = None) -> dict[str
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    folder = Path(folder).expanduser()
+    folder = user_path(folder)
     updates: dict[str, Update]
     try:
         note = json.loads((folder / NOTE).read_text(encoding="utf-8"))
