@@ -7,6 +7,7 @@ import re
 import sys
 import traceback
 from difflib import get_close_matches
+from io import TextIOWrapper
 from pathlib import Path
 from typing import NoReturn
 
@@ -82,7 +83,8 @@ def main() -> None:
 def _start() -> None:
     """Make the terminal take any sign, and take note of ``--debug``."""
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
     if "--debug" in sys.argv:
         sys.argv.remove("--debug")
         os.environ["LGA_DEBUG"] = "1"  # of further processes as well
@@ -123,7 +125,7 @@ def _say(text: str, code: int = 0) -> NoReturn:
 def _complain(text: str) -> None:
     from lga_lightning.utils.text import printable
 
-    if os.environ.get("LGA_DEBUG") and sys.exc_info()[0] is not None:
+    if os.environ.get("LGA_DEBUG", "0") not in ("", "0") and sys.exc_info()[0] is not None:
         traceback.print_exc()
     sys.stderr.write(f"\nlga: {printable(text)}\n")
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from lga_lightning.cli import run
+from lga_lightning.cli import help, run
 from tests.helpers.cli import refused
 
 pytestmark = pytest.mark.usefixtures("at_the_shell")
 
 REFUSED = {
-    "fitt": "'fitt' is no verb; did you mean fit? There are fit, validate, predict, compare, moments",
+    "fitt": "'fitt' is no verb; did you mean fit? There are ",
     "--data.limit 3": "'--data.limit' is no verb.",
     "fit --limit 8": "`lga fit` has no option --limit; did you mean --data.limit? All options: lga fit --help.all.",
     "fit --data.limt 8": "has no option --data.limt; did you mean --data.limit?",
@@ -53,6 +53,11 @@ def test_one_paragraph(line, capsys, monkeypatch):
     assert REFUSED[line] in error
     assert len(error.strip().splitlines()) == 1
     assert len(error) < 500
+
+
+def test_an_unknown_verb_names_all_verbs(capsys):
+    named = refused(["fitt"], capsys).partition("There are ")[2].partition(", each before")[0].split(", ")
+    assert {*help.VERBS} <= {*named}
 
 
 def test_options_win_over_files_wherever_they_stand(arguments, tmp_path, capsys):
