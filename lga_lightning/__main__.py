@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
+import traceback
+from difflib import get_close_matches
+from io import TextIOWrapper
+from pathlib import Path
+from typing import NoReturn
 
 HELP = """\
 usage: lga [--help] [--version] {edit,fit,validate,predict,compare,moments,facts,remove} [options]
@@ -26,36 +32,10 @@ commands:
   facts      list the facts of an adapter, with their ids (lga facts adapter/)
   remove     take facts out of an adapter again (lga remove adapter/ --fact ID)
 
-options of fit, validate and predict (all of them: lga fit --help, lga validate --help, ...):
-  --model.model_name NAME          smollm2-135m (embedded), gemma3-270m, a Hub id, a local folder, or a local .gguf file
-  --model.layer LAYER              what to edit: golden (what fit found), 5, 4-8, all, default, or the path of an attribution.json
-  --model.locator NAME             how fit scores layers: EditForecast, LGA, ValueGradient, CausalTracing, LayerSweep, ...
-  --verify, --verify.budget N      fit: let a race of N edits look over the forecast
-  --model.editor NAME              how facts are edited: RROME, ROME, MEMIT, EMMET, AlphaEdit, PMET, FTL, FTM, UltraEdit, LocFT,
-                                   CrispEdit
-  --model.mode MODE                independent (each alone; validate), batch (all together; predict), sequential
-  --model.guards+=NormGuard        what every edit must spare: NormGuard, SingularGuard
-  --model.governor.locality SHARE  sequential: stop at a limit (perplexity_ratio, locality, relative_norm), and keep what is within it
-  --data.requests SOURCE           a JSON, JSON Lines, CSV or Parquet file, or hub:owner/name; the bundled facts by default
-  --data.format FORMAT             auto (default), jsonl, counterfact, zsre_mend_eval, knowedit, qaedit, ...
-  --data.limit N                   use the first N requests; with --data.seed S, a random N
-  --data.proxy_share SHARE         split by subject: this share for fit, the rest for validate and predict
-  --data.chat_template true        ask in the model's chat template
-  --edits.protocol wild            let the model speak to its own end, asked as a user asks, with and without a context
-  --edits.judge MODEL|ADDRESS      let a language model say whether the answers are right; --edits.judge_model NAME at an address
-  --edits.output FOLDER            predict: where to write; --edits.overwrite true replaces what is there
-  --edits.max_rank N, --edits.serve vllm   predict: fold the edit to a rank; write it as a server takes it
-  --trainer.default_root_dir PATH  where results are left and looked for; the current folder by default
-  --trainer.accelerator, --trainer.devices, ...   as in Lightning
-  --config PATH                    a YAML file with any of these (configs/); --print_config writes one
-  --ckpt_path PATH                 fit: go on where an interrupted run stopped (attribution.ckpt)
-
-options of compare, beside those of --model, --data and --trainer:
-  --compare.locators {NAME: LOCATOR, ...}, --compare.tests N, --compare.others [SOURCE, ...],
-  --compare.judge {sweep,candidates}, --compare.candidates true
-
-options of moments:
-  --model.model_name NAME, --model.layers LAYERS, --model.text SOURCE, --model.tokens N
+each with its options: lga fit --help, ...; also
+  --debug                          show tracebacks of errors (or LGA_DEBUG=1)
+  --print_completion {bash,zsh}    a script that completes verbs and options: eval "$(lga --print_completion bash)"
+  --version
 
 examples:
   lga edit --fact 'The capital of France is|France|Rome'
@@ -67,21 +47,29 @@ examples:
 """
 
 
+NEXT = """\
+lga finds the layer of a language model at which facts are best edited, and edits them there. Next:
+
+  {next}
+
+With the embedded model and bundled facts; --model.model_name takes another model, and --data.requests your facts.
+All verbs: lga --help
+"""
+STEPS = (  # the file that a verb leaves in the current folder, and the verb
+    ("adapter", "lga --help         # attribution, scores and adapter are here: see what else there is"),
+    ("validation.json", "lga predict        # the scores are here: write the edits as an adapter"),
+    ("attribution.json", "lga validate       # the golden layer is here: edit facts there, and score the edits"),
+    ("", "lga fit            # where? forecasts what edits at each layer would do"),
+)
+
+
 def main() -> None:
     """Entry point of the command ``lga``."""
-    arguments = sys.argv[1:]
-    if not arguments or arguments[0] in ("-h", "--help"):
-        sys.stdout.write(HELP)
-        sys.exit(0 if arguments else 2)
-    if arguments[0] == "--version":
-        from lga_lightning._version import __version__
-
-        sys.stdout.write(f"lga-lightning {__version__}\n")
-        sys.exit(0)
+    _start()
+    _answer_at_once(sys.argv[1:])
 
     from lga_lightning.exceptions import LGAError
     from lga_lightning.utils.signals import interruptible
-    from lga_lightning.utils.text import printable
 
     try:
         with interruptible():
@@ -90,8 +78,74 @@ def main() -> None:
             run()
     except (LGAError, OSError) as error:
         if os.environ.get("LOCAL_RANK", "0") == "0":  # of several processes, one speaks
-            sys.stderr.write(f"\nlga: {printable(str(error))}\n")
+            _complain(str(error))
         sys.exit(getattr(error, "exit_code", 2))
+    except Exception as error:
+        _complain(_unexpected(error))
+        sys.exit(1)
+
+
+def _start() -> None:
+    """Make the terminal take any sign, and take note of ``--debug``."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    if "--debug" in sys.argv:
+        sys.argv.remove("--debug")
+        os.environ["LGA_DEBUG"] = "1"  # of further processes as well
+
+
+def _answer_at_once(words: list[str]) -> None:
+    """Answer what needs nothing heavy, and end; return where there is work."""
+    verbs = re.findall(r"^  (\w+) ", HELP.partition("commands:")[2].partition("\n\n")[0], re.MULTILINE)
+    if not words:
+        _say(NEXT.format(next=next(step for file, step in STEPS if Path(file).exists())), 2)
+    if words[0] in ("-h", "--help", "--help.all"):
+        _say(HELP)
+    if words[0] == "--version":
+        from lga_lightning._version import __version__
+
+        _say(f"lga-lightning {__version__}\n")
+
+    from lga_lightning.cli import help
+
+    if words[0] == "--print_completion":
+        _say(help.completion(words[1] if len(words) > 1 else "bash", tuple(verbs)))
+    if words[0] not in verbs:
+        near = get_close_matches(words[0], verbs, n=1)
+        hint = f"; did you mean {near[0]}?" if near else "."
+        _complain(f"{words[0]!r} is no verb{hint} There are {', '.join(verbs)}, each before its options: lga --help.")
+        sys.exit(2)
+    if words[0] in help.VERBS and {"-h", "--help"} & {*words[1:]}:
+        about = re.search(rf"^  {words[0]} +(.*(?:\n {{10,}}.*)*)", HELP, re.MULTILINE)
+        _say(help.verb_help(words[0], re.sub(r"\n +", "\n", about[1] if about else "")))
+    sys.argv[1:] = ["--help" if word == "--help.all" else word for word in words]
+
+
+def _say(text: str, code: int = 0) -> NoReturn:
+    sys.stdout.write(text)
+    sys.exit(code)
+
+
+def _complain(text: str) -> None:
+    from lga_lightning.utils.text import printable
+
+    if os.environ.get("LGA_DEBUG", "0") not in ("", "0") and sys.exc_info()[0] is not None:
+        traceback.print_exc()
+    sys.stderr.write(f"\nlga: {printable(text)}\n")
+
+
+def _unexpected(error: Exception) -> str:
+    """An error that nobody foresaw, in a paragraph with the last line of ours that it went through."""
+    ours = [frame for frame in traceback.extract_tb(error.__traceback__) if "lga_lightning" in frame.filename]
+    place = (
+        f" (lga_lightning{ours[-1].filename.rpartition('lga_lightning')[2]}, line {ours[-1].lineno})" if ours else ""
+    )
+    said = " ".join(str(error).split())
+    return (
+        f"an error that should not be: {type(error).__name__}{place}: {said[:400]}\nThe same command with --debug shows the "
+        "traceback; please report it with that."
+    )
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from lga_lightning.reports.model_card import model_card
 from lga_lightning.reports.terminal import print_edits, print_written
 from lga_lightning.results.validation import ValidationResult
 from lga_lightning.results.validation_parts import Metric
-from lga_lightning.utils.io import already_there, write_folder, write_json
+from lga_lightning.utils.io import already_there, user_path, write_folder, write_json
 from lga_lightning.utils.settings import check_at_least_one
 
 ALLOW = "Give another one (--edits.output), or allow it with --edits.overwrite true."
@@ -81,7 +81,7 @@ class AdapterWriter(EditCollector):
         self.begin(pl_module)
         self.error, self.folded = None if self.max_rank is None else 0.0, None
         name = "merged" if self.merge else "adapter"
-        self.folder = Path(self.output).expanduser() if self.output else Path(trainer.default_root_dir) / name
+        self.folder = user_path(self.output) if self.output else Path(trainer.default_root_dir) / name
         # one process looks for all, before any of them writes
         if trainer.strategy.broadcast(self.folder.exists()) and not self.overwrite:
             raise already_there(self.folder, ALLOW)

@@ -194,14 +194,15 @@ class ScoreCollector(L.Callback):
 
         Looks become rarer as requests add up, so that their cost stays small beside that of the scores.
         """
-        if batches < self._next_look:
+        last = trainer.is_last_batch and trainer.world_size == 1  # the bar then says what the result will
+        if batches < self._next_look and not last:
             return
         self._next_look = max(batches + 1, math.ceil(1.1 * batches))
         _, values, status = self.scores.compute()
         counted = values[status == 0, 0].cpu()
         if not len(counted):
             return
-        choice = pl_module.locator.choose(counted, resamples=1000 if self.stop_at_confidence else 200)
+        choice = pl_module.locator.choose(counted, resamples=1000 if self.stop_at_confidence or last else 200)
         progress = {"layer": float(choice.golden_layer), "confidence": choice.confidence}
         pl_module.log_dict(progress, prog_bar=True, on_step=True, on_epoch=False, batch_size=1)
         if self.stop_at_confidence is None:

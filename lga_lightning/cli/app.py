@@ -11,6 +11,7 @@ from pickle import UnpicklingError
 
 from lightning.pytorch.cli import ArgsType
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from transformers.utils import logging as transformers_logging
 
 from lga_lightning.cli.comparison import ComparisonCLI
 from lga_lightning.cli.edit import edit
@@ -38,6 +39,7 @@ def run(args: ArgsType = None) -> FrozenCLI | FinishedEdit | None:
         "lightning.fabric.utilities.seed",
     ):
         logging.getLogger(name).addFilter(lambda record: not EXPECTED.search(record.getMessage()))
+    transformers_logging.disable_progress_bar()  # "Loading weights" takes no time to speak of
     try:
         words = list(args) if isinstance(args, list | tuple) else sys.argv[1:]
         verbs: dict[str, Callable[[list[str]], FrozenCLI | FinishedEdit | None]] = {

@@ -25,7 +25,7 @@ class ComparisonCLI(FrozenCLI):
             args=args,
             run=False,
             save_config_callback=None,
-            parser_kwargs={"parser_mode": "yaml", "prog": "lga compare"},
+            verb="compare",
         )
         root = Path(self.trainer.default_root_dir)
         if self.trainer.is_global_zero:
@@ -40,9 +40,9 @@ class ComparisonCLI(FrozenCLI):
         parser.add_class_arguments(LocatorComparison, "compare")
         parser.set_defaults({"model.only_known": True})  # causal tracing counts no others
 
-    def begin(self, words: Sequence[str]) -> list[str]:
+    def begin(self, options: Sequence[str]) -> list[str]:
         """A locator and an editor to begin with."""
-        return [*BEGIN_WITH, *words]
+        return [*BEGIN_WITH, *options]
 
     def _trainer_for(self, folder: Path, callback: L.Callback) -> L.Trainer:
         given = self._get(self.config_init, "trainer.callbacks") or []

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import Namespace
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 from lga_lightning.callbacks import AdapterWriter, EditReport, ScoreCollector
 from lga_lightning.cli.frozen import BEGIN_WITH, FrozenCLI
-from lga_lightning.editing.governor import Governor
 from lga_lightning.exceptions import DataError
 from lga_lightning.locators.race import RaceSettings
 from lga_lightning.modules.datamodule import EditDataModule
 from lga_lightning.modules.lga import LGAModule
+from lga_lightning.reports.terminal import print_note
+from lga_lightning.results.attribution import ATTRIBUTION_FILE
+from lga_lightning.results.validation import VALIDATION_FILE
+
+RESULTS = {"fit": ATTRIBUTION_FILE, "validate": VALIDATION_FILE}
 
 
 class LGACLI(FrozenCLI):
@@ -28,7 +33,6 @@ class LGACLI(FrozenCLI):
             EditDataModule,
             args=args,
             save_config_kwargs={"overwrite": True},
-            parser_kwargs={"parser_mode": "yaml"},
         )
 
     @staticmethod
@@ -67,27 +71,33 @@ class LGACLI(FrozenCLI):
             parser.set_defaults({"return_predictions": False})
         return parser
 
-    def begin(self, words: Sequence[str]) -> list[str]:
-        """A locator and an editor to begin with, for the verb."""
-        verb = [word for word in words[:1] if not word.startswith("-")]
-        rest = [*words[len(verb) :], "--"]
-        alone = [word == "--verify" and after.startswith("-") for word, after in pairwise(rest)]
-        rest = [f"{word}=true" if flag else word for word, flag in zip(rest, alone, strict=False)]
-        return [*verb, *(BEGIN_WITH if verb else ()), *rest]
+    def begin(self, options: Sequence[str]) -> list[str]:
+        """A locator and an editor to begin with, and ``--verify`` alone as a flag."""
+        if not self.verb:
+            return list(options)
+        alone = [option == "--verify" and after.startswith("-") for option, after in pairwise([*options, "--"])]
+        flags = [f"{option}=true" if flag else option for option, flag in zip(options, alone, strict=True)]
+        return [*BEGIN_WITH, *flags]
 
     def before_instantiate_classes(self) -> None:
         """Name the saved configuration after the verb, and look for the checkpoint before the model is loaded."""
         self.save_config_kwargs["config_filename"] = f"lga_{self.subcommand}.yaml"
         if self._get(self.config, "merge"):
             self.config[self.subcommand]["edits"]["merge"] = True
-        verify = self._get(self.config, "attribution.verify")
-        if isinstance(verify, Namespace):
-            RaceSettings(**verify.as_dict())  # out of range fails here, as one error and not as one for each type
-        governor = self._get(self.config, "model.governor")
-        if isinstance(governor, Namespace):
-            Governor(**governor.as_dict())
+        self._say_what_is_replaced()
         checkpoint = self._get(self.config, "ckpt_path")
         if checkpoint and not Path(checkpoint).is_file():
             raise DataError(
                 f"There is no checkpoint at {checkpoint!r}. `lga fit` leaves attribution.ckpt in --trainer.default_root_dir."
+            )
+
+    def _say_what_is_replaced(self) -> None:
+        """Where an earlier run has left results, say so while there is time to keep them."""
+        root = Path(self._get(self.config, "trainer.default_root_dir") or "")
+        earlier = root / RESULTS.get(self.subcommand or "", "")
+        if earlier.is_file() and os.environ.get("LOCAL_RANK", "0") == "0":
+            made = datetime.fromtimestamp(earlier.stat().st_mtime)
+            print_note(
+                f"{earlier}, of {made:%Y-%m-%d %H:%M}, and the report beside it will be replaced. To keep them: "
+                "--trainer.default_root_dir with another folder."
             )

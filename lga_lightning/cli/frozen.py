@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Sequence
+from argparse import ArgumentError
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import lightning as L
+from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from lga_lightning.cli.refusal import meant, refusal
+from lga_lightning.cli.words import in_order
+from lga_lightning.exceptions import SettingError
 from lga_lightning.models.loading import EMBEDDED_NAME
 
 TRAINER_DEFAULTS = {
@@ -31,17 +39,29 @@ BEGIN_WITH = ("--model.locator=EditForecast", "--model.editor=RROME")
 
 
 class FrozenCLI(LightningCLI):
-    """A LightningCLI for models that nobody trains."""
+    """A LightningCLI for models that nobody trains.
 
-    def __init__(self, *classes: type, **kwargs: Any) -> None:
+    Args:
+        classes: Classes of the module and, where there is one, of the data module.
+        verb: The verb, where the parser has but one.
+        kwargs: Arguments of ``LightningCLI``.
+    """
+
+    def __init__(self, *classes: type, verb: str = "", **kwargs: Any) -> None:
+        self.verb = verb
         super().__init__(
             *classes,
+            parser_kwargs={"parser_mode": "yaml", "prog": f"lga {verb}".strip()},
             seed_everything_default=0,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
             trainer_defaults=TRAINER_DEFAULTS,
             **kwargs,
         )
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """A parser whose errors can be put in words, and which takes no half of an option's name for the whole."""
+        return super().init_parser(**kwargs, exit_on_error=False, allow_abbrev=False)
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Arguments of trainer, module and data, but not those that only Python can give."""
@@ -54,13 +74,63 @@ class FrozenCLI(LightningCLI):
             parser.add_lightning_class_args(self.datamodule_class, "data")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Parse the command line, or what stands for it."""
-        words = sys.argv[1:] if args is None else args
-        if isinstance(words, list | tuple):
-            self.config = parser.parse_args(self.begin(words))
-        else:
-            super().parse_arguments(parser, args)
+        """Parse the command line, or what stands for it.
 
-    def begin(self, words: Sequence[str]) -> list[str]:
-        """The words of a command line, after those that come first by themselves."""
-        return list(words)
+        Raises:
+            SettingError: If it cannot be used.
+        """
+        words = sys.argv[1:] if args is None else args
+        if not isinstance(words, list | tuple):
+            super().parse_arguments(parser, args)
+            return
+        verb = [] if self.verb else [word for word in words[:1] if not word.startswith("-")]
+        self.verb = self.verb or "".join(verb)
+        options = in_order(words[len(verb) :])
+        with self._in_words():
+            self.config = parser.parse_args([*verb, *self.begin(options)])
+
+    def begin(self, options: Sequence[str]) -> list[str]:
+        """Options of a verb, after those that come first by themselves."""
+        return list(options)
+
+    def instantiate_classes(self) -> None:
+        """Make the trainer, the module and the data.
+
+        Raises:
+            SettingError: If one of them refuses its settings.
+        """
+        with self._in_words():
+            super().instantiate_classes()
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        """Make a trainer, which shows its progress to a terminal alone, with a bar that leaves room for others.
+
+        Raises:
+            SettingError: If it refuses its settings.
+        """
+        shown = self._get(self.config_init, "trainer.enable_progress_bar")
+        if shown is None:
+            shown = sys.stderr.isatty()
+            kwargs.setdefault("enable_progress_bar", shown)
+        given = self._get(self.config_init, "trainer.callbacks") or []
+        if shown and not any(isinstance(one, ProgressBar) for one in (given if isinstance(given, list) else [given])):
+            self.trainer_defaults = {**TRAINER_DEFAULTS, "callbacks": [TQDMProgressBar()]}
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except (TypeError, ValueError, MisconfigurationException) as error:
+            raise meant(error) or SettingError(f"The options of --trainer cannot be used: {error}") from error
+
+    def _set_seed(self) -> None:
+        try:
+            super()._set_seed()
+        except ValueError as error:
+            raise SettingError(f"--seed_everything: {error}.") from error
+
+    @contextmanager
+    def _in_words(self) -> Iterator[None]:
+        """What goes wrong with options within the block, as a paragraph for the user."""
+        try:
+            yield
+        except (ArgumentError, TypeError, ValueError) as error:
+            own = self.verb in getattr(self, "_subcommand_parsers", ())  # else there is but one parser
+            raise refusal(self._parser(self.verb if own else None), error, self.verb) from error

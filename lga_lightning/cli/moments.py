@@ -18,7 +18,7 @@ class MomentsCLI(FrozenCLI):
             args=args,
             run=False,
             save_config_callback=None,
-            parser_kwargs={"parser_mode": "yaml", "prog": "lga moments"},
+            verb="moments",
         )
         self.trainer.predict(self.model, return_predictions=False)
         if self.trainer.is_global_zero:

@@ -18,6 +18,7 @@ from lga_lightning.covariance.curvature import Curvature, curvature_of, encode_p
 from lga_lightning.covariance.store import CovarianceKey, load_covariance, load_layer, save_covariances, save_layer
 from lga_lightning.exceptions import DataError
 from lga_lightning.utils.io import write_whole
+from lga_lightning.utils.progress import hidden
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -181,7 +182,9 @@ def _shown(
     from tqdm import tqdm
 
     title = f"{what} of {key.model}, {len(layers)} layer(s), from {key.text}"
-    with tqdm(total=key.tokens, desc=title, unit=" tokens", initial=min(key.tokens, done * PIECES)) as bar:
+    with tqdm(
+        total=key.tokens, desc=title, unit=" tokens", initial=min(key.tokens, done * PIECES), disable=hidden()
+    ) as bar:
         for batch in pending:
             yield batch
             bar.update(sum(map(len, batch)))

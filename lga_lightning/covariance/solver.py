@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +13,7 @@ from lga_lightning.covariance.batches import SAMPLED, token_budget
 from lga_lightning.covariance.estimate import find_covariances
 from lga_lightning.covariance.store import CovarianceKey, load_covariance
 from lga_lightning.exceptions import DataError
+from lga_lightning.utils.io import user_path
 from lga_lightning.utils.per_model import PerModel
 from lga_lightning.utils.settings import check_at_least_one
 
@@ -60,7 +60,7 @@ class CovarianceSolver:
         missing = [layer for layer in layers if layer not in have]
         if not missing or self.source == IDENTITY:
             return
-        folder = Path(self.source).expanduser()
+        folder = user_path(self.source)
         if not folder.is_dir():
             have |= find_covariances(model, tokenizer, missing, self.source, self.tokens, self.sequence_length)
             return
@@ -118,7 +118,7 @@ class CovarianceSolver:
         """Source and budget of tokens, for result files."""
         if self.source == IDENTITY:
             return {"second_moment": IDENTITY}
-        if Path(self.source).expanduser().is_dir():
+        if user_path(self.source).is_dir():
             return {"second_moment": self.source}
         tokens = self.tokens or token_budget(model, 0)
         return {"second_moment": self.source, "moment_tokens": tokens, "sequence_length": self.sequence_length}

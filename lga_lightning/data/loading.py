@@ -157,7 +157,9 @@ def _valid(
             loaded.format, loaded.note = chosen.name, chosen.note.format(**options)
             read = chosen.reader(**{name: options[name] for name in chosen.options})
         try:
-            found = read(record)
+            found, unread = read(record), set(record.unread())
+        except RecursionError as error:
+            raise DataError(f"{record.place}: lists or objects are nested too deeply to be read.") from error
         except InvalidRequest as error:
             message = f"{record.place}: {error}"
             if strict:
@@ -170,7 +172,7 @@ def _valid(
         if found is None:
             loaded.filtered[chosen.no_request] += 1
         else:
-            loaded.unread.update(set(record.unread()) - set(chosen.unused))
+            loaded.unread.update(unread - set(chosen.unused))
             yield [found] if isinstance(found, EditRequest) else list(found)
 
 

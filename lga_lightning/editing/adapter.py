@@ -18,7 +18,7 @@ from lga_lightning.editing.facts_file import FACTS, facts_to_json
 from lga_lightning.editing.updates import DenseUpdate, LowRankUpdate, RankError, Update
 from lga_lightning.exceptions import DataError, ModelError
 from lga_lightning.models.architecture import EditSite, edit_site, named_site
-from lga_lightning.utils.io import write_folder, write_json
+from lga_lightning.utils.io import user_path, write_folder, write_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -184,7 +184,7 @@ def load_updates(folder: Path, model: PreTrainedModel | None = None) -> dict[str
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    folder = Path(folder).expanduser()
+    folder = user_path(folder)
     updates: dict[str, Update]
     try:
         note = read_note(folder)

@@ -15,6 +15,7 @@ from lga_lightning.models.chat import plain
 from lga_lightning.models.generation import generate, sampling_options, seeded
 from lga_lightning.models.likelihood import input_device
 from lga_lightning.utils.per_model import PerModel
+from lga_lightning.utils.progress import with_bar
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -95,7 +96,7 @@ def sample_contexts(
     starters = [STARTERS[index % len(STARTERS)] for index in range(each)]
     contexts = [""]
     with seeded(input_device(model), seed):
-        for length in lengths:
+        for length in with_bar(lengths, "Sampling contexts"):
             output = generate(model, tokenizer, starters, **sampling_options(length), top_k=5)
             texts = tokenizer.batch_decode(output, skip_special_tokens=True)
             contexts += [" ".join(text.split()) + ". " for text in texts]

@@ -21,6 +21,7 @@ from lga_lightning.evaluation.wild import speak_freely
 from lga_lightning.models.cached_prompts import Attach, unedited
 from lga_lightning.models.chat import as_asked
 from lga_lightning.models.hooks import frozen
+from lga_lightning.utils.progress import with_bar
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -80,13 +81,14 @@ class Evaluator:
                 narrow.append(row)
         after: dict[int, Response] = {}
         with frozen(self.model):
-            for batch in self._batches(narrow):
+            for batch in with_bar([*self._batches(narrow)], "Scoring"):
                 after |= self._respond_by_row(batch, [edits[row] for row in batch])
             for rows in wide.values():
                 with attached(self.model, [edits[rows[0]]]):
-                    for batch in self._batches(rows):
+                    for batch in with_bar([*self._batches(rows)], "Scoring"):
                         after |= zip(batch, self._respond(batch), strict=True)
-            for batch in self._batches(row for row in range(len(edits)) if row not in self._before):
+            unasked = [row for row in range(len(edits)) if row not in self._before]
+            for batch in with_bar([*self._batches(unasked)], "Scoring the unedited model"):
                 self._before |= zip(batch, self._respond(batch), strict=True)
         self._before, after = self._judged(self._before), self._judged(after)
         metrics = (*BUILT_IN, *self.config.metrics)

@@ -15,6 +15,7 @@ import torch
 from lga_lightning.editing.delta import WeightDelta
 from lga_lightning.evaluation.general.summary import compare_means
 from lga_lightning.exceptions import SettingError
+from lga_lightning.utils.io import user_path
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -57,13 +58,13 @@ def check_harness(tasks: Sequence[str], folder: str | Path | None = None) -> Non
 def _manager_for(tasks: Sequence[str], folder: str | Path | None) -> Any:
     """The harness's index of tasks, which takes seconds to make; see :func:`check_harness`."""
     version = harness_version()
-    if folder is not None and not Path(folder).expanduser().is_dir():
+    if folder is not None and not user_path(folder).is_dir():
         raise SettingError(
             f"`harness_path` must be a folder with tasks (*.yaml), and there is none at {str(folder)!r}."
         )
     from lm_eval.tasks import TaskManager
 
-    manager = TaskManager(include_path=None if folder is None else str(Path(folder).expanduser()))
+    manager = TaskManager(include_path=None if folder is None else str(user_path(folder)))
     unknown = sorted(set(tasks) - set(manager.all_tasks))
     if unknown:
         raise SettingError(

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from lga_lightning.exceptions import ModelError
-from lga_lightning.utils.io import write_folder
+from lga_lightning.utils.io import user_path, write_folder
 
 log = logging.getLogger(__name__)
 
@@ -18,7 +18,7 @@ NAMED = 3  # missing weights that an error names
 
 def is_gguf(name: str) -> bool:
     """Whether a model's name is that of a local GGUF file."""
-    return name.lower().endswith(".gguf") and not Path(name).expanduser().is_dir()
+    return name.lower().endswith(".gguf") and not user_path(name).is_dir()
 
 
 def folder_for(gguf: Path, cache: Path) -> Path:

@@ -13,6 +13,7 @@ import torch
 from lga_lightning.exceptions import ModelError
 from lga_lightning.models.gguf import dequantise, folder_for, is_gguf
 from lga_lightning.models.packaged import PACKAGED, SMOLLM2
+from lga_lightning.utils.io import user_path
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -110,7 +111,7 @@ def resolve(name: str) -> str:
         ModelError: If it is in a GGUF file, and that, transformers or the cache folder is not as it should be.
     """
     if is_gguf(name):
-        gguf = Path(name).expanduser()
+        gguf = user_path(name)
         return _cached(folder_for(gguf, cache_folder()), name, lambda target: dequantise(gguf, target))
     model = PACKAGED.get(name)
     if model is None:
@@ -164,7 +165,7 @@ def name_of(model: PreTrainedModel) -> str:
 
 def hub_name(name: str) -> str:
     """What others can load a model by: a packaged model's Hub id, the folder that a GGUF file became, any other name as it is."""
-    gguf = Path(name).expanduser()
+    gguf = user_path(name)
     if is_gguf(name) and gguf.is_file():  # else it is only called so
         return str(folder_for(gguf, cache_folder()))
     return PACKAGED[name].hub_id if name in PACKAGED else name

@@ -17,6 +17,7 @@ from lga_lightning.data.batching import RequestBatches
 from lga_lightning.data.formats import Format, FormatName, ZsreTarget
 from lga_lightning.data.loading import AT_HAND, LoadedRequests, load_requests, name_of_requests
 from lga_lightning.data.requests import EditRequest
+from lga_lightning.data.short_facts import parse_fact
 from lga_lightning.exceptions import DataError
 
 log = logging.getLogger(__name__)
@@ -89,7 +90,7 @@ class EditDataModule(L.LightningDataModule):
 
     Args:
         requests: A JSON, JSON Lines, CSV, TSV or Parquet file, or ``hub:owner/name``, to which ``@revision`` and
-            ``?config=...&split=...&file=...`` can be added; the bundled facts by default.
+            ``?config=...&split=...&file=...`` can be added; the bundled facts by default, where no ``facts`` are given.
         format: Its format: a name, or a ``Format`` of your own (on the command line: the path of its class); ``auto``
             recognises it by the first record.
         limit: Use the first so many requests (of the split).
@@ -103,6 +104,7 @@ class EditDataModule(L.LightningDataModule):
         zsre_target: For the format ``zsre_mend_eval``: which answer is edited in, ``alt`` or ``answers[0]``.
         chat_template: Ask all prompts as a user does in a chat, by the chat template of the model's tokenizer.
         split: Use the requests of this split, whatever the verb.
+        facts: Facts in a line each, ``prompt|subject|target``, instead of a source of requests.
     """
 
     def __init__(
@@ -118,11 +120,14 @@ class EditDataModule(L.LightningDataModule):
         zsre_target: ZsreTarget = "alt",
         chat_template: bool = False,
         split: Literal["proxy", "test"] | None = None,
+        facts: list[str] | None = None,
     ) -> None:
         super().__init__()
+        if requests and facts:
+            raise DataError("Facts come from `requests` or from `facts`, not from both. Leave one out.")
         if batch_size < 1:
             raise DataError(f"`batch_size` must be at least 1, got {batch_size}.")
-        self.source = requests
+        self.source = [parse_fact(fact) for fact in facts] if facts else requests
         self.format = format
         self.limit = limit
         self.batch_size = batch_size

@@ -26,6 +26,8 @@ LIMITS = {
 }
 """Settings of a trainer that end a run before it begins, where they are 0."""
 
+ENDLESS = -1  # epochs
+
 
 class FrozenModule(L.LightningModule):
     """A LightningModule around a language model that is left as it is.
@@ -74,12 +76,16 @@ class FrozenModule(L.LightningModule):
         """Refuse a trainer that would convert the model, or end at once with nothing found and no error.
 
         Raises:
-            SettingError: If its precision is one for all weights, or it makes no epoch, step or batch.
+            SettingError: If its precision is one for all weights, or it makes no epoch, step or batch, or epochs without an end.
         """
         limits = LIMITS.get(stage, ())
         for name in (name for name in limits if getattr(self.trainer, name) == 0):
             raise SettingError(
                 f"With Trainer({name}=0) there is nothing to do. Leave `{name}` out, or give at least 1."
+            )
+        if stage == "fit" and self.trainer.max_epochs == ENDLESS:
+            raise SettingError(
+                "Trainer(max_epochs=-1) never ends, and every request is scored once. Leave `max_epochs` out, or give 1."
             )
         precision = self.trainer.precision
         if precision.endswith("true") and precision != "32-true":

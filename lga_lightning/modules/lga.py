@@ -158,6 +158,8 @@ class LGAModule(FrozenModule):
         # `DataLoader(requests)` collates by this table, which torch keeps open for types that it does not know. Here and not
         # in the constructor, so that processes which a strategy spawns have it too
         default_collate_fn_map[EditRequest] = collate_requests
+        if stage == "fit":
+            self.layer.check()
         if stage in ("validate", "predict"):
             self._found = self.layer.find(Path(self.trainer.default_root_dir), self.model_name)
 

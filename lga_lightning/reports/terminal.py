@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from rich import box
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from lga_lightning.covariance.store import CovarianceKey
@@ -48,17 +50,43 @@ from lga_lightning.results.validation import REQUESTS_FILE, ValidationResult
 from lga_lightning.results.validation_parts import Metric
 from lga_lightning.utils.text import escape
 
+INTERVAL, TEACHER_FORCED = "95%\ninterval", "teacher-\nforced\nafter"
+
 # columns beside what to look at first, after the edits: which numbers of a metric, where it has them
 BESIDE: dict[str, Callable[[Metric], Metric | None]] = {
     "exactly\nafter": lambda metric: metric.others.get("generated"),
     "in context\nafter": lambda metric: metric.others.get("contained_in_context"),
-    "teacher-\nforced\nafter": lambda metric: metric if metric.others else None,
+    TEACHER_FORCED: lambda metric: metric if metric.others else None,
 }
 
 
 def make_console() -> Console:
     """A console that takes ``:words:`` of the data for what they are; square brackets in them need ``escape``."""
     return Console(emoji=False)
+
+
+def print_table(console: Console, table: Table) -> None:
+    """Print a table; where the terminal is too narrow for it, with fewer lines, and if need be without what can be spared.
+
+    Args:
+        console: Where to print it.
+        table: The table.
+    """
+
+    def too_wide() -> bool:
+        anywhere = console.options.update(max_width=1000)
+        return Measurement.get(console, anywhere, table).maximum > console.width
+
+    title, table.title = table.title, None
+    if too_wide():
+        table.box, table.padding, table.pad_edge = box.SIMPLE_HEAD, (0, 0), False  # type: ignore[assignment]
+        for spare in (INTERVAL, TEACHER_FORCED):
+            if too_wide():
+                table.columns = [column for column in table.columns if column.header != spare]
+        for column in table.columns:
+            column.no_wrap, column.overflow = column.justify == "right", "fold"
+    table.title = title
+    console.print(table)
 
 
 def print_attribution(result: LocatorResult, root: Path, top: int = 8, others: Sequence[str] = ()) -> None:
@@ -72,7 +100,9 @@ def print_attribution(result: LocatorResult, root: Path, top: int = 8, others: S
     """
     choice, console = result.choice, make_console()
     title = f"{result.locator} on {result.model}, {result.num_requests} requests of {result.data}"
-    console.print(_expected_table(title, result, top) if result.is_forecast else _score_table(title, result, top))
+    print_table(
+        console, _expected_table(title, result, top) if result.is_forecast else _score_table(title, result, top)
+    )
     for remark in remarks(result):
         console.print(escape(remark))
     if result.relations is not None:
@@ -111,7 +141,8 @@ def _expected_table(title: str, result: LocatorResult, top: int) -> Table:
     table = Table(title=escape(f"{title}, in points"))
     headings, rows = expected_table(result, whole=False)
     for heading in headings:  # broken so that 80 columns are enough
-        broken = heading.replace(" ", "\n").replace("generalisation", "generali-\nsation")
+        broken = INTERVAL if heading == "95% interval" else heading.replace(" ", "\n")
+        broken = broken.replace("generalisation", "generali-\nsation")
         table.add_column(broken, justify="right", no_wrap=True)
     for place, layer in enumerate(ranking(result)[:top]):
         table.add_row(*rows[layer], style=None if place else "bold yellow")
@@ -138,7 +169,7 @@ def print_edits(result: ValidationResult) -> None:
         others = [pick(metric) for pick in beside.values()]
         cells = [*_cells(first_look(metric)), *(number(other.after, 3) if other else "" for other in others)]
         table.add_row("  " * is_part + escape(label), *cells)
-    console.print(table)
+    print_table(console, table)
     for text in (how_to_read(result), *remarks_on_words(result), *governor_remarks(result)):
         console.print(escape(text))
     for warning in warnings(result):
@@ -215,7 +246,7 @@ def _print_relations(console: Console, found: RelationLayers, common: int, top: 
         table.add_column(heading, justify="right" if place else "left")
     for row, layer in list(zip(relation_rows(found), found.golden_layers, strict=True))[:top]:
         table.add_row(*map(escape, row), style=None if layer == common else "cyan")
-    console.print(table)
+    print_table(console, table)
     if len(found.relations) > top:
         console.print(f"{len(found.relations) - top} more relations: {ATTRIBUTION_FILE}.")
     console.print(relations_verdict(found))
@@ -227,7 +258,7 @@ def _print_rows(console: Console, title: str, headings: Sequence[str], rows: Seq
         table.add_column(escape(heading), justify="right")
     for row in rows:
         table.add_row(*row)
-    console.print(table)
+    print_table(console, table)
 
 
 def _print_ability(console: Console, title: str, result: AbilityResult) -> None:
@@ -237,7 +268,7 @@ def _print_ability(console: Console, title: str, result: AbilityResult) -> None:
         table.add_column(heading, justify="right" if place else "left", no_wrap=not place)
     for name, items, cells in ability_rows(result):
         table.add_row(escape(name), items, *(f"{mean}\n[dim]{ends}[/dim]" for mean, ends in cells))
-    console.print(table)
+    print_table(console, table)
 
 
 def _print_layers(console: Console, result: ValidationResult) -> None:

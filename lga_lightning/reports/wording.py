@@ -110,8 +110,8 @@ def remarks(result: LocatorResult) -> list[str]:
     """What a person should know about a choice, beside the scores and how sure it is."""
     choice, said = result.choice, []
     if choice.fences is not None:
-        left_out = ", ".join(map(str, choice.excluded)) or "none"
-        said.append(f"Left out by the Tukey fences (kappa = {choice.fences.kappa:g}): layers {left_out}.")
+        left_out = layers_in_words(choice.excluded) if choice.excluded else "no layer"
+        said.append(f"The Tukey fences (kappa = {choice.fences.kappa:g}) leave out {left_out}.")
     said += skipped_in_words(result)
     if result.scope and not result.aggregate.startswith("absolute") and max(choice.scores) < 0:
         said.append(

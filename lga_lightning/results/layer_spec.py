@@ -15,6 +15,7 @@ from lga_lightning.models.architecture import blocks
 from lga_lightning.models.weights import may_be_the_same, weights_mark
 from lga_lightning.results.atlas import atlas_layers
 from lga_lightning.results.attribution import ATTRIBUTION_FILE, LocatorResult
+from lga_lightning.utils.io import user_path
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -82,6 +83,16 @@ class LayerSpec:
                 raise LayerError(f"{number!r} is no layer: blocks are numbered 0, 1, 2, ... Give {WAYS}.")
         return cls(given=tuple(sorted(set(numbers))))
 
+    def check(self) -> None:
+        """Refuse a word that means nothing, where the file that it may stand for need not be there yet.
+
+        Raises:
+            LayerError: If it is none of the known words, and neither looks like a path nor is one.
+        """
+        looks_like_path = not self.word.isidentifier() or user_path(self.word).exists()
+        if self.word and f"'{self.word}'" not in WAYS and not looks_like_path:
+            raise LayerError(f"The layer {self.word!r} means nothing. Give {WAYS}.")
+
     @classmethod
     def of(cls, result: LocatorResult, source: str) -> LayerSpec:
         """The golden layer of a result that is at hand.
@@ -104,7 +115,7 @@ class LayerSpec:
         """
         if self.given or self.result is not None or self.word in (ALL, ATLAS, DEFAULT):
             return self
-        path = root if self.word == GOLDEN else Path(self.word).expanduser()
+        path = root if self.word == GOLDEN else user_path(self.word)
         path = path / ATTRIBUTION_FILE if path.is_dir() or self.word == GOLDEN else path
         result = LocatorResult.load(path)
         if result.model != model_name and not _same_folder(result.model, model_name):

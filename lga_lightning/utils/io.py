@@ -15,6 +15,18 @@ from typing import Any
 from lga_lightning.exceptions import SettingError
 
 
+def user_path(path: str | Path) -> Path:
+    """A path that a user wrote, with ``~`` for the home folder.
+
+    Raises:
+        SettingError: If there is no home of that name.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise SettingError(f"There is no home folder for the path {str(path)!r}. Write it out, from / on.") from error
+
+
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     """Let ``write`` fill a scratch file beside ``path``, then rename it to ``path``.
 

@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import tracemalloc
+from contextlib import nullcontext
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,7 +17,7 @@ from pyarrow import parquet
 from lga_lightning.data import load_requests, to_record
 from lga_lightning.data.requests import EditRequest, Probe
 from lga_lightning.data.sources import json_text, read_records, source_name, tables
-from lga_lightning.exceptions import DataError
+from lga_lightning.exceptions import DataError, SettingError
 from lga_lightning.modules.datamodule import EditDataModule
 from tests.helpers.tables import as_csv, as_parquet
 
@@ -269,3 +270,31 @@ def test_a_long_list_without_a_line_break():
     tracemalloc.stop()
     assert count == 30_001  # rows, of a kilobyte each
     assert peak < 1_000_000  # bytes
+
+
+def test_columns_of_one_name_are_refused(tmp_path):
+    columns = [pa.array(["Rome is in"]), pa.array(["Rome"]), pa.array(["France"])]
+    parquet.write_table(pa.table(columns, ["prompt", "subject", "subject"]), tmp_path / "two.parquet")
+    with pytest.raises(DataError, match=r"two\.parquet: every column needs a name of its own, got"):
+        load_requests(tmp_path / "two.parquet")
+
+
+@pytest.mark.parametrize("depth", [500, 980, 5000])
+def test_a_cell_of_any_depth_is_read_or_refused(depth, tmp_path):
+    """JSON is decoded to a depth at which readers can no longer follow it."""
+    answers = "[" * depth + '"x"' + "]" * depth
+    row = {
+        "prompt": "Rome is in",
+        "subject": "Rome",
+        "target_new": "France",
+        "locality": f'{{"a": [{{"prompt": "b", "answers": {answers}}}]}}',
+    }
+    (tmp_path / "deep.csv").write_text(as_csv([row]))
+    readable = depth == 500
+    with nullcontext() if readable else pytest.raises(DataError, match=r"deep\.csv, line 2"):
+        assert load_requests(tmp_path / "deep.csv").requests[0].locality["a"][0].answers == ("x",)
+
+
+def test_a_home_that_is_not_there():
+    with pytest.raises(SettingError, match=r"There is no home folder for the path '~nobodyhere/facts\.json'"):
+        load_requests("~nobodyhere/facts.json")

@@ -46,6 +46,9 @@ def test_fit_scores_once_and_leaves_what_the_function_finds(trainable, tokenizer
     one.fit(module, DataLoader(asked, batch_size=3))
     expected = find_golden_layer(model, tokenizer, asked)
     assert one.current_epoch == 1
+    assert one.progress_bar_metrics["confidence"] == pytest.approx(
+        module.result.choice.confidence
+    )  # the bar ends as the text says
     assert module.result.num_requests == 8
     assert module.result.golden_layer == expected.golden_layer
     assert module.result.choice.scores == pytest.approx(expected.choice.scores, rel=1e-5)

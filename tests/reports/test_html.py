@@ -122,7 +122,7 @@ def test_everything_in_the_folder_is_on_the_page(tmp_path):
     for expected in (
         f"Layer {golden} is the golden layer of tiny <model>",
         "of bootstrap resamples; 90% of them choose among the layers",
-        "Left out by the Tukey fences (kappa = 1): layers",
+        "The Tukey fences (kappa = 1) leave out layer",
         "within the Tukey fences",
         "Requests left out: 2 (empty target).",
         "The relations' layers differ beyond chance",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -173,6 +175,38 @@ def test_the_table_of_a_forecast_fits_a_terminal(tmp_path, capsys):
     assert rows[0][-1] == "100"  # edits made
     assert not any("…" in line for line in lines if line.startswith("┃"))  # no heading is cut
     assert max(map(len, lines[1:16])) <= 80
+
+
+def test_narrow_terminals_lose_lines_and_intervals_but_no_number(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    found = forecast_result(likely_parts(48, 18))
+    found = replace(found, race=race_result(found.golden_layer, [1] * 18))
+    others = {"generated": (0.0, 1.0), "contained": (0.1234, 1.0), "contained_in_context": (0.0, 1.0)}
+    scores = {"token": (0.0, 1.0), **others}
+    groups = ("rewrite", "locality", "locality.relation_specificity", "portability.subject_aliasing")
+    outcomes = [[EvalResult(group, "Q", ("A",), scores, ("x", "A")) for group in groups]] * 3
+    print_attribution(found, Path("run"))
+    print_edits(validation(outcomes))
+    said = capsys.readouterr().out
+    assert max(map(len, said.splitlines())) <= 60
+    assert "(golden)" in said
+    numbers = [line.split() for line in said.splitlines() if line.lstrip().startswith(f"{found.golden_layer} (golden)")]
+    assert len(numbers[0]) == 7  # layer, (golden), score, three metrics, edits made
+    assert "0.123" in said
+    assert not re.search(r"[0-9a-z]…(?![0-9])", said)  # nothing is cut
+
+
+def test_no_colours_where_they_are_not_wanted(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as if there were a terminal
+    print_attribution(locator_result(torch.randn(9, 5)), tmp_path)
+    assert not re.search("\x1b\\[[0-9;]*3[0-9]", capsys.readouterr().out)
+
+
+def test_fences_that_leave_out_nothing_say_so(tmp_path, capsys):
+    calm, wild = torch.randn(9, 5), torch.cat([torch.randn(9, 5), torch.full((9, 1), 1e6)], 1)
+    assert "The Tukey fences (kappa = 1) leave out no layer." in printed(locator_result(calm * 0 + 1), tmp_path, capsys)
+    assert "leave out layer 5" in printed(locator_result(wild), tmp_path, capsys)
 
 
 MARKUP = "[/red] [bold]x[/bold] :smile: \\[y]"

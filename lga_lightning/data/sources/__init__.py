@@ -8,6 +8,7 @@ from pathlib import Path
 from lga_lightning.data.records import Record
 from lga_lightning.data.sources.hub import PREFIX, HubSource
 from lga_lightning.data.sources.local import file_hash, read_file
+from lga_lightning.utils.io import user_path
 
 __all__ = ["read_records", "source_fingerprint", "source_name"]
 
@@ -25,7 +26,7 @@ def read_records(source: str | Path, text_field: str | None = None) -> Iterator[
         DataError: If the source is missing, cannot be read, or holds something else than objects.
     """
     hub = _hub(source)
-    return hub.records() if hub else read_file(Path(source).expanduser(), text_field)
+    return hub.records() if hub else read_file(user_path(source), text_field)
 
 
 def source_name(source: str | Path) -> str:
@@ -41,7 +42,7 @@ def source_fingerprint(source: str | Path) -> str:
         DataError: If there is no such file or data set.
     """
     hub = _hub(source)
-    return hub.commit() if hub else file_hash(Path(source).expanduser())
+    return hub.commit() if hub else file_hash(user_path(source))
 
 
 def _hub(source: str | Path) -> HubSource | None:

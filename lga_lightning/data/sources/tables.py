@@ -64,6 +64,9 @@ def parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     number = 0
     try:
         with parquet.ParquetFile(path) as file:
+            columns = file.schema_arrow.names
+            if len(set(columns)) < len(columns):
+                raise DataError(f"{path.name}: every column needs a name of its own, got {columns}.")
             for batch in file.iter_batches(batch_size=BATCH):
                 for values in batch.to_pylist():
                     number += 1
