@@ -9,7 +9,12 @@ import traceback
 from difflib import get_close_matches
 from io import TextIOWrapper
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from lga_lightning.utils.processes import Processes
+
+LONGEST = 4000  # characters of a message: data that it names may be megabytes
 
 HELP = """\
 usage: lga [--help] [--version] {edit,fit,validate,predict,compare,moments,facts,remove} [options]
@@ -68,21 +73,37 @@ def main() -> None:
     _start()
     _answer_at_once(sys.argv[1:])
 
-    from lga_lightning.exceptions import LGAError
+    from lga_lightning.utils.processes import Processes
     from lga_lightning.utils.signals import interruptible
 
-    try:
-        with interruptible():
-            from lga_lightning.cli import run
+    processes = Processes()
+    with interruptible(), processes.together():
+        code = _run(processes)
+        if code:
+            sys.exit(code)
 
-            run()
+
+def _run(processes: Processes) -> int:
+    """Run the command; its exit code, once whoever has to say why it failed has said it."""
+    from lga_lightning.exceptions import LGAError
+
+    try:
+        from lga_lightning.cli import run
+
+        run()
     except (LGAError, OSError) as error:
-        if os.environ.get("LOCAL_RANK", "0") == "0":  # of several processes, one speaks
-            _complain(str(error))
-        sys.exit(getattr(error, "exit_code", 2))
-    except Exception as error:
-        _complain(_unexpected(error))
-        sys.exit(1)
+        if processes.speaks():
+            _complain(str(error)[:LONGEST])
+        return getattr(error, "exit_code", 2)
+    except Exception as error:  # of several processes, often nothing but another one's end
+        if processes.speaks():
+            _complain(_unexpected(error))
+        return 1
+    except (KeyboardInterrupt, SystemExit):
+        if not processes.failed:
+            raise
+        return 2
+    return 0
 
 
 def _start() -> None:

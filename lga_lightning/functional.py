@@ -18,6 +18,7 @@ from lga_lightning.locators.layer_sweep import PARTS
 from lga_lightning.locators.race import RaceSettings
 from lga_lightning.locators.race_runner import EditRace, expected_scores
 from lga_lightning.locators.score_requests import score_all
+from lga_lightning.models.lengths import check_lengths
 from lga_lightning.models.loading import name_of
 from lga_lightning.reports.terminal import print_note
 from lga_lightning.reports.wording import counted
@@ -240,11 +241,12 @@ def edit(
         to ship it as a PEFT adapter.
 
     Raises:
-        DataError: If there is no request, or two contradict each other.
+        DataError: If there is no request, two contradict each other, or one is too long for the model.
         SettingError: If ``batch_size`` is below 1.
         LayerError: If the model lacks one of the layers, or the file is missing or of another model.
     """
     editor, asked = editor or RROME(), as_requests(requests)
     check_together(asked)  # before a search
+    check_lengths(model, tokenizer, asked)
     layers, _ = layer_of(model, tokenizer, layer, editor, asked).layers_for(editor, model)
     return editor.compute(model, tokenizer, asked, layers, batch_size)

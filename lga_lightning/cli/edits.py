@@ -12,8 +12,8 @@ from typing import Any
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 from lga_lightning.callbacks import AdapterWriter, EditReport, ScoreCollector
+from lga_lightning.callbacks.checkpoint import check_checkpoint
 from lga_lightning.cli.frozen import BEGIN_WITH, FrozenCLI
-from lga_lightning.exceptions import DataError
 from lga_lightning.locators.race import RaceSettings
 from lga_lightning.modules.datamodule import EditDataModule
 from lga_lightning.modules.lga import LGAModule
@@ -79,17 +79,18 @@ class LGACLI(FrozenCLI):
         flags = [f"{option}=true" if flag else option for option, flag in zip(options, alone, strict=True)]
         return [*BEGIN_WITH, *flags]
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse the command line, and look at the checkpoint before anything else does."""
+        super().parse_arguments(parser, args)
+        if checkpoint := self.config[self.config.subcommand].get("ckpt_path"):
+            check_checkpoint(checkpoint)
+
     def before_instantiate_classes(self) -> None:
-        """Name the saved configuration after the verb, and look for the checkpoint before the model is loaded."""
+        """Name the saved configuration after the verb."""
         self.save_config_kwargs["config_filename"] = f"lga_{self.subcommand}.yaml"
         if self._get(self.config, "merge"):
             self.config[self.subcommand]["edits"]["merge"] = True
         self._say_what_is_replaced()
-        checkpoint = self._get(self.config, "ckpt_path")
-        if checkpoint and not Path(checkpoint).is_file():
-            raise DataError(
-                f"There is no checkpoint at {checkpoint!r}. `lga fit` leaves attribution.ckpt in --trainer.default_root_dir."
-            )
 
     def _say_what_is_replaced(self) -> None:
         """Where an earlier run has left results, say so while there is time to keep them."""

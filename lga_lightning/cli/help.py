@@ -32,7 +32,9 @@ OPTIONS = {
             VERBS,
         ),
         Option("--model.dtype DTYPE", "of the weights: float32 (default), bfloat16, float16, auto", VERBS),
-        Option("--model.layer LAYER", "golden (what fit found), atlas, 5, 4-8, all, default, or an attribution.json", EDITS),
+        Option(
+            "--model.layer LAYER", "golden (what fit found), atlas, 5, 4-8, all, default, or an attribution.json", EDITS
+        ),
         Option("--model.layers LAYERS", "of which blocks: 5, 4-8, [3, 5], all, default, golden", ("moments",)),
         Option(
             "--model.locator NAME",

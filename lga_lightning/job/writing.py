@@ -45,15 +45,17 @@ def write_adapter(
     """
     kind: Literal["adapter", "matrices"] = "matrices" if delta.is_dense else "adapter"
 
-    def card(scratch: Path) -> str:
-        """The card, once the evidence is beside the adapter."""
+    def add_evidence(scratch: Path) -> None:
+        """Put the evidence beside the adapter, and the card."""
         write_results(scratch / REQUESTS_FILE, range(len(requests)), [request.id for request in requests], responses)
         result.save(scratch / VALIDATION_FILE)
         if search is not None:
             search.save(scratch / ATTRIBUTION_FILE)
         write_report(scratch)
         refused = check_servable(scratch) if kind == "adapter" else None
-        return model_card(result, requests, delta.ranks, kind, refused=refused)
+        card = model_card(result, requests, delta.ranks, kind, refused=refused)
+        (scratch / "README.md").write_text(card, encoding="utf-8")
 
     base = hub_name(result.model)
-    save_updates(delta.updates, folder, model, base, result.to_dict(), card, overwrite, delta.facts)
+    note = result.to_dict()
+    save_updates(delta.updates, folder, model, base, note, "", overwrite, delta.facts, more=add_evidence)
