@@ -55,6 +55,8 @@ def test_fit_scores_once_and_leaves_what_the_function_finds(trainable, tokenizer
     left = json.loads((tmp_path / "attribution.json").read_text())
     assert left["scores"] == module.result.choice.scores
     assert left["model"] == "LlamaForCausalLM"
+    assert {"attribution.ckpt", "layers.png", "report.html"} <= {path.name for path in tmp_path.iterdir()}
+    assert one.callback_metrics["layer"] == expected.golden_layer
     assert all(parameter.requires_grad == trainable for parameter in model.parameters())
     assert all(parameter.grad is None for parameter in model.parameters())
 
