@@ -249,11 +249,8 @@ class LocatorResult:
         if self.relations is not None:
             named += self.relations.golden_layers
         if race is not None:
-            columns |= {
-                "edited": race.edited,
-                "intervals": race.intervals,
-                "scores of the race": race.scores,
-            } | race.parts
+            columns |= {"edited": race.edited, "intervals": race.intervals, "scores of the race": race.scores}
+            columns |= race.parts
             named += [*race.layers, race.layer]
         for name, column in columns.items():
             if len(column) != count:

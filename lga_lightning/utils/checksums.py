@@ -17,7 +17,7 @@ CHECKSUM = "checksum"
 
 
 def with_checksum(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The same content for a JSON file, with a last field ``checksum``.
+    """The same content for a JSON file, with a last field ``checksum``, in place of one that is there.
 
     Args:
         content: What JSON can say; numbers that are not finite are written as null.
@@ -27,6 +27,7 @@ def with_checksum(content: Mapping[str, Any]) -> dict[str, Any]:
         (False, True, False)
     """
     plain: dict[str, Any] = json.loads(json.dumps(finite(content)))
+    plain.pop(CHECKSUM, None)
     return {**plain, CHECKSUM: _digest(plain)}
 
 
@@ -36,8 +37,7 @@ def was_changed(content: Mapping[str, Any]) -> bool:
     Args:
         content: All fields, as they were read.
     """
-    fields = {name: value for name, value in content.items() if name != CHECKSUM}
-    return CHECKSUM in content and content[CHECKSUM] != _digest(fields)
+    return CHECKSUM in content and content[CHECKSUM] != with_checksum(content)[CHECKSUM]
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], note: Mapping[str, str]) -> None:
