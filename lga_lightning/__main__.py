@@ -96,8 +96,9 @@ def _run(processes: Processes) -> int:
             _complain(str(error)[:LONGEST])
         return getattr(error, "exit_code", 2)
     except Exception as error:  # of several processes, often nothing but another one's end
-        if processes.speaks():
-            _complain(_unexpected(error))
+        if not processes.speaks():
+            return 2
+        _complain(_unexpected(error))
         return 1
     except (KeyboardInterrupt, SystemExit):
         if not processes.failed:

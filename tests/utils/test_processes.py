@@ -64,7 +64,7 @@ def said_by(words: list[str], start: list[str]) -> tuple[int, str]:
 def test_an_error_of_one_process_is_told_once_and_ends_all(extra, arguments):
     options = [f"--trainer.callbacks.{option}" for option in extra]
     code, said = said_by([*arguments, *FAST_EDIT, *FAILING, *options], [sys.executable, "-m", "lga_lightning"])
-    assert code == 2
+    assert code == 2, said
     assert said.count(PARAGRAPH) == 1
     assert "Traceback" not in said
 
