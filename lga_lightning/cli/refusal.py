@@ -15,7 +15,7 @@ from lga_lightning.exceptions import LGAError, SettingError
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
-LISTED = 15  # names in a message, at most
+LISTED = 30  # names in a message, at most
 KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text", "list": "a list"}
 
 VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
