@@ -87,7 +87,7 @@ def main() -> None:
     except (LGAError, OSError) as error:
         if os.environ.get("LOCAL_RANK", "0") == "0":  # of several processes, one speaks
             sys.stderr.write(f"\nlga: {printable(str(error))}\n")
-        sys.exit(2)
+        sys.exit(getattr(error, "exit_code", 2))
 
 
 if __name__ == "__main__":
