@@ -112,7 +112,8 @@ class AbilityCheck:
         return found
 
     def _ask_suite(self, module: L.LightningModule) -> AbilityResult:
-        suite, asked = suite_for(*module.language_model, module.data.requests)
+        llm, tokenizer = module.language_model
+        suite, asked = suite_for(llm, tokenizer, module.data.requests)
         _say(module, f"General ability: {asked}, before and after (--edits.general false leaves it out).")
         start, trainer = time.perf_counter(), module.trainer
         records = RequestRecords().to(module.device)

@@ -89,7 +89,7 @@ def edit(words: Sequence[str]) -> FinishedEdit:
     try:
         given = parser.parse_args([BEGIN_WITH, *words])
     except ArgumentError as error:
-        raise SettingError(f"{error} All options: lga edit --help") from error
+        raise SettingError(f"{' '.join(str(error).split())}. All options: lga edit --help") from error
     facts, name = _facts(given)
     job = EditJob(
         editor=parser.instantiate_classes(given).editor,

@@ -21,7 +21,14 @@ from lga_lightning.exceptions import SettingError
 from lga_lightning.functional import AUTO, SHORT_RACE, known_golden_layer, layer_of
 from lga_lightning.job.general import ask_general
 from lga_lightning.job.locality import with_bundled_locality
-from lga_lightning.job.requirements import GENERAL, Requirement, check_can_be_judged, check_met, parse_requirements
+from lga_lightning.job.requirements import (
+    GENERAL,
+    Requirement,
+    check_can_be_judged,
+    check_met,
+    parse_requirements,
+    required_by_family,
+)
 from lga_lightning.job.writing import write_adapter
 from lga_lightning.locators.race import RaceSettings
 from lga_lightning.models.chat import as_asked, asks_in_chat
@@ -152,7 +159,7 @@ class EditJob:
         responses = evaluate(model, tokenizer, requests, [session.delta] * len(requests), self.evaluation)
         result = self._result(session, requests, responses, name, source)
         if self.show:
-            print_scores(result, {one.family: str(one) for one in self.requirements})
+            print_scores(result, required_by_family(self.requirements))
             print_facts(responses)
         check_met(self.requirements, result)
         if self.folder is not None:

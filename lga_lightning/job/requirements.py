@@ -54,7 +54,12 @@ class Requirement:
     relative: bool = False
 
     def __str__(self) -> str:
-        return f"{self.name}>={self.least:g}{'x' * self.relative}"
+        return f"{self.name}>={self.number}"
+
+    @property
+    def number(self) -> str:
+        """The number as it is written, with an x where it is relative."""
+        return f"{self.least:g}{'x' * self.relative}"
 
     @property
     def family(self) -> str:
@@ -117,6 +122,22 @@ def _parse(part: str) -> Requirement:
     if not found.relative and not 0 < found.least <= 1:
         raise SettingError(f"The requirement {found} must be above 0 and at most 1, which is for all: 90% is 0.9.")
     return found
+
+
+def required_by_family(requirements: Sequence[Requirement]) -> dict[str, str]:
+    """What is required of each family of prompts, and of general ability, for a table.
+
+    Args:
+        requirements: The requirements.
+
+    Example:
+        >>> required_by_family(parse_requirements("locality>=0.8, specificity>=0.95x, efficacy>=1"))
+        {'locality': '0.8, 0.95x', 'rewrite': '1'}
+    """
+    found: dict[str, list[str]] = {}
+    for one in requirements:
+        found.setdefault(one.family, []).append(one.number)
+    return {family: ", ".join(numbers) for family, numbers in found.items()}
 
 
 def check_can_be_judged(requirements: Sequence[Requirement], requests: Sequence[EditRequest]) -> None:

@@ -70,13 +70,16 @@ class KnownLayer:
         Raises:
             DataError: If there is no such file or data set.
         """
-        at_hand = not isinstance(proxies, str | Path)
+        if isinstance(proxies, str | Path):
+            content = source_fingerprint(proxies)
+        else:
+            content = hashlib.sha256(repr(proxies).encode()).hexdigest()
         return cls(
             model=Path(model.config.name_or_path or type(model).__name__).name,
             weights=weights_hash(model),
             method=editor.settings(model),
             window=editor.window,
-            proxies=hashlib.sha256(repr(proxies).encode()).hexdigest() if at_hand else source_fingerprint(proxies),
+            proxies=content,
             in_chat=isinstance(tokenizer, ChatTokenizer),
             race=None if race is None else asdict(race),
         )
