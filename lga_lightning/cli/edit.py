@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentError
+from argparse import ArgumentError, HelpFormatter
 from collections.abc import Sequence
 
 import torch
@@ -29,6 +29,7 @@ def make_parser() -> ArgumentParser:
         usage="lga edit [FACTS] [options]",
         description="Edit facts: find the layer if none is known, edit, score, and write a PEFT adapter with its card and report.html.",
         exit_on_error=False,
+        formatter_class=HelpFormatter,
     )
     facts = parser.add_argument_group("facts, in one of three ways, or in several")
     facts.add_argument(
@@ -44,16 +45,20 @@ def make_parser() -> ArgumentParser:
     model.add_argument(
         "--model",
         default=EMBEDDED_NAME,
-        help="A Hub id, a local folder or .gguf file, smollm2-135m, gemma3-270m.",
+        help="A Hub id, a local folder or .gguf file, gemma3-270m, or smollm2-135m (default).",
     )
-    model.add_argument("--dtype", default="float32", help=f"auto, or one of {', '.join(DTYPES)}.")
+    model.add_argument("--dtype", default="float32", help=f"auto, or one of {', '.join(DTYPES)}; float32 by default.")
     model.add_argument(
         "--device", default="auto", help="cpu, cuda, cuda:1, mps, ...; auto takes a GPU where there is one."
     )
     model.add_argument("--chat-template", action="store_true", help="Ask in the model's chat template.")
     model.add_argument("--trust-remote-code", action="store_true", help="Let code that comes with the model run.")
     how = parser.add_argument_group("edit")
-    how.add_argument("--editor", type=EditMethod, help="The method; its settings as in --editor.steps 12.")
+    how.add_argument(
+        "--editor",
+        type=EditMethod,
+        help="RROME (default), ROME, MEMIT, AlphaEdit, FTM, UltraEdit, ...; settings as in --editor.steps 12.",
+    )
     how.add_argument(
         "--layer", default=AUTO, help="auto (known, or found now), 5, 4-8, default, or an attribution.json."
     )
@@ -63,16 +68,23 @@ def make_parser() -> ArgumentParser:
         help="Facts to find the layer by; bundled ones that the model knows by default.",
     )
     how.add_argument(
-        "--race", default=str(SHORT_RACE.budget), help="Real edits in that search: a number, '5 min', or 0."
+        "--race",
+        default=str(SHORT_RACE.budget),
+        help="Real edits in that search: a number (default 24), '5 min', or 0.",
     )
-    how.add_argument("--batch-size", type=int, default=8, help="Facts that are worked on at once.")
+    how.add_argument(
+        "--on", metavar="ADAPTER", default=None, help="An adapter to edit on top of; the new one holds both."
+    )
+    how.add_argument(
+        "--batch-size", metavar="N", type=int, default=8, help="Facts that are worked on at once; 8 by default."
+    )
     end = parser.add_argument_group("result")
     end.add_argument(
         "--require", default="", help="Else write nothing: 'efficacy>=0.9, locality>=0.85, general>=0.98x'."
     )
-    end.add_argument("--output", default="adapter", help="Folder of the adapter.")
+    end.add_argument("--output", default="adapter", help="Folder of the adapter; adapter by default.")
     end.add_argument("--overwrite", action="store_true", help="Replace a folder that is there.")
-    end.add_argument("--max-rank", type=int, default=None, help="Rank that no change is written above.")
+    end.add_argument("--max-rank", metavar="N", type=int, default=None, help="Rank that no change is written above.")
     return parser
 
 
@@ -96,6 +108,7 @@ def edit(words: Sequence[str]) -> FinishedEdit:
         layer=given.layer,
         proxies=given.proxies,
         race=_race(given.race),
+        on=given.on,
         require=given.require,
         output=given.output,
         overwrite=given.overwrite,

@@ -17,7 +17,7 @@ from lga_lightning.editing.session import EditSession
 from lga_lightning.evaluation.config import EvaluationConfig
 from lga_lightning.evaluation.evaluator import evaluate
 from lga_lightning.evaluation.results import EvalResult
-from lga_lightning.exceptions import SettingError
+from lga_lightning.exceptions import DataError, SettingError
 from lga_lightning.functional import AUTO, SHORT_RACE, known_golden_layer, layer_of
 from lga_lightning.job.general import ask_general
 from lga_lightning.job.locality import with_bundled_locality
@@ -46,13 +46,41 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
+def load_below(folder: Path, model: PreTrainedModel, asked: Sequence[EditRequest]) -> WeightDelta:
+    """The adapter on top of which facts are edited.
+
+    Args:
+        folder: Its folder.
+        model: The unedited model.
+        asked: The facts to edit on top.
+
+    Raises:
+        DataError: If it is no adapter of this model, does not say which facts it holds, or has one of them already.
+    """
+    below = WeightDelta.load(folder, model)
+    if not len(below.facts):
+        raise DataError(
+            f"The adapter {str(folder)!r} does not say which facts it holds (facts.json), so they could not be listed with the new ones. "
+            "Write it anew, or edit the unedited model."
+        )
+    there = {" ".join(request.prompt.split()): request.target_new for request in below.facts.requests}
+    for request in asked:
+        target = there.get(" ".join(request.prompt.split()))
+        if target is not None:
+            raise DataError(
+                f"The adapter {str(folder)!r} answers {request.prompt!r} with {target!r} already. Take that fact out first "
+                "(`lga facts` and `lga remove`), or leave the new one out."
+            )
+    return below
+
+
 @dataclass(frozen=True)
 class FinishedEdit:
     """What came of a job.
 
     Attributes:
-        delta: The edit.
-        requests: The edited facts, with the probes that they were asked.
+        delta: The edit, with that of the adapter on top of which it was made.
+        requests: All its facts, with the probes that they were asked.
         result: The scores, before the edit and after.
         responses: For each request the results of its prompts, with what the model said.
         search: What led to the layer, where it was looked up or found; None where it was given.
@@ -77,10 +105,11 @@ class EditJob:
             :func:`~lga_lightning.edit` takes.
         proxies: Facts to find the layer by: a file, or a data set of the Hub; None for the bundled ones that the model knows.
         race: Settings of the race in that search; None for the forecast alone.
+        on: An adapter of the same model on top of which the facts are edited; what is written holds the facts of both.
         require: What the edits must reach, else nothing is written: ``"efficacy>=0.9, locality>=0.85, general>=0.98x"``.
         output: Folder of the adapter; None writes none.
         overwrite: Whether to replace a folder that is there.
-        max_rank: Rank that no module's change is written above; None writes it whole.
+        max_rank: Rank that no module's change has in the end, which is what is scored and written; None leaves the edit whole.
         batch_size: Requests that are worked on at once.
         evaluation: What is asked and measured.
         show: Whether to print what is done and what comes of it.
@@ -99,6 +128,7 @@ class EditJob:
     layer: LayerWord | LocatorResult = AUTO
     proxies: str | Path | None = None
     race: RaceSettings | None = SHORT_RACE
+    on: str | Path | None = None
     require: str = ""
     output: str | Path | None = "adapter"
     overwrite: bool = False
@@ -140,7 +170,8 @@ class EditJob:
             name: What to call them in results.
 
         Raises:
-            DataError: If there is no fact, two contradict each other, or there are no proxies to find the layer by.
+            DataError: If there is no fact, two contradict each other, the adapter to edit on cannot be used or has a fact already, or
+                there are no proxies to find the layer by.
             LayerError: If the model lacks the layer.
             SettingError: If a requirement cannot be judged.
             RequirementError: If the edits do not reach what is required.
@@ -148,13 +179,18 @@ class EditJob:
         asked = as_requests(facts)
         check_together(asked)
         self.editor.check_requests(asked)
-        requests = with_bundled_locality(model, tokenizer, asked)
+        below = WeightDelta({}) if self.on is None else load_below(Path(self.on), model, asked)
+        requests = with_bundled_locality(model, tokenizer, [*below.facts.requests, *asked])
         check_can_be_judged(self.requirements, requests)
         spec = self._find_layer(model, tokenizer, requests)
         layers, source = spec.layers_for(self.editor, model)
-        self._say(f"Editing {counted(len(requests), 'fact')} at {layers_in_words(layers)} with {self.editor.name}.")
+        self._say(f"Editing {counted(len(asked), 'fact')} at {layers_in_words(layers)} with {self.editor.name}.")
         session = EditSession(self.editor, model, tokenizer, layers)
-        session.edit(requests, self.batch_size)
+        self.editor.prepare(model, tokenizer, layers)  # before anything is in place
+        session.delta = below
+        session.edit(asked, self.batch_size)
+        if self.max_rank is not None:
+            session.delta, _ = session.delta.low_rank(self.max_rank)
         self._say("Asking the model, before and after.")
         responses = evaluate(model, tokenizer, requests, [session.delta] * len(requests), self.evaluation)
         result = self._result(session, requests, responses, name, source)
@@ -163,17 +199,7 @@ class EditJob:
             print_facts(responses)
         check_met(self.requirements, result)
         if self.folder is not None:
-            write_adapter(
-                session.delta,
-                self.folder,
-                model,
-                requests,
-                result,
-                responses,
-                spec.result,
-                self.max_rank,
-                self.overwrite,
-            )
+            write_adapter(session.delta, self.folder, model, requests, result, responses, spec.result, self.overwrite)
             self._say(f"The adapter, with its card and report.html: {self.folder}")
         return FinishedEdit(session.delta, requests, result, responses, spec.result, self.folder)
 
@@ -198,6 +224,9 @@ class EditJob:
         source: str,
     ) -> ValidationResult:
         model, tokenizer = session.model, session.tokenizer
+        method = self.editor.settings(model) | ({} if self.max_rank is None else {"max_rank": self.max_rank})
+        if self.on is not None:
+            method["on"] = Path(self.on).name
         general = None
         if any(one.family == GENERAL for one in self.requirements):
             self._say("Asking for general ability, before and after.")
@@ -209,7 +238,7 @@ class EditJob:
             data_name=name,
             layers=session.layers,
             layer_source=source,
-            method=self.editor.settings(model),
+            method=method,
             mode="batch",
             skipped=Counter(),
             evaluation=self.evaluation,

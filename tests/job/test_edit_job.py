@@ -10,6 +10,7 @@ import torch
 from lga_lightning import RROME, edit, functional
 from lga_lightning.data import to_record
 from lga_lightning.editing import WeightDelta
+from lga_lightning.evaluation.evaluator import evaluate
 from lga_lightning.exceptions import DataError, RequirementError, SettingError
 from lga_lightning.functional import known_golden_layer
 from lga_lightning.job import EditJob
@@ -116,3 +117,31 @@ def test_a_folder_that_is_there_is_refused_before_any_work(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(SettingError, match="is not a folder"):
         EditJob(output=tmp_path / "file", overwrite=True)
+
+
+def test_on_top_of_an_adapter(llama, tokenizer, tmp_path, capsys):
+    editor, first, later = RROME(**FAST_METHOD), requests(2), requests(4)[2:]
+    EditJob(editor, 1, output=tmp_path / "one").run(llama, tokenizer, first)
+    done = EditJob(editor, 2, on=tmp_path / "one", output=tmp_path / "both").run(llama, tokenizer, later)
+    below = WeightDelta.load(tmp_path / "one", llama)
+    with below.applied(llama):
+        added = editor.compute(llama, tokenizer, later, 2)
+    expected, both = below.then(added), WeightDelta.load(tmp_path / "both", llama)
+    assert both.ranks == expected.ranks
+    assert all(torch.equal(both.matrix(name), expected.matrix(name)) for name in expected.updates)
+    assert [request.prompt for request in both.facts.requests] == [request.prompt for request in (*first, *later)]
+    assert done.result.num_requests == 4
+    assert all(request.prompt in (tmp_path / "both" / "README.md").read_text() for request in first)
+    with pytest.raises(DataError, match="answers 'The capital of France is' with 'Rome' already"):
+        EditJob(editor, 2, on=tmp_path / "one", output=None).run(llama, tokenizer, first)
+    (tmp_path / "one" / "facts.json").unlink()
+    with pytest.raises(DataError, match="does not say which facts it holds"):
+        EditJob(editor, 2, on=tmp_path / "one", output=None).run(llama, tokenizer, later)
+
+
+def test_what_is_folded_is_what_is_scored(llama, tokenizer):
+    done = EditJob(RROME(**FAST_METHOD), 1, max_rank=1, output=None).run(llama, tokenizer, requests(2))
+    assert set(done.delta.ranks.values()) == {1}
+    assert done.result.method["max_rank"] == 1
+    scored = evaluate(llama, tokenizer, requests(2), [done.delta] * 2)
+    assert [[one.scores for one in of] for of in done.responses] == [[one.scores for one in of] for of in scored]
