@@ -31,6 +31,7 @@ from lga_lightning.job.requirements import (
 )
 from lga_lightning.job.writing import write_adapter
 from lga_lightning.locators.race import RaceSettings
+from lga_lightning.models.architecture import named_site
 from lga_lightning.models.chat import as_asked, asks_in_chat
 from lga_lightning.models.loading import name_of
 from lga_lightning.reports.facts import print_facts
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
 
 
 def load_below(folder: Path, model: PreTrainedModel, asked: Sequence[EditRequest]) -> WeightDelta:
-    """The adapter on top of which facts are edited.
+    """The adapter on top of which facts are edited, on the devices of its modules.
 
     Args:
         folder: Its folder.
@@ -71,7 +72,11 @@ def load_below(folder: Path, model: PreTrainedModel, asked: Sequence[EditRequest
                 f"The adapter {str(folder)!r} answers {request.prompt!r} with {target!r} already. Take that fact out first "
                 "(`lga facts` and `lga remove`), or leave the new one out."
             )
-    return below
+    placed = {
+        name: type(update)(*(factor.to(named_site(model, name).weight.device) for factor in update.factors))
+        for name, update in below.updates.items()
+    }
+    return WeightDelta(placed, below.facts)
 
 
 @dataclass(frozen=True)
