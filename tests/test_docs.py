@@ -190,3 +190,12 @@ def test_links_lead_somewhere(page):
         assert found.exists(), target
         if anchor and found.suffix == ".md":
             assert anchor in anchors(found), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_a_blank_line_comes_before_a_list(page):
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    for paragraph in re.split(r"\n\s*\n", text):
+        first, *others = paragraph.strip().splitlines() or [""]
+        starts = first.startswith(("- ", "#")) or re.match(r"\d+\. ", first)
+        assert starts or not any(line.startswith("- ") for line in others), first  # the site would show one paragraph
