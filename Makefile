@@ -1,12 +1,13 @@
 # make quickstart   from a clean clone to a golden layer and scored edits, on a real model
 # make test         the test suite
 # make lint         ruff and mypy, as in CI
+# make docs         the documents as a site, in site/
 
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: quickstart test lint bench clean
+.PHONY: quickstart test lint docs bench clean
 
 quickstart: .venv/embedded
 	$(BIN)/lga fit --config configs/quickstart.yaml --verify.budget 48
@@ -19,6 +20,9 @@ lint: .venv/test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: .venv/test
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --site-dir site
 
 bench: .venv/test
 	$(BIN)/python benchmarks/attribution.py
@@ -35,4 +39,4 @@ bench: .venv/test
 	touch $@
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv runs site
