@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 
 from lga_lightning import MEMIT, RROME, find_golden_layer, load_model
 from lga_lightning.cli import run
+from lga_lightning.cli.edit import BEGIN_WITH, make_parser
 from lga_lightning.data.formats import to_record
 from lga_lightning.data.loading import as_requests
 from tests.helpers.cli import FAST_METHOD
@@ -31,7 +32,7 @@ PAGES = list(dict.fromkeys(page for page in PAGES if page.name != "CHANGELOG.md"
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 MODELS = ("meta-llama/Llama-3.2-3B", "smollm2-135m")
 """Names for which a tiny model stands in."""
-ELSEWHERE = {"pip", "python3", "git"}
+ELSEWHERE = {"pip", "python3", "git", "vllm", "convert_lora_to_gguf.py"}
 """Commands that are not ours to check."""
 WITH_TRAINER = ("fit", "validate", "predict", "compare", "moments")
 
@@ -166,14 +167,24 @@ def check(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(SystemExit) as stop:
             run([*words[1:], "--print_config"])
         assert not stop.value.code
+    elif words[:2] == ["lga", "edit"]:
+        make_parser().parse_args([BEGIN_WITH, *words[2:]])
+    elif words[0] == "lga":
+        place = "lga_lightning/cli/facts.py" if words[1] in ("facts", "remove") else "lga_lightning/__main__.py"
+        check_options(words, place)
     elif words[0] == "make":
         assert f"\n{words[1]}:" in (ROOT / "Makefile").read_text(encoding="utf-8")
-    elif words[0] == "python" and words[1].startswith("benchmarks/"):
-        script = (ROOT / words[1]).read_text(encoding="utf-8")
-        for option in (word for word in words if word.startswith("--")):
-            assert f'"{option}"' in script, option
+    elif words[0] == "python" and words[1].startswith(("benchmarks/", "examples/")):
+        check_options(words, words[1])
     else:
-        assert words[0] in ELSEWHERE, words
+        assert words[0] in ELSEWHERE or words[1] in ELSEWHERE, words
+
+
+def check_options(words: list[str], place: str) -> None:
+    """Check that a file has all options of a command."""
+    script = (ROOT / place).read_text(encoding="utf-8")
+    for option in (word for word in words if word.startswith("--")):
+        assert f'"{option}"' in script, option
 
 
 def anchors(page: Path) -> set[str]:
