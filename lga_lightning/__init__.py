@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from lga_lightning.evaluation.evaluator import Evaluator, evaluate
     from lga_lightning.evaluation.metric import EditMetric
     from lga_lightning.functional import edit, find_golden_layer
+    from lga_lightning.job import EditJob
     from lga_lightning.locators import (
         LGA,
         CausalTracing,
@@ -89,6 +90,7 @@ _PLACES = {
     "EditMetric": "evaluation.metric",
     "edit": "functional",
     "find_golden_layer": "functional",
+    "EditJob": "job",
     "LGA": "locators",
     "CausalTracing": "locators",
     "EditForecast": "locators",
@@ -121,6 +123,7 @@ __all__ = [
     "CrispEdit",
     "EditDataModule",
     "EditForecast",
+    "EditJob",
     "EditMethod",
     "EditMetric",
     "EditReport",

@@ -6,11 +6,13 @@ import os
 import sys
 
 HELP = """\
-usage: lga [--help] [--version] {fit,validate,predict,compare,moments,facts,remove} [options]
+usage: lga [--help] [--version] {edit,fit,validate,predict,compare,moments,facts,remove} [options]
 
 Find the layer of a causal language model at which facts are best edited, edit them there, score the edits, and ship them.
 
 commands:
+  edit       the whole job: find the layer if none is known, edit facts, score them, and write them if they are good enough
+             -> adapter/ (a PEFT LoRA adapter) with its card and report.html; lga edit --help
   fit        forecast what edits at every layer would do, on proxy requests, and pick the golden one
              -> report.html, attribution.json, layers.png, attribution.ckpt
   validate   edit facts and score rewrite, rephrase, portability, locality and more, before and after
@@ -56,6 +58,8 @@ options of moments:
   --model.model_name NAME, --model.layers LAYERS, --model.text SOURCE, --model.tokens N
 
 examples:
+  lga edit --fact 'The capital of France is|France|Rome'
+  lga edit my_edits.jsonl --model meta-llama/Llama-3.2-3B --dtype bfloat16 --require 'efficacy>=0.9, locality>=0.85'
   lga fit --config configs/quickstart.yaml
   lga fit      --model.model_name meta-llama/Llama-3.2-3B --model.dtype bfloat16 --data.requests facts.jsonl
   lga validate --model.model_name meta-llama/Llama-3.2-3B --model.dtype bfloat16 --data.requests facts.jsonl
@@ -87,7 +91,7 @@ def main() -> None:
     except (LGAError, OSError) as error:
         if os.environ.get("LOCAL_RANK", "0") == "0":  # of several processes, one speaks
             sys.stderr.write(f"\nlga: {printable(str(error))}\n")
-        sys.exit(2)
+        sys.exit(getattr(error, "exit_code", 2))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,18 @@
 """What can go wrong with a user's input: one clear paragraph each, printed by the command line without a traceback."""
 
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
 
 class LGAError(Exception):
-    """Base of all errors about the user's input. Its text says what was wrong, where, and what to do."""
+    """Base of all errors about the user's input. Its text says what was wrong, where, and what to do.
+
+    Attributes:
+        exit_code: With what the command line ends.
+    """
+
+    exit_code: ClassVar[int] = 2
 
 
 class SettingError(LGAError, ValueError):
@@ -40,3 +50,18 @@ class JudgeError(LGAError, RuntimeError):
 
 class NonFiniteScoreError(LGAError, ArithmeticError):
     """A layer's score that is NaN or infinite."""
+
+
+class RequirementError(LGAError, RuntimeError):
+    """Edits whose scores are not what is required; nothing was written.
+
+    Args:
+        detail: What is missed, by which facts, and what may help.
+        result: The scores, a :class:`~lga_lightning.results.validation.ValidationResult`.
+    """
+
+    exit_code = 3
+
+    def __init__(self, detail: str, result: Any) -> None:
+        super().__init__(detail)
+        self.result = result

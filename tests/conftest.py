@@ -69,8 +69,9 @@ def llama() -> PreTrainedModel:
 
 
 @pytest.fixture(autouse=True)
-def _second_moments(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("lga_lightning.covariance.store.cache_folder", lambda: tmp_path / "cache")  # not the user's
+def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for module in ("covariance.store", "results.known_layers"):  # not the user's
+        monkeypatch.setattr(f"lga_lightning.{module}.cache_folder", lambda: tmp_path / "cache")
 
 
 @pytest.fixture(autouse=True)

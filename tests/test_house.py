@@ -29,6 +29,7 @@ ROOMS = [
     "results",
     "reports",
     "functional",
+    "job",
     "callbacks",  # Lightning, from here on
     "modules",
     "compare",

@@ -11,17 +11,11 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from lga_lightning.data import load_requests
 from lga_lightning.editing import WeightDelta
-from lga_lightning.evaluation.general import (
-    GeneralSuite,
-    compare_scores,
-    held_out_facts,
-    plain_passages,
-    questions_of,
-)
+from lga_lightning.evaluation.general import compare_scores
 from lga_lightning.evaluation.harness import check_harness, harness_version, run_harness
 from lga_lightning.exceptions import SettingError
+from lga_lightning.job.general import TOGETHER, suite_for
 from lga_lightning.metrics import RequestRecords
 from lga_lightning.models.chat import plain
 from lga_lightning.reports.terminal import print_note
@@ -31,7 +25,6 @@ from lga_lightning.utils.settings import check_at_least_one
 
 SAMPLE = 16
 """Edits that stand for all where each is made alone."""
-TOGETHER = "all edits in place"
 
 
 @dataclass
@@ -119,12 +112,8 @@ class AbilityCheck:
         return found
 
     def _ask_suite(self, module: L.LightningModule) -> AbilityResult:
-        facts = load_requests().requests
-        held_out = held_out_facts(facts, module.data.requests)
         llm, tokenizer = module.language_model
-        suite = GeneralSuite(llm, tokenizer, questions_of(held_out.facts, facts), plain_passages())
-        questions, passages = counted(len(suite.questions), "question"), counted(len(suite.passages), "passage")
-        asked = f"{questions} about {held_out.rule}, and {passages} of plain text"
+        suite, asked = suite_for(llm, tokenizer, module.data.requests)
         _say(module, f"General ability: {asked}, before and after (--edits.general false leaves it out).")
         start, trainer = time.perf_counter(), module.trainer
         records = RequestRecords().to(module.device)

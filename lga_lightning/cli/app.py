@@ -13,11 +13,13 @@ from lightning.pytorch.cli import ArgsType
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from lga_lightning.cli.comparison import ComparisonCLI
+from lga_lightning.cli.edit import edit
 from lga_lightning.cli.edits import LGACLI
 from lga_lightning.cli.facts import list_facts, remove_facts
 from lga_lightning.cli.frozen import FrozenCLI
 from lga_lightning.cli.moments import MomentsCLI
 from lga_lightning.exceptions import DataError, SettingError
+from lga_lightning.job import FinishedEdit
 
 # what Lightning says about any run, or about one in which nothing is trained: true, meant, and no news
 EXPECTED = re.compile(
@@ -27,7 +29,7 @@ EXPECTED = re.compile(
 )
 
 
-def run(args: ArgsType = None) -> FrozenCLI | None:
+def run(args: ArgsType = None) -> FrozenCLI | FinishedEdit | None:
     """Run the command line in this process; errors about the user's input come out as :class:`LGAError`."""
     warnings.filterwarnings("ignore", f".*({EXPECTED.pattern})")
     for name in (
@@ -38,7 +40,8 @@ def run(args: ArgsType = None) -> FrozenCLI | None:
         logging.getLogger(name).addFilter(lambda record: not EXPECTED.search(record.getMessage()))
     try:
         words = list(args) if isinstance(args, list | tuple) else sys.argv[1:]
-        verbs: dict[str, Callable[[list[str]], FrozenCLI | None]] = {
+        verbs: dict[str, Callable[[list[str]], FrozenCLI | FinishedEdit | None]] = {
+            "edit": edit,
             "moments": MomentsCLI,
             "compare": ComparisonCLI,
             "facts": list_facts,

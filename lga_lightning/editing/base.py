@@ -198,16 +198,14 @@ class EditMethod(ABC):
             LayerError: If the model lacks one of the layers.
             SettingError: If there is no layer, ``batch_size`` is below 1, or there is a history for a method that keeps none.
         """
-        if not requests:
-            raise DataError("There is no request to edit. Give at least one.")
         check_at_least_one(batch_size=batch_size)
+        check_together(requests)
         if history is not None and not self.keeps_history:
             raise SettingError(
                 f"`history` holds the keys of earlier edits, and {self.name} keeps none. Leave it out, or take AlphaEdit, or MEMIT, "
                 "EMMET or ROME with `history=True`."
             )
         layers = ascending(model, layers)
-        check_agreement(requests)
         self.check_requests(requests)
         starts = range(0, len(requests), batch_size)
         parts = [
@@ -319,6 +317,17 @@ def ascending(model: PreTrainedModel, layers: int | Sequence[int]) -> list[int]:
     if not chosen:
         raise SettingError("`layers` is empty. Give at least one block to edit.")
     return [check_layer(model, layer) for layer in chosen]
+
+
+def check_together(requests: Sequence[EditRequest]) -> None:
+    """Refuse what cannot be edited together: nothing, or requests that contradict each other.
+
+    Raises:
+        DataError: Says so, and names the two requests.
+    """
+    if not requests:
+        raise DataError("There is no request to edit. Give at least one.")
+    check_agreement(requests)
 
 
 def check_agreement(requests: Sequence[EditRequest]) -> None:

@@ -150,3 +150,29 @@ def knows_old_answer(
     with torch.no_grad(), frozen(model):
         predicted = answer_logits(model, batch).argmax(-1)
     return token_accuracy(predicted, batch.labels) == 1
+
+
+def first_known(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    requests: Sequence[EditRequest],
+    limit: int,
+    batch_size: int = 16,
+) -> list[EditRequest]:
+    """The first requests whose old answer the model gives by itself; no more are asked than it takes to find them.
+
+    Args:
+        model: A causal language model; it is not changed.
+        tokenizer: Its fast tokenizer.
+        requests: Requests with old targets.
+        limit: How many to find, at most.
+        batch_size: Requests that are asked at once.
+    """
+    found: list[EditRequest] = []
+    for start in range(0, len(requests), batch_size):
+        if len(found) >= limit:
+            break
+        asked = requests[start : start + batch_size]
+        knows = knows_old_answer(model, tokenizer, asked).tolist()
+        found += [request for request, right in zip(asked, knows, strict=True) if right]
+    return found[:limit]

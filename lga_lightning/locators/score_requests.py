@@ -132,6 +132,7 @@ def score_all(
     rank: int = 0,
     world_size: int = 1,
     device: torch.device | None = None,
+    show: bool = False,
 ) -> LayerScores:
     """A locator's evidence on all requests, outside of any training loop.
 
@@ -145,6 +146,7 @@ def score_all(
         rank: Number of this process.
         world_size: Number of processes, each of which scores its share.
         device: Where the scores are kept; the model's device by default.
+        show: Whether to show progress, where there is a terminal.
 
     Returns:
         The scores of this process; their ``compute`` puts those of all processes together.
@@ -154,13 +156,16 @@ def score_all(
         SettingError: If ``batch_size`` is below 1.
         NonFiniteScoreError: If a score is not finite.
     """
+    from tqdm import tqdm
+
     if not requests:
         raise DataError("There is no request to score layers by. Give at least one.")
     check_at_least_one(batch_size=batch_size)
     prepare(locator, llm, tokenizer, requests)
     device = device or input_device(llm)
     scores = LayerScores().to(device)
-    for batch in RequestBatches(requests, batch_size, rank, world_size):
+    batches = RequestBatches(requests, batch_size, rank, world_size)
+    for batch in tqdm(batches, "Layers", unit=" batches", disable=None if show else True):
         rows = score_requests(locator, llm, tokenizer, batch, only_known)
         scores.update(**{name: tensor.to(device) for name, tensor in rows.items()})
     return scores

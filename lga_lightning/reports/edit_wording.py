@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lga_lightning.reports.tables import number
@@ -42,18 +42,37 @@ def locality_collapse(result: ValidationResult) -> str:
         what = f"right answers to locality probes fell from {said.before:.0%} to {said.after:.0%}"
     else:
         return ""
-    return f"Locality has collapsed: {what}. Other facts are damaged. {_ways_out(result.method)}"
+    return f"Locality has collapsed: {what}. Other facts are damaged. Try {ways_out(result.method)}."
 
 
-def _ways_out(method: dict[str, Any]) -> str:
-    """What may help, of what the method has."""
+def ways_out(method: Mapping[str, Any]) -> str:
+    """What may help against an edit that harms, in words.
+
+    Args:
+        method: Name and settings of the method.
+
+    Example:
+        >>> ways_out({"name": "MEMIT", "second_moment": "sampled", "clamp": 0.75})
+        'another layer (`lga fit` forecasts them) or a smaller clamp than 0.75'
+    """
     ways = ["another layer (`lga fit` forecasts them)"]
     if method.get("second_moment") == "identity":
-        ways.insert(0, "C from text in place of the identity (--model.editor.second_moment sampled, or a text)")
+        ways.insert(0, "C from text in place of the identity (the method's setting second_moment: sampled, or a text)")
     if "clamp" in method:
-        ways.append(f"a smaller --model.editor.clamp than {method['clamp']}")
-    last = f"{',' * (len(ways) > 2)} or {ways.pop()}" if len(ways) > 1 else ""
-    return f"Try {', '.join(ways)}{last}."
+        ways.append(f"a smaller clamp than {method['clamp']}")
+    return listed(ways, "or")
+
+
+def listed(parts: Sequence[str], last: str = "and") -> str:
+    """Things in a row, with a word before the last.
+
+    Example:
+        >>> listed(["a"]), listed(["a", "b"]), listed(["a", "b", "c"], "or")
+        ('a', 'a and b', 'a, b, or c')
+    """
+    if len(parts) < 3:
+        return f" {last} ".join(parts)
+    return f"{', '.join(parts[:-1])}, {last} {parts[-1]}"
 
 
 def remarks_on_words(result: ValidationResult) -> list[str]:

@@ -108,12 +108,12 @@ def test_locality_that_has_collapsed(result, said, capsys, tmp_path):
     [
         (
             {"name": "R-ROME", "second_moment": "identity", "clamp": 4.0},
-            "Try C from text in place of the identity (--model.editor.second_moment sampled, or a text), another layer (`lga fit` "
-            "forecasts them), or a smaller --model.editor.clamp than 4.0.",
+            "Try C from text in place of the identity (the method's setting second_moment: sampled, or a text), another layer (`lga fit` "
+            "forecasts them), or a smaller clamp than 4.0.",
         ),
         (
             {"name": "MEMIT", "second_moment": "sampled", "clamp": 0.75},
-            "Try another layer (`lga fit` forecasts them) or a smaller --model.editor.clamp than 0.75.",
+            "Try another layer (`lga fit` forecasts them) or a smaller clamp than 0.75.",
         ),
         ({"name": "FT-M"}, "Try another layer (`lga fit` forecasts them)."),
     ],

@@ -1,0 +1,69 @@
+"""The folder of an adapter with its card, and with the evidence: scores, what the model said, where the layer comes from, and a page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from lga_lightning.data.requests import EditRequest
+from lga_lightning.editing import WeightDelta
+from lga_lightning.editing.adapter import save_updates
+from lga_lightning.editing.serving import check_servable
+from lga_lightning.evaluation.results import EvalResult
+from lga_lightning.models.loading import hub_name
+from lga_lightning.reports.html import write_report
+from lga_lightning.reports.model_card import model_card
+from lga_lightning.results.attribution import ATTRIBUTION_FILE, LocatorResult
+from lga_lightning.results.validation import REQUESTS_FILE, VALIDATION_FILE, ValidationResult, write_results
+from lga_lightning.utils.io import write_text
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def write_adapter(
+    delta: WeightDelta,
+    folder: Path,
+    model: PreTrainedModel,
+    requests: Sequence[EditRequest],
+    result: ValidationResult,
+    responses: Sequence[Sequence[EvalResult]],
+    search: LocatorResult | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Write an edit and its evidence; the folder appears whole or not at all.
+
+    Args:
+        delta: The edit.
+        folder: Folder that is to appear.
+        model: The unedited model.
+        requests: N edited facts.
+        result: Their scores.
+        responses: Results of the prompts of each.
+        search: What led to the layer; None where it was given.
+        overwrite: Whether to replace a folder that is there.
+    """
+    kind: Literal["adapter", "matrices"] = "matrices" if delta.is_dense else "adapter"
+
+    def add_evidence(scratch: Path) -> None:
+        """The card, the results and the page, beside the adapter."""
+        write_results(scratch / REQUESTS_FILE, range(len(requests)), [request.id for request in requests], responses)
+        result.save(scratch / VALIDATION_FILE)
+        if search is not None:
+            search.save(scratch / ATTRIBUTION_FILE)
+        write_report(scratch)
+        refused = check_servable(scratch) if kind == "adapter" else None
+        card = model_card(result, requests, delta.ranks, kind, refused=refused)
+        write_text(scratch / "README.md", card)
+
+    save_updates(
+        delta.updates,
+        folder,
+        model,
+        hub_name(result.model),
+        note=result.to_dict(),
+        overwrite=overwrite,
+        facts=delta.facts,
+        more=add_evidence,
+    )
