@@ -32,7 +32,7 @@ PAGES = list(dict.fromkeys(page for page in PAGES if page.name != "CHANGELOG.md"
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 MODELS = ("meta-llama/Llama-3.2-3B", "smollm2-135m")
 """Names for which a tiny model stands in."""
-ELSEWHERE = {"pip", "python3", "git", "vllm", "convert_lora_to_gguf.py"}
+ELSEWHERE = {"pip", "python3", "git", "vllm", "curl", "convert_lora_to_gguf.py"}
 """Commands that are not ours to check."""
 WITH_TRAINER = ("fit", "validate", "predict", "compare", "moments")
 
@@ -174,7 +174,10 @@ def check(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         check_options(words, place)
     elif words[0] == "make":
         assert f"\n{words[1]}:" in (ROOT / "Makefile").read_text(encoding="utf-8")
-    elif words[0] == "python" and words[1].startswith(("benchmarks/", "examples/")):
+    elif words[0] == "python" and words[1].startswith("examples/"):
+        assert (ROOT / words[1]).is_file()
+        check_options(words, "examples/parts.py")
+    elif words[0] == "python" and words[1].startswith("benchmarks/"):
         check_options(words, words[1])
     else:
         assert words[0] in ELSEWHERE or words[1] in ELSEWHERE, words

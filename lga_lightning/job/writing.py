@@ -16,6 +16,7 @@ from lga_lightning.reports.html import write_report
 from lga_lightning.reports.model_card import model_card
 from lga_lightning.results.attribution import ATTRIBUTION_FILE, LocatorResult
 from lga_lightning.results.validation import REQUESTS_FILE, VALIDATION_FILE, ValidationResult, write_results
+from lga_lightning.utils.io import write_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -46,7 +47,7 @@ def write_adapter(
     kind: Literal["adapter", "matrices"] = "matrices" if delta.is_dense else "adapter"
 
     def add_evidence(scratch: Path) -> None:
-        """Put the evidence beside the adapter, and the card."""
+        """The card, the results and the page, beside the adapter."""
         write_results(scratch / REQUESTS_FILE, range(len(requests)), [request.id for request in requests], responses)
         result.save(scratch / VALIDATION_FILE)
         if search is not None:
@@ -54,8 +55,15 @@ def write_adapter(
         write_report(scratch)
         refused = check_servable(scratch) if kind == "adapter" else None
         card = model_card(result, requests, delta.ranks, kind, refused=refused)
-        (scratch / "README.md").write_text(card, encoding="utf-8")
+        write_text(scratch / "README.md", card)
 
-    base = hub_name(result.model)
-    note = result.to_dict()
-    save_updates(delta.updates, folder, model, base, note, "", overwrite, delta.facts, more=add_evidence)
+    save_updates(
+        delta.updates,
+        folder,
+        model,
+        hub_name(result.model),
+        note=result.to_dict(),
+        overwrite=overwrite,
+        facts=delta.facts,
+        more=add_evidence,
+    )
