@@ -34,6 +34,8 @@ MODELS = ("meta-llama/Llama-3.2-3B", "smollm2-135m")
 """Names for which a tiny model stands in."""
 ELSEWHERE = {"pip", "python3", "git", "vllm", "curl", "convert_lora_to_gguf.py"}
 """Commands that are not ours to check."""
+RUN_ELSEWHERE = ("docs/extending", "docs/serving")
+"""Pages whose code tests/extending and tests/editing/test_serving.py run."""
 WITH_TRAINER = ("fit", "validate", "predict", "compare", "moments")
 
 
@@ -42,8 +44,8 @@ def name_of(block: Block) -> str:
 
 
 def by_page(language: str) -> list[list[Block]]:
-    """Blocks of a language that are run, page by page; those of extending/ are run by tests/extending."""
-    asked = [b for b in BLOCKS if b.language == language and not b.not_run and "docs/extending" not in b.page]
+    """Blocks of a language that are run here, page by page; other tests run the pages of ``RUN_ELSEWHERE``."""
+    asked = [b for b in BLOCKS if b.language == language and not b.not_run and not b.page.startswith(RUN_ELSEWHERE)]
     return [[b for b in asked if b.page == page] for page in dict.fromkeys(b.page for b in asked)]
 
 
