@@ -57,7 +57,7 @@ def ways_out(method: Mapping[str, Any]) -> str:
     """
     ways = ["another layer (`lga fit` forecasts them)"]
     if method.get("second_moment") == "identity":
-        ways.insert(0, "C from text in place of the identity (the method's setting second_moment: sampled, or a text)")
+        ways.insert(0, "C from text in place of the identity (the method's setting second_moment: bundled, or a text)")
     if "clamp" in method:
         ways.append(f"a smaller clamp than {method['clamp']}")
     return listed(ways, "or")
