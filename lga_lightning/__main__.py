@@ -64,7 +64,10 @@ STEPS = (  # the file that a verb leaves in the current folder, and the verb
     ("adapter", "lga --help         # attribution, scores and adapter are here: see what else there is"),
     ("validation.json", "lga predict        # the scores are here: write the edits as an adapter"),
     ("attribution.json", "lga validate       # the golden layer is here: edit facts there, and score the edits"),
-    ("", "lga fit            # where? forecasts what edits at each layer would do"),
+    (
+        "",
+        "lga edit --fact 'The capital of France is|France|Rome'   # from a fact to an adapter\n  lga fit            # or step by step: where? a forecast of edits at each layer",
+    ),
 )
 
 

@@ -50,7 +50,7 @@ OPTIONS = {
         ),
         Option(
             "--model.editor.second_moment C",
-            "identity (at once, but harms more), sampled, a file of text, or a folder of `lga moments`",
+            "bundled (default), identity (at once, but harms more), sampled, a file of text, or a folder of `lga moments`",
             MODELS,
         ),
         Option("--model.mode MODE", "independent (each alone; validate), batch (together; predict), sequential", EDITS),
@@ -61,7 +61,9 @@ OPTIONS = {
             EDITS,
         ),
         Option("--model.only_known true", "use only facts that the model answers right", ("fit",)),
-        Option("--model.text SOURCE", "text to read: sampled, a file, or hub:owner/name", ("moments",)),
+        Option(
+            "--model.text SOURCE", "text to read: bundled (default), sampled, a file, or hub:owner/name", ("moments",)
+        ),
         Option("--model.tokens N", "how many tokens to read", ("moments",)),
     ),
     "facts": (
