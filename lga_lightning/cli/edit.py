@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from jsonargparse import ArgumentParser, Namespace
 
+from lga_lightning.cli.refusal import refusal
 from lga_lightning.data.loading import load_requests, name_of_requests
 from lga_lightning.data.requests import EditRequest
 from lga_lightning.data.short_facts import SPELLING, parse_fact
@@ -101,7 +102,7 @@ def edit(words: Sequence[str]) -> FinishedEdit:
     try:
         given = parser.parse_args([BEGIN_WITH, *words])
     except ArgumentError as error:
-        raise SettingError(f"{' '.join(str(error).split())}. All options: lga edit --help") from error
+        raise refusal(parser, error, "edit") from error
     facts, name = _facts(given)
     job = EditJob(
         editor=parser.instantiate_classes(given).editor,

@@ -65,7 +65,7 @@ def test_a_gate_that_is_shut_ends_with_3(quick, tmp_path, capsys):
         (["--fact", FACT, "--device=nowhere"], "There is no device 'nowhere'"),
         (["--fact", FACT, "--race=soon"], "The budget of a race must be a number"),
         (["--fact", FACT, "--layers=3"], "--layers"),
-        (["--fact", FACT, "--editor=ROMEE"], "ROMEE"),
+        (["--fact", FACT, "--editor=ROMEE"], "did you mean ROME?"),
         (["--fact", FACT, "--batch-size=0"], "`batch_size` must be at least 1"),
         (["nowhere.jsonl"], "nowhere.jsonl"),
     ],
