@@ -34,6 +34,10 @@ class LayerError(LGAError, ValueError):
     """A layer that the model does not have, or that cannot be found."""
 
 
+class WriteError(LGAError, OSError):
+    """A file or a folder that could not be written; what was there before is as it was."""
+
+
 class JudgeError(LGAError, RuntimeError):
     """A judge that gives no reply, or none that can be read."""
 

@@ -6,13 +6,13 @@ import json
 import math
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lga_lightning.exceptions import SettingError
+from lga_lightning.exceptions import SettingError, WriteError
+from lga_lightning.utils.scratch import scratch_beside
 
 
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:
@@ -21,28 +21,19 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     Args:
         path: Where the file is to appear; its folder is made.
         write: Gets the scratch file's path, which has the suffix of ``path``.
+
+    Raises:
+        WriteError: If the disk is full, say; what was there before is as it was.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    scratch = Path(name)
-    try:
-        with _disk_errors(path):
-            write(scratch)
-        with scratch.open("rb") as file:  # on the disk before it gets the name, whatever happens to the machine
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        scratch.chmod(0o666 & ~umask)
+    with _disk_errors(path), scratch_beside(path) as scratch:
+        write(scratch)
+        _sync(scratch)
+        scratch.chmod(0o666 & ~_umask())
         scratch.replace(path)
-    finally:
-        scratch.unlink(missing_ok=True)
 
 
 def write_folder(path: Path, write: Callable[[Path], None], overwrite: bool = False) -> None:
     """Let ``write`` fill a scratch folder beside ``path``, then rename it to ``path``.
-
-    Whatever goes wrong on the way (a full disk, say), a folder that was there is as it was.
 
     Args:
         path: Where the folder is to appear.
@@ -51,41 +42,51 @@ def write_folder(path: Path, write: Callable[[Path], None], overwrite: bool = Fa
 
     Raises:
         SettingError: If something is there and ``overwrite`` is False, or it is not a folder.
+        WriteError: If the disk is full, say; a folder that was there before is as it was.
     """
+    put_back(path)
     if path.exists() and not (overwrite and path.is_dir()):
         raise already_there(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    with _disk_errors(path), scratch_beside(path, folder=True) as scratch:
+        write(scratch)
+        put_in_place(scratch, path)
+
+
+def put_in_place(scratch: Path, path: Path) -> None:
+    """Rename a scratch folder to ``path``, instead of a folder that is there.
+
+    Args:
+        scratch: The folder, in the same place as ``path``.
+        path: The name that it gets.
+    """
+    for file in scratch.rglob("*"):
+        if file.is_file():
+            _sync(file)
+    scratch.chmod(0o777 & ~_umask())
+    if not path.exists():
+        scratch.rename(path)
+        return
+    before = _before(path)
+    path.rename(before)
     try:
-        with _disk_errors(path):
-            write(scratch)
-        umask = os.umask(0)
-        os.umask(umask)
-        scratch.chmod(0o777 & ~umask)
-        if path.exists():
-            old = scratch.with_name(f"{scratch.name}-old")
-            path.rename(old)
-            try:
-                scratch.rename(path)
-            except OSError:
-                old.rename(path)
-                raise
-            shutil.rmtree(old)
-        else:
-            scratch.rename(path)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.rename(path)
+    except OSError:
+        before.rename(path)
+        raise
+    shutil.rmtree(before, ignore_errors=True)
 
 
-@contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
-    """Within the block, safetensors' own error, of a full disk say, is the OSError that it is."""
-    from safetensors import SafetensorError
+def put_back(path: Path) -> None:
+    """Give a folder its name back that a killed run was about to replace.
 
-    try:
-        yield
-    except SafetensorError as error:
-        raise OSError(f"Could not write {str(path)!r}: {error}") from error
+    Args:
+        path: The name.
+    """
+    before = _before(path)
+    if path.exists():
+        shutil.rmtree(before, ignore_errors=True)
+    elif before.exists():
+        before.rename(path)
 
 
 def already_there(path: Path) -> SettingError:
@@ -93,6 +94,38 @@ def already_there(path: Path) -> SettingError:
     allow = "Give another one (--edits.output), or allow it with --edits.overwrite true."
     way_out = allow if path.is_dir() else "It is not a folder."
     return SettingError(f"{str(path)!r} is there already and is not overwritten. {way_out}")
+
+
+def _before(path: Path) -> Path:
+    """What a folder is called while another one takes its place."""
+    return path.with_name(f".{path.name}.before")
+
+
+def _sync(path: Path) -> None:
+    """See to it that a file is on the disk before it gets its name, whatever happens to the machine."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
+
+
+@contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    """Within the block, an error of the disk says what could not be written; safetensors' own kind of error is one."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = error.__cause__ if isinstance(error, WriteError) else error  # of a file in a folder
+        raise WriteError(
+            f"Could not write {str(path)!r}: {reason}. What was there before is as it was. See whether the disk is full and whether "
+            "you may write there, or give another place."
+        ) from error
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable
+import signal
+import subprocess
+import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 from safetensors import SafetensorError
 
+from lga_lightning.exceptions import SettingError
 from lga_lightning.utils.io import write_folder, write_json, write_text, write_whole
+from tests.helpers.faults import failing_call
 
 
 def test_a_file_that_could_not_be_written_leaves_the_old_one(tmp_path):
@@ -33,29 +35,8 @@ def test_numbers_that_json_does_not_have(tmp_path):
     assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"x": [None, 1.5], "y": [None, "é"]}
 
 
-class FailingWrites:
-    """The n-th call of what writes and names files, whichever it is, finds the disk full."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.left: int | None = None
-        for owner, name in ((os, "fsync"), (os, "replace"), (os, "rename"), (Path, "write_text"), (Path, "mkdir")):
-            monkeypatch.setattr(owner, name, self._counted(getattr(owner, name)))
-
-    def _counted(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        def counted(*args: Any, **kwargs: Any) -> Any:
-            if self.left is not None:
-                self.left -= 1
-                if self.left == 0:
-                    raise OSError(28, "No space left on device")
-            return call(*args, **kwargs)
-
-        return counted
-
-
 @pytest.mark.parametrize("write", ["file", "folder"])
-def test_whichever_write_fails_there_is_the_old_or_the_new(write, tmp_path, monkeypatch):
-    fails = FailingWrites(monkeypatch)
-
+def test_whichever_write_fails_there_is_the_old_or_the_new(write, tmp_path):
     def put(content: str) -> None:
         if write == "file":
             return write_text(tmp_path / "it", content)
@@ -72,17 +53,62 @@ def test_whichever_write_fails_there_is_the_old_or_the_new(write, tmp_path, monk
 
     put("old")
     for nth in range(1, 20):
-        fails.left = nth
         try:
-            put(str(nth))
-        except OSError:
-            fails.left = None
+            with failing_call(nth):
+                put(str(nth))
+        except OSError as error:
+            assert "Could not write" in str(error)
+            assert "No space left" in str(error)
             assert content() == {"old"}
             assert [path.name for path in tmp_path.iterdir()] == ["it"]
         else:
             assert content() == {str(nth)}
             break
     assert 2 < nth < 19
+
+
+def left_by_a_kill(code: str, folder: Path) -> set[str]:
+    """What is in a folder after a process was killed in the midst of some code."""
+    begin = "import os, signal\nfrom pathlib import Path\nfrom lga_lightning.utils import io\n"
+    begin += "def die(*_):\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+    done = subprocess.run([sys.executable, "-c", begin + code], cwd=folder, check=False)
+    assert done.returncode == -signal.SIGKILL
+    return {path.name for path in folder.iterdir()}
+
+
+def test_what_a_killed_run_left_is_removed_by_the_next(tmp_path):
+    (tmp_path / ".it.json.mine").write_text("not ours")
+    left = left_by_a_kill("io.write_whole(Path('it.json'), die)", tmp_path)
+    left |= left_by_a_kill("io.write_folder(Path('it'), die)", tmp_path)
+    assert len(left) == 3
+    write_text(tmp_path / "it.json", "{}")
+    write_folder(tmp_path / "it", lambda scratch: None)
+    assert {path.name for path in tmp_path.iterdir()} == {"it", "it.json", ".it.json.mine"}
+
+
+def test_what_another_run_is_writing_stays(tmp_path):
+    def meanwhile(scratch: Path) -> None:
+        write_text(tmp_path / "it.json", "1")
+        assert scratch.exists()
+        scratch.write_text("2")
+
+    write_whole(tmp_path / "it.json", meanwhile)
+    assert (tmp_path / "it.json").read_text() == "2"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_folder_that_a_killed_run_was_replacing_is_put_back(tmp_path):
+    write_folder(tmp_path / "it", lambda scratch: (scratch / "a").mkdir())
+    kill = "rename = Path.rename\n"
+    kill += "Path.rename = lambda path, to: die() if 'partial' in path.name else rename(path, to)\n"
+    left = left_by_a_kill(kill + "io.write_folder(Path('it'), lambda scratch: None, overwrite=True)", tmp_path)
+    assert "it" not in left
+    with pytest.raises(SettingError, match="is there already"):
+        write_folder(tmp_path / "it", lambda scratch: None)
+    assert [path.name for path in (tmp_path / "it").iterdir()] == ["a"]
+    write_folder(tmp_path / "it", lambda scratch: None, overwrite=True)
+    assert not list((tmp_path / "it").iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["it"]
 
 
 def test_an_error_of_safetensors_is_one_of_the_disk(tmp_path):

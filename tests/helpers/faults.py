@@ -1,0 +1,50 @@
+"""Disks that are full at the worst moment."""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+CALLS = ((os, "fsync"), (os, "replace"), (os, "rename"), (os, "chmod"), (Path, "write_text"), (Path, "mkdir"))
+
+
+@contextmanager
+def failing_call(nth: int) -> Iterator[None]:
+    """Within the block, the n-th call of what writes and names files, whichever it is, finds the disk full."""
+    left = nth
+
+    def counted(call: Callable[..., Any]) -> Callable[..., Any]:
+        def fail(*args: Any, **kwargs: Any) -> Any:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                raise OSError(28, "No space left on device")
+            return call(*args, **kwargs)
+
+        return fail
+
+    with pytest.MonkeyPatch.context() as patch:
+        for owner, name in CALLS:
+            patch.setattr(owner, name, counted(getattr(owner, name)))
+        yield
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """Within the block, no file of this process gets larger, whoever writes it and in whatever language.
+
+    Args:
+        size: In bytes.
+    """
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
