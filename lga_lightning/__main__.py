@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lga_lightning.utils.processes import Processes
 
 HELP = """\
 usage: lga [--help] [--version] {fit,validate,predict,compare,moments} [options]
@@ -72,19 +75,37 @@ def main() -> None:
         sys.stdout.write(f"lga-lightning {__version__}\n")
         sys.exit(0)
 
-    from lga_lightning.exceptions import LGAError
+    from lga_lightning.utils.processes import Processes
     from lga_lightning.utils.signals import interruptible
+
+    processes = Processes()
+    with interruptible(), processes.together():
+        if not _ran(processes):
+            sys.exit(2)
+
+
+def _ran(processes: Processes) -> bool:
+    """Run the command; False where it has failed, and whoever has to say why has said it."""
+    from lga_lightning.exceptions import LGAError
     from lga_lightning.utils.text import printable
 
     try:
-        with interruptible():
-            from lga_lightning.cli import run
+        from lga_lightning.cli import run
 
-            run()
+        run()
     except (LGAError, OSError) as error:
-        if os.environ.get("LOCAL_RANK", "0") == "0":  # of several processes, one speaks
+        if processes.speaks():
             sys.stderr.write(f"\nlga: {printable(str(error))}\n")
-        sys.exit(2)
+        return False
+    except Exception:  # often of nothing but another one's end
+        if processes.speaks():
+            raise
+        return False
+    except (KeyboardInterrupt, SystemExit):
+        if not processes.failed:
+            raise
+        return False
+    return True
 
 
 if __name__ == "__main__":

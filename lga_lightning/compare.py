@@ -12,7 +12,8 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
-from lga_lightning.callbacks.score_collector import CHECKPOINT_FILE, ScoreCollector, check_fingerprint
+from lga_lightning.callbacks.checkpoint import CHECKPOINT_FILE, check_checkpoint
+from lga_lightning.callbacks.score_collector import ScoreCollector, check_fingerprint
 from lga_lightning.exceptions import DataError, SettingError
 from lga_lightning.locators import LGA, CausalTracing, FixedLayer, LayerLocator, LayerSweep, MiddleLayer
 from lga_lightning.locators.selection import Choice
@@ -215,6 +216,8 @@ def _gather(
     collector = ScoreCollector(checkpoint_every=1, verbose=False)
     trainer = make_trainer(folder, collector)
     resumed = str(checkpoint) if checkpoint.is_file() else None
+    if resumed is not None:
+        check_checkpoint(resumed)
     trainer.fit(runner, datamodule=data, ckpt_path=resumed, weights_only=True)
     index, values, status = collector.collected
     found = LocatorEvidence(index, values, status, collector.seconds, made_with)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +22,8 @@ from lga_lightning.models.loading import hub_name
 from lga_lightning.reports.model_card import model_card
 from lga_lightning.reports.terminal import print_edits, print_written
 from lga_lightning.results.validation import ValidationResult
-from lga_lightning.utils.io import already_there, write_folder, write_json
+from lga_lightning.utils.io import already_there, put_back, put_in_place, write_folder, write_json
+from lga_lightning.utils.scratch import scratch_beside
 from lga_lightning.utils.settings import check_at_least_one
 
 
@@ -31,11 +34,11 @@ class AdapterWriter(EditCollector):
 
     Args:
         output: Folder to write; ``adapter`` in ``default_root_dir`` by default. In the mode ``independent`` it holds a folder a
-            request, named by its number and subject.
+            request, named by its number and subject, and appears when all are written.
         merge: Whether to write the edited model, in safetensors and with its tokenizer, instead of an adapter.
         max_rank: Rank that no module's change is written above: of dense changes, and of more facts than that, what the largest singular
             values hold, as a LoRA adapter. What this leaves out is said in the card. None writes edits whole.
-        overwrite: Whether to replace a folder that is there. In the mode ``independent`` the folders of other requests stay.
+        overwrite: Whether to replace a folder that is there, with all that it holds.
         arguments: Arguments of :class:`EditCollector`.
 
     Attributes:
@@ -64,6 +67,8 @@ class AdapterWriter(EditCollector):
         self.merge = merge
         self.overwrite = overwrite
         self.folder = Path()
+        self._staged = ExitStack()
+        self._stage = Path()
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Begin anew; a folder that must not be overwritten is refused before anything is edited."""
@@ -72,8 +77,14 @@ class AdapterWriter(EditCollector):
         name = "merged" if self.merge else "adapter"
         self.folder = Path(self.output).expanduser() if self.output else Path(trainer.default_root_dir) / name
         # one process looks for all, before any of them writes
+        if trainer.is_global_zero:
+            put_back(self.folder)
         if trainer.strategy.broadcast(self.folder.exists()) and not self.overwrite:
             raise already_there(self.folder)
+        if pl_module.run_mode == "independent":
+            scratch = scratch_beside(self.folder, folder=True)
+            stage = str(self._staged.enter_context(scratch)) if trainer.is_global_zero else ""
+            self._stage = Path(trainer.strategy.broadcast(stage))
 
     def on_predict_batch_end(
         self,
@@ -93,8 +104,9 @@ class AdapterWriter(EditCollector):
             edits.setdefault(id(delta), []).append(row)
         for rows in edits.values():
             requests = [outputs.requests[row] for row in rows]
-            folder = self.folder / f"{outputs.index[rows[0]]:04d}-{_slug(requests[0])}"
-            if self.overwrite or not folder.exists():  # the last batches may be dealt to two processes
+            mine = self._stage / f".{trainer.global_rank}"  # the last batches may be dealt to two processes
+            folder = mine / f"{outputs.index[rows[0]]:04d}-{_slug(requests[0])}"
+            if not folder.exists():
                 result = self.build_result(pl_module, requests, [outputs.results[row] for row in rows])
                 self._write(pl_module, outputs.deltas[rows[0]], folder, requests, result)
 
@@ -108,11 +120,27 @@ class AdapterWriter(EditCollector):
         if not trainer.is_global_zero:
             return
         if pl_module.schedule.delta is not None:
-            self._write(pl_module, pl_module.schedule.delta, self.folder, requests, self.result)
+            self._write(pl_module, pl_module.schedule.delta, self.folder, requests, self.result, self.overwrite)
+        elif pl_module.run_mode == "independent":
+            self._put_together()
         print_edits(self.result)
         print_written(self.result, self.folder, self.merge, self.error)
         if pl_module.run_state is not None:
             pl_module.run_state.remove()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Leave nothing that looks like a whole set of edits."""
+        self._staged.close()
+
+    def _put_together(self) -> None:
+        """Give the folders of all processes their place, all at once."""
+        for folder in sorted(self._stage.glob(".*/*")):
+            if not (self._stage / folder.name).exists():
+                folder.rename(self._stage / folder.name)
+        for mine in self._stage.glob(".*"):
+            shutil.rmtree(mine)
+        put_in_place(self._stage, self.folder)
+        self._staged.close()
 
     def _write(
         self,
@@ -121,6 +149,7 @@ class AdapterWriter(EditCollector):
         folder: Path,
         requests: Sequence[EditRequest],
         result: ValidationResult,
+        overwrite: bool = False,
     ) -> None:
         llm, tokenizer = module.language_model
         base = hub_name(module.model_name)
@@ -133,7 +162,7 @@ class AdapterWriter(EditCollector):
         kind: Literal["adapter", "matrices"] = "matrices" if delta.is_dense else "adapter"
         card = model_card(result, requests, delta.ranks, "merged" if self.merge else kind, error)
         if not self.merge:
-            save_updates(delta.updates, folder, llm, base, note, card, self.overwrite)
+            save_updates(delta.updates, folder, llm, base, note, card, overwrite)
             return
 
         def write(scratch: Path) -> None:
@@ -143,7 +172,7 @@ class AdapterWriter(EditCollector):
             write_json(scratch / NOTE, {"base_model": base, **result.to_dict()})
             (scratch / "README.md").write_text(card, encoding="utf-8")
 
-        write_folder(folder, write, self.overwrite)
+        write_folder(folder, write, overwrite)
 
 
 def _slug(request: EditRequest) -> str:

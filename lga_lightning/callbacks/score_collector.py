@@ -11,6 +11,7 @@ import lightning as L
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
+from lga_lightning.callbacks.checkpoint import CHECKPOINT_FILE, FINGERPRINT, check_checkpoint
 from lga_lightning.callbacks.host import check_own_module
 from lga_lightning.callbacks.layer_race import RACE_FILE, edits_before, edits_fingerprint, race_layers
 from lga_lightning.exceptions import DataError, SettingError
@@ -23,9 +24,7 @@ from lga_lightning.results.attribution import LocatorResult
 from lga_lightning.results.evidence import LocatorEvidence
 from lga_lightning.utils.settings import check_at_least_one
 
-CHECKPOINT_FILE = "attribution.ckpt"
 FEWEST_TO_STOP = 32  # requests: the bootstrap of a handful is sure of anything
-FINGERPRINT = "lga_scores_of"
 
 
 class ScoreCollector(L.Callback):
@@ -170,11 +169,7 @@ class ScoreCollector(L.Callback):
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Remember what the scores are scores of, and tell the module which are done."""
-        if FINGERPRINT not in checkpoint:
-            raise DataError(
-                f"{str(trainer.ckpt_path)!r} is not a checkpoint of this `fit`, which leaves {CHECKPOINT_FILE} in the trainer's "
-                "default_root_dir. Resume from that, or start anew without a checkpoint."
-            )
+        check_checkpoint(str(trainer.ckpt_path))
         self._resumed_from = checkpoint[FINGERPRINT]
         scores = checkpoint["callbacks"].get(self.state_key, {}).get("scores")
         pl_module.resume(scores["index"].tolist() if scores else ())

@@ -6,7 +6,6 @@ import logging
 import re
 import sys
 import warnings
-from pickle import UnpicklingError
 
 from lightning.pytorch.cli import ArgsType
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -15,7 +14,7 @@ from lga_lightning.cli.comparison import ComparisonCLI
 from lga_lightning.cli.edits import LGACLI
 from lga_lightning.cli.frozen import FrozenCLI
 from lga_lightning.cli.moments import MomentsCLI
-from lga_lightning.exceptions import DataError, SettingError
+from lga_lightning.exceptions import SettingError
 
 # what Lightning says about any run, or about one in which nothing is trained: true, meant, and no news
 EXPECTED = re.compile(
@@ -41,5 +40,3 @@ def run(args: ArgsType = None) -> FrozenCLI:
         return verb(words[1:]) if verb else LGACLI(args)
     except MisconfigurationException as error:
         raise SettingError(str(error)) from error
-    except (UnpicklingError, EOFError) as error:
-        raise DataError("The file at --ckpt_path is not a checkpoint of `lga fit`.") from error

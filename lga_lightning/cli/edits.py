@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 from lga_lightning.callbacks import AdapterWriter, EditReport, ScoreCollector
+from lga_lightning.callbacks.checkpoint import check_checkpoint
 from lga_lightning.cli.frozen import BEGIN_WITH, FrozenCLI
 from lga_lightning.editing.governor import Governor
-from lga_lightning.exceptions import DataError
 from lga_lightning.locators.race import RaceSettings
 from lga_lightning.modules.datamodule import EditDataModule
 from lga_lightning.modules.lga import LGAModule
@@ -75,8 +74,14 @@ class LGACLI(FrozenCLI):
         rest = [f"{word}=true" if flag else word for word, flag in zip(rest, alone, strict=False)]
         return [*verb, *(BEGIN_WITH if verb else ()), *rest]
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse the command line, and look at the checkpoint before anything else does."""
+        super().parse_arguments(parser, args)
+        if checkpoint := self.config[self.config.subcommand].get("ckpt_path"):
+            check_checkpoint(checkpoint)
+
     def before_instantiate_classes(self) -> None:
-        """Name the saved configuration after the verb, and look for the checkpoint before the model is loaded."""
+        """Name the saved configuration after the verb."""
         self.save_config_kwargs["config_filename"] = f"lga_{self.subcommand}.yaml"
         if self._get(self.config, "merge"):
             self.config[self.subcommand]["edits"]["merge"] = True
@@ -86,8 +91,3 @@ class LGACLI(FrozenCLI):
         governor = self._get(self.config, "model.governor")
         if isinstance(governor, Namespace):
             Governor(**governor.as_dict())
-        checkpoint = self._get(self.config, "ckpt_path")
-        if checkpoint and not Path(checkpoint).is_file():
-            raise DataError(
-                f"There is no checkpoint at {checkpoint!r}. `lga fit` leaves attribution.ckpt in --trainer.default_root_dir."
-            )

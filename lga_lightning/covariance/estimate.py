@@ -6,6 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +18,7 @@ from lga_lightning.covariance.batches import PIECES, batches, token_budget
 from lga_lightning.covariance.curvature import Curvature, curvature_of, encode_pieces
 from lga_lightning.covariance.store import CovarianceKey, load_covariance, load_layer, save_covariances, save_layer
 from lga_lightning.exceptions import DataError
-from lga_lightning.utils.io import write_whole
+from lga_lightning.utils.checksums import load_tensors, save_tensors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -49,12 +50,9 @@ def find_covariances(
     Raises:
         DataError: If there is no text, or the cache holds something else.
     """
-    from filelock import FileLock
-
     tokens = tokens or token_budget(model, layers[0])
     key = CovarianceKey.of(model, tokenizer, source, tokens, sequence_length)
-    key.folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(key.folder / "lock"):
+    with _lock(key.folder, [key.folder / f"{layer}.safetensors" for layer in layers]):
         found = {layer: load_covariance(key.folder, layer, key) for layer in layers}
         missing = [layer for layer, covariance in found.items() if covariance is None]
         if missing:
@@ -92,12 +90,9 @@ def find_curvatures(
     Raises:
         DataError: If there is no text, or the cache holds something else.
     """
-    from filelock import FileLock
-
     key = CovarianceKey.of(model, tokenizer, source, tokens, sequence_length)
-    key.folder.mkdir(parents=True, exist_ok=True)
     paths = {layer: key.folder / f"curvature-{layer}.safetensors" for layer in layers}
-    with FileLock(key.folder / "lock"):
+    with _lock(key.folder, paths.values()):
         held = {layer: load_layer(path, layer, key, ("keys", "gradients")) for layer, path in paths.items()}
         found = {layer: Curvature(**part[0], tokens=part[1]) for layer, part in held.items() if part is not None}
         missing = [layer for layer in layers if layer not in found]
@@ -111,6 +106,16 @@ def find_curvatures(
                 save_layer(paths[layer], layer, key, moments, curvature.tokens)
             found |= estimated
     return {layer: found[layer] for layer in layers}
+
+
+def _lock(folder: Path, paths: Iterable[Path]) -> AbstractContextManager[object]:
+    """The lock on a folder of the cache; none where all files are there, which may be in a cache that is only read."""
+    from filelock import FileLock
+
+    if all(path.is_file() for path in paths):
+        return nullcontext()
+    folder.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder / "lock")
 
 
 def finish(moments: CovarianceAccumulator, key: CovarianceKey) -> None:
@@ -131,18 +136,15 @@ def finish(moments: CovarianceAccumulator, key: CovarianceKey) -> None:
 
 def restore_partial(moments: CovarianceAccumulator, key: CovarianceKey) -> int:
     """Take up what an interrupted run left for the same layers, and say how many batches it has done."""
-    from safetensors import SafetensorError, safe_open
-
     try:
-        with safe_open(_partial(key), framework="pt") as file:
-            note = file.metadata()
-            if json.loads(note["layers"]) != moments.layers:
-                return 0
-            for name in file.keys():  # noqa: SIM118 - not a mapping
-                getattr(moments, name).copy_(file.get_tensor(name))
-            moments._update_count = 1  # not empty any more
-            return int(note["batches"])
-    except (OSError, SafetensorError, KeyError, ValueError):
+        tensors, note = load_tensors(_partial(key))
+        if json.loads(note["layers"]) != moments.layers:
+            return 0
+        for name, tensor in tensors.items():
+            getattr(moments, name).copy_(tensor)
+        moments._update_count = 1  # not empty any more
+        return int(note["batches"])
+    except (OSError, KeyError, ValueError):
         return 0  # there is none, or it is broken: begin anew
 
 
@@ -154,12 +156,9 @@ def save_partial(moments: CovarianceAccumulator, key: CovarianceKey, done: int) 
         key: Everything that they are made of.
         done: Number of batches that have been counted.
     """
-    from safetensors.torch import save_file
-
     names = [*(f"sum_{layer}" for layer in moments.layers), "tokens"]
-    tensors = {name: getattr(moments, name).cpu() for name in names}
     note = {"layers": json.dumps(moments.layers), "batches": str(done)}
-    write_whole(_partial(key), lambda scratch: save_file(tensors, scratch, metadata=note))
+    save_tensors(_partial(key), {name: getattr(moments, name) for name in names}, note)
 
 
 def save_partial_now_and_then(moments: CovarianceAccumulator, key: CovarianceKey, done: int) -> None:

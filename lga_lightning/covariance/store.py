@@ -19,7 +19,7 @@ from lga_lightning.models.architecture import longest_text
 from lga_lightning.models.chat import plain
 from lga_lightning.models.loading import cache_folder
 from lga_lightning.models.weights import weights_hash
-from lga_lightning.utils.io import write_whole
+from lga_lightning.utils.checksums import load_tensors, save_tensors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -130,11 +130,8 @@ def save_layer(path: Path, layer: int, key: CovarianceKey, moments: Mapping[str,
         moments: The moments, by name.
         tokens: Number of tokens that they are means over.
     """
-    from safetensors.torch import save_file
-
     note = {"key": json.dumps(asdict(key)), "layer": str(layer), "counted": str(tokens)}
-    tensors = {name: moment.float().cpu().contiguous() for name, moment in moments.items()}
-    write_whole(path, lambda scratch: save_file(tensors, scratch, metadata=note))
+    save_tensors(path, {name: moment.float() for name, moment in moments.items()}, note)
 
 
 def load_layer(
@@ -155,16 +152,14 @@ def load_layer(
     Raises:
         DataError: If the file is broken, or was made from something else.
     """
-    from safetensors import SafetensorError, safe_open
-
     if not path.is_file():
         return None
     try:
-        with safe_open(path, framework="pt") as file:
-            note, moments = file.metadata() or {}, {name: file.get_tensor(name).double() for name in names}
+        tensors, note = load_tensors(path)
+        moments = {name: tensors[name].double() for name in names}
         made = CovarianceKey(**json.loads(note["key"]))
         held, counted = int(note["layer"]), int(note["counted"])
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise DataError(
             f"{str(path)!r} is not a second moment that `lga moments` wrote, or it is broken ({error}). Delete it, and it will "
             "be made anew."

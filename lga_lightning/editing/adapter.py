@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from lga_lightning._version import __version__
 from lga_lightning.editing.updates import DenseUpdate, LowRankUpdate, Update
 from lga_lightning.exceptions import DataError, ModelError
 from lga_lightning.models.architecture import EditSite, edit_site, named_site
+from lga_lightning.utils.checksums import file_checksum, was_changed, with_checksum
 from lga_lightning.utils.io import write_folder, write_json
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 NOTE = "lga.json"
 FACTORS = "adapter_model.safetensors"
 MATRICES = "delta.safetensors"
+FILES = "files"  # in the note: the SHA-256 of each
 PREFIX = "base_model.model."
 
 
@@ -77,7 +79,8 @@ def save_updates(
                 for letter, factor in zip("BA", update.factors, strict=True)
             }
             save_file(factors, scratch / FACTORS, metadata={"format": "pt"})
-        write_json(scratch / NOTE, content)
+        files = {path.name: file_checksum(path) for path in sorted(scratch.iterdir())}
+        write_json(scratch / NOTE, with_checksum({**content, FILES: files}))
         (scratch / "README.md").write_text(readme, encoding="utf-8")
 
     write_folder(folder, write, overwrite)
@@ -94,28 +97,21 @@ def load_updates(folder: Path, model: PreTrainedModel | None = None) -> dict[str
         An update for each module, by its qualified name.
 
     Raises:
-        DataError: If it is no such folder, it is broken, or it was made for another model.
+        DataError: If it is no such folder, it is broken or was changed, or it was made for another model.
     """
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
 
     folder = Path(folder).expanduser()
-    updates: dict[str, Update]
     try:
         note = json.loads((folder / NOTE).read_text(encoding="utf-8"))
         base = note["base_model"]
         modules = {entry["module"]: entry["weight"] for entry in note["edited"].values()}
-        if (folder / MATRICES).is_file():
-            matrices = load_file(folder / MATRICES)
-            updates = {module: DenseUpdate(matrices[f"{module}.weight"]) for module in modules}
-        else:
-            factors = load_file(folder / FACTORS)
-            prefixes = {module: f"{PREFIX}{module}.lora_" for module in modules}
-            updates = {
-                module: LowRankUpdate(factors[f"{prefix}B.weight"], factors[f"{prefix}A.weight"])
-                for module, prefix in prefixes.items()
-            }
-    except (OSError, KeyError, TypeError, AttributeError, ValueError, SafetensorError) as error:
+        changed = [NOTE] if was_changed(note) else []
+        changed += [name for name, checksum in note.get(FILES, {}).items() if file_checksum(folder / name) != checksum]
+        if changed:
+            raise ValueError(f"{changed[0]} is not as it was written")
+        updates = _updates(folder, modules)
+    except (OSError, KeyError, TypeError, AttributeError, ValueError, RecursionError, SafetensorError) as error:
         raise DataError(
             f"{str(folder)!r} is not an edit that lga-lightning wrote, or it is broken ({type(error).__name__}: {error}). It must "
             f"hold {NOTE}, and {FACTORS} or {MATRICES}."
@@ -123,7 +119,31 @@ def load_updates(folder: Path, model: PreTrainedModel | None = None) -> dict[str
     if model is not None:
         for module, digest in modules.items():
             _check_base(folder, base, module, digest, model)
+            site = named_site(model, module)
+            if updates[module].shape != (site.out_features, site.in_features):
+                raise DataError(
+                    f"The edit in {str(folder)!r} changes {module} by a matrix of {updates[module].shape}, and the module's is "
+                    f"{(site.out_features, site.in_features)}: the files are not as they were written. Make the edit anew."
+                )
     return updates
+
+
+def _updates(folder: Path, modules: Iterable[str]) -> dict[str, Update]:
+    """The updates of some modules, out of the one file or the other."""
+    from safetensors.torch import load_file
+
+    dense = (folder / MATRICES).is_file()
+    tensors = load_file(folder / (MATRICES if dense else FACTORS))
+    for name, tensor in tensors.items():
+        if not (tensor.is_floating_point() and tensor.isfinite().all()):
+            raise ValueError(f"{name} holds what is no finite number")
+    if dense:
+        return {module: DenseUpdate(tensors[f"{module}.weight"]) for module in modules}
+    prefixes = {module: f"{PREFIX}{module}.lora_" for module in modules}
+    return {
+        module: LowRankUpdate(tensors[f"{prefix}B.weight"], tensors[f"{prefix}A.weight"])
+        for module, prefix in prefixes.items()
+    }
 
 
 def _check_base(folder: Path, base: str, module: str, digest: str, model: PreTrainedModel) -> None:

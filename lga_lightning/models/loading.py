@@ -56,7 +56,7 @@ def load_model(
         )
     except ModelError:
         raise
-    except (OSError, ValueError) as error:
+    except Exception as error:  # whatever its readers say of broken files: SafetensorError, RuntimeError, KeyError, ...
         raise _not_found(name, error) from error
     if missing := sorted(loaded["missing_keys"]):
         raise ModelError(
@@ -93,7 +93,7 @@ def load_tokenizer(name: str, trust_remote_code: bool = False) -> PreTrainedToke
         tokenizer = AutoTokenizer.from_pretrained(resolve(name), trust_remote_code=trust_remote_code)
     except ModelError:
         raise
-    except (OSError, ValueError) as error:
+    except Exception as error:  # as above
         raise _not_found(name, error) from error
     if not tokenizer.is_fast:
         raise ModelError(

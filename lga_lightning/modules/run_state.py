@@ -10,14 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from lga_lightning.editing import EditMethod
 from lga_lightning.evaluation.config import EvaluationConfig
 from lga_lightning.models.weights import weights_hash
-from lga_lightning.utils.io import write_whole
+from lga_lightning.utils.checksums import load_tensors, save_tensors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -49,11 +47,10 @@ class RunState:
         if not self.every or not self.path.is_file():
             return None
         try:
-            with safe_open(self.path, framework="pt") as file:
-                found = json.loads(file.metadata()[_NOTES])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+            tensors, told = load_tensors(self.path)
+            found = json.loads(told[_NOTES])
             before, notes = found["fingerprint"], found["notes"]
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        except (OSError, KeyError, TypeError, ValueError) as error:
             log.warning("%s could not be read (%s), so the edits begin anew.", self.path, error)
             return None
         differing = [name for name in {**before, **self.fingerprint} if before.get(name) != self.fingerprint.get(name)]
@@ -75,9 +72,8 @@ class RunState:
         """
         if not self.writes:
             return
-        plain = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-        told = {_NOTES: json.dumps({"fingerprint": dict(self.fingerprint), "notes": notes})}
-        write_whole(self.path, lambda scratch: save_file(plain, scratch, told))
+        told = json.dumps({"fingerprint": dict(self.fingerprint), "notes": notes})
+        save_tensors(self.path, tensors, {_NOTES: told})
 
     def remove(self) -> None:
         """Remove the file: the run is over, and its results are written."""

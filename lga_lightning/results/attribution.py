@@ -19,10 +19,10 @@ from lga_lightning.locators.layer_sweep import PARTS
 from lga_lightning.locators.score_requests import SKIPPED
 from lga_lightning.locators.selection import Choice, Fences
 from lga_lightning.models.weights import weights_mark
-from lga_lightning.results.files import SCHEMA, ResultFile, numbers, take, take_fields
+from lga_lightning.results.files import FieldError, ResultFile, numbers, take, take_fields, write_result
 from lga_lightning.results.race import RaceResult
+from lga_lightning.results.typed import typed
 from lga_lightning.results.versions import versions
-from lga_lightning.utils.io import write_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -211,7 +211,7 @@ class LocatorResult:
         scores, errors = choice.pop("scores"), choice.pop("standard_errors")
         signed = content.pop("signed_scores")
         by_layer = {"scores": scores, "standard_errors": errors, "signed_scores": signed, **means}
-        write_json(path, {"schema": SCHEMA, **content, **by_layer, **choice, "versions": made_with})
+        write_result(path, {**content, **by_layer, **choice, "versions": made_with})
 
     @classmethod
     def load(cls, path: Path) -> LocatorResult:
@@ -234,7 +234,34 @@ class LocatorResult:
             )
             found["race"] = None if found.get("race") is None else RaceResult.from_json(found["race"])
             means = {name: numbers(take(content, name)) for name in columns}
-            return cls(**found, choice=Choice(**choice), means=means)
+            return typed(cls(**found, choice=Choice(**choice), means=means))._with_layers_that_exist()
+
+    def _with_layers_that_exist(self) -> LocatorResult:
+        """Itself, where all that is said by layer is said of the same layers, and no other layer is named."""
+        choice, race = self.choice, self.race
+        count = len(choice.scores)
+        columns = {"standard_errors": choice.standard_errors, "signed_scores": self.signed_scores}
+        columns |= self.means | {f"half_widths of {name}": column for name, column in self.half_widths.items()}
+        named = [*choice.ranking, *choice.excluded, *choice.confidence_set, choice.golden_layer]
+        if self.relations is not None:
+            named += self.relations.golden_layers
+        if race is not None:
+            columns |= {
+                "edited": race.edited,
+                "intervals": race.intervals,
+                "scores of the race": race.scores,
+                **race.parts,
+            }
+            named += [*race.layers, race.layer]
+        for name, column in columns.items():
+            if len(column) != count:
+                raise FieldError(f"has {len(column)} numbers as {name!r}, where {count} should be, one for each layer")
+        for layer in named:
+            if not 0 <= layer < count:
+                raise FieldError(f"names layer {layer}, where there are {count}")
+        if sorted(choice.ranking) != list(range(count)) or choice.ranking[0] != choice.golden_layer:
+            raise FieldError("has a ranking that is not one of all layers, the golden one first")
+        return self
 
 
 def means_by_layer(values: Tensor, columns: tuple[str, ...]) -> tuple[dict[str, list[float]], dict[str, list[float]]]:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from lga_lightning.exceptions import DataError
-from lga_lightning.results.files import SCHEMA, ResultFile, numbers, take_fields
+from lga_lightning.results.files import ResultFile, numbers, take_fields, write_result
 from lga_lightning.results.regret import Candidate, LayerRegret, RegretPoint
+from lga_lightning.results.typed import typed
 from lga_lightning.results.versions import versions
-from lga_lightning.utils.io import write_json
 
 COMPARISON_FILE = "comparison.json"
 
@@ -105,7 +105,7 @@ class Comparison:
 
     def save(self, root: Path) -> None:
         """Write ``comparison.json`` into a folder, whole."""
-        write_json(root / COMPARISON_FILE, {"schema": SCHEMA, **asdict(self)})
+        write_result(root / COMPARISON_FILE, asdict(self))
 
     @classmethod
     def load(cls, root: Path) -> Comparison:
@@ -119,7 +119,7 @@ class Comparison:
             found["sweeps"] = [_sweep(sweep) for sweep in found["sweeps"]]
             found["rows"] = [_row(row) for row in found["rows"]]
             found["candidates"] = [Candidate(**take_fields(Candidate, one)) for one in found["candidates"]]
-            return cls(**found)
+            return typed(cls(**found))
 
 
 def _sweep(content: Any) -> SweepResult:

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from lga_lightning.exceptions import DataError
-from lga_lightning.utils.io import write_whole
+from lga_lightning.utils.checksums import load_tensors, save_tensors
 
 EVIDENCE_FILE = "evidence.safetensors"
 
@@ -44,11 +44,8 @@ class LocatorEvidence:
 
     def save(self, path: Path) -> None:
         """Write the file, whole."""
-        from safetensors.torch import save_file
-
-        tensors = {name: getattr(self, name).contiguous() for name in ("index", "values", "status")}
-        note = {"seconds": repr(self.seconds), "made_with": json.dumps(self.made_with)}
-        write_whole(path, lambda scratch: save_file(tensors, scratch, metadata=note))
+        tensors = {name: getattr(self, name) for name in ("index", "values", "status")}
+        save_tensors(path, tensors, {"seconds": repr(self.seconds), "made_with": json.dumps(self.made_with)})
 
     @classmethod
     def load(cls, path: Path) -> LocatorEvidence:
@@ -57,14 +54,10 @@ class LocatorEvidence:
         Raises:
             DataError: If it is broken.
         """
-        from safetensors import SafetensorError, safe_open
-
         try:
-            with safe_open(path, framework="pt") as file:
-                note = file.metadata()
-                tensors = {name: file.get_tensor(name) for name in ("index", "values", "status")}
+            tensors, note = load_tensors(path)
             return cls(**tensors, seconds=float(note["seconds"]), made_with=json.loads(note["made_with"]))
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        except (OSError, KeyError, TypeError, ValueError) as error:
             raise DataError(
                 f"{str(path)!r} does not hold a locator's scores, or it is broken ({error}). Delete it, and they are made anew."
             ) from error

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from lga_lightning.exceptions import LGAError
+from lga_lightning.utils.checksums import CHECKSUM, was_changed, with_checksum
+from lga_lightning.utils.io import write_json
 
 SCHEMA = 1
 
@@ -32,27 +34,34 @@ class ResultFile:
 
     @contextmanager
     def reading(self, path: Path) -> Iterator[dict[str, Any]]:
-        """The content of a file, without its schema; whatever is wrong with a field in the block becomes one clear error.
+        """The content of a file, without schema and checksum; whatever is wrong with a field in the block becomes one clear error.
 
         Args:
             path: The file.
 
         Raises:
-            LGAError: The kind's own, if there is no such file, it is not JSON of the schema, or a field is not as it should be.
+            LGAError: The kind's own, if there is no such file, it is not JSON of the schema, a field is not as it should be,
+                or the content is another than the one that was written.
         """
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise self.error(self.missing.format(path=repr(str(path)))) from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise self.error(f"{str(path)!r} is not valid JSON: {error}. {self._again}") from error
+        changed = isinstance(content, dict) and was_changed(content)
         if not isinstance(content, dict) or content.pop("schema", None) != SCHEMA:
             raise self.error(f"{str(path)!r} is not {self.what} of schema {SCHEMA}. {self._again}")
+        content.pop(CHECKSUM, None)
         try:
             yield content
+            if changed:
+                raise FieldError(
+                    f"was changed after it was written: its checksum is another. Where that is meant, leave out the line {CHECKSUM!r}"
+                )
         except FieldError as error:
             raise self.error(f"{str(path)!r} {error}. {self._again}") from error
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             raise self.error(
                 f"{str(path)!r} is not {self.what}: a field holds what it should not ({type(error).__name__}: {error}). "
                 f"{self._again}"
@@ -61,6 +70,16 @@ class ResultFile:
     @property
     def _again(self) -> str:
         return f"Run `{self.verb}` again."
+
+
+def write_result(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a result file whole, with its schema and a checksum.
+
+    Args:
+        path: Where the file is to appear.
+        content: Its fields.
+    """
+    write_json(path, with_checksum({"schema": SCHEMA, **content}))
 
 
 class FieldError(ValueError):

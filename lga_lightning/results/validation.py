@@ -16,11 +16,12 @@ from lga_lightning.evaluation.summary import INTERVALS, mean_by_group, summarise
 from lga_lightning.evaluation.tally import how_measured
 from lga_lightning.exceptions import DataError
 from lga_lightning.results.ability import AbilityResult
-from lga_lightning.results.files import SCHEMA, ResultFile, take_fields
+from lga_lightning.results.files import SCHEMA, ResultFile, take_fields, write_result
 from lga_lightning.results.retention import Cohort, GrowthPoint
+from lga_lightning.results.typed import typed
 from lga_lightning.results.validation_parts import DriftPoint, Metric, RequestScores
 from lga_lightning.results.versions import versions
-from lga_lightning.utils.io import write_json, write_whole
+from lga_lightning.utils.io import write_whole
 
 WORDS = (
     "said",
@@ -193,7 +194,7 @@ class ValidationResult:
 
     def save(self, path: Path) -> None:
         """Write the file, whole."""
-        write_json(path, self.to_dict())
+        write_result(path, self.to_dict())
 
     @classmethod
     def load(cls, path: Path) -> ValidationResult:
@@ -208,7 +209,7 @@ class ValidationResult:
             found["requests"] = [RequestScores.from_json(request) for request in found["requests"]]
             found |= {name: [LISTS[name].from_json(p) for p in found[name]] for name in LISTS if name in found}
             found |= {name: AbilityResult.from_json(found[name]) for name in ABILITIES if name in found}
-            return cls(**found)
+            return typed(cls(**found))
 
 
 def write_results(

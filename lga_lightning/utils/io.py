@@ -130,7 +130,7 @@ def _disk_errors(path: Path) -> Iterator[None]:
 
 def write_json(path: Path, content: Any) -> None:
     """Write a JSON file whole; numbers that are not finite become null."""
-    write_text(path, json.dumps(_finite(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, json.dumps(finite(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -142,11 +142,16 @@ def write_text(path: Path, text: str) -> None:
     write_whole(path, write)
 
 
-def _finite(content: Any) -> Any:
+def finite(content: Any) -> Any:
+    """What JSON can say of some content: null for numbers that are not finite, lists for tuples.
+
+    Args:
+        content: Numbers, texts, lists and dicts.
+    """
     if isinstance(content, float):
         return content if math.isfinite(content) else None
     if isinstance(content, dict):
-        return {key: _finite(value) for key, value in content.items()}
+        return {key: finite(value) for key, value in content.items()}
     if isinstance(content, list | tuple):
-        return [_finite(value) for value in content]
+        return [finite(value) for value in content]
     return content

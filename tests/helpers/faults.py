@@ -48,3 +48,13 @@ def files_of_at_most(size: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def error_of(nth: int, write: Callable[[], None]) -> OSError | None:
+    """What a writer says when its n-th call fails; None where it has no such call, and is done."""
+    try:
+        with failing_call(nth):
+            write()
+    except OSError as error:
+        return error
+    return None

@@ -16,7 +16,7 @@ from tests.helpers.models import requests
 from tests.helpers.results import validation
 
 FIELDS = """schema model data layers layer_source method mode mode_means num_requests num_skipped intervals evaluation metrics
-group_size drift requests versions"""
+group_size drift requests versions checksum"""
 
 
 def outcome(group: str, after: float) -> EvalResult:
@@ -79,7 +79,7 @@ def test_edits_that_share_the_weights(tmp_path):
 def test_what_edits_alone_lack_is_left_out(tmp_path):
     result = validation(OUTCOMES)
     content = result.to_dict()
-    assert list(content) == [name for name in FIELDS.split() if name not in ("group_size", "drift")]
+    assert list(content) == [name for name in FIELDS.split() if name not in ("group_size", "drift", "checksum")]
     result.save(tmp_path / "validation.json")
     assert ValidationResult.load(tmp_path / "validation.json") == result
     everything = validation(OUTCOMES, mode="batch")
@@ -114,7 +114,9 @@ def test_means_for_loggers():
     assert len(means) == 2 * 2 * len(result.metrics)
 
 
-@pytest.mark.parametrize("name", sorted(set(FIELDS.split()) - {"schema", "evaluation", "group_size", "drift"}))
+@pytest.mark.parametrize(
+    "name", sorted(set(FIELDS.split()) - {"checksum", "schema", "evaluation", "group_size", "drift"})
+)
 def test_a_field_that_is_missing_is_named(name, tmp_path):
     content = validation(OUTCOMES, **TOGETHER).to_dict()
     del content[name]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from safetensors import SafetensorError
 
 from lga_lightning.exceptions import SettingError
 from lga_lightning.utils.io import write_folder, write_json, write_text, write_whole
-from tests.helpers.faults import failing_call
+from tests.helpers.faults import error_of
 
 
 def test_a_file_that_could_not_be_written_leaves_the_old_one(tmp_path):
@@ -53,17 +54,13 @@ def test_whichever_write_fails_there_is_the_old_or_the_new(write, tmp_path):
 
     put("old")
     for nth in range(1, 20):
-        try:
-            with failing_call(nth):
-                put(str(nth))
-        except OSError as error:
-            assert "Could not write" in str(error)
-            assert "No space left" in str(error)
-            assert content() == {"old"}
-            assert [path.name for path in tmp_path.iterdir()] == ["it"]
-        else:
-            assert content() == {str(nth)}
+        error = error_of(nth, lambda nth=nth: put(str(nth)))
+        if error is None:
             break
+        assert re.match(r"Could not write '.*it': .*No space left on device", str(error))
+        assert content() == {"old"}
+        assert [path.name for path in tmp_path.iterdir()] == ["it"]
+    assert content() == {str(nth)}
     assert 2 < nth < 19
 
 

@@ -1,0 +1,71 @@
+"""What ``predict`` leaves when it is cut off, cut short, or run again."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from lga_lightning.callbacks import AdapterWriter
+from lga_lightning.editing import WeightDelta
+from lga_lightning.exceptions import SettingError
+from lga_lightning.modules.datamodule import EditDataModule
+from tests.helpers.data import rows, write_rows
+from tests.helpers.runs import module, trainer
+
+
+@pytest.fixture
+def data(tmp_path) -> EditDataModule:
+    return EditDataModule(str(write_rows(tmp_path / "requests.jsonl", rows(5))), batch_size=2)
+
+
+def predict(folder, tokenizer, data, mode="independent", batches=None, **settings):
+    writer = AdapterWriter(generate=False, resamples=10, general=False, **settings)
+    runner = trainer(folder, writer)
+    runner.limit_predict_batches = 1.0 if batches is None else batches
+    made = module(tokenizer, mode=mode)
+    runner.predict(made, datamodule=data, return_predictions=False)
+    return made
+
+
+def names(folder) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_run_that_is_cut_off_leaves_no_folder(tmp_path, tokenizer, data, monkeypatch):
+    write = AdapterWriter._write
+
+    def cut_off(self, *arguments):
+        write(self, *arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(AdapterWriter, "_write", cut_off)
+    with pytest.raises(SystemExit):
+        predict(tmp_path / "run", tokenizer, data)
+    monkeypatch.setattr(AdapterWriter, "_write", write)
+    assert not names(tmp_path / "run")
+    predict(tmp_path / "run", tokenizer, data)
+    assert names(tmp_path / "run") == ["adapter"]
+
+
+def test_what_is_replaced_is_replaced_whole(tmp_path, tokenizer, data):
+    predict(tmp_path, tokenizer, data)
+    before = names(tmp_path / "adapter")
+    assert [int(name[:4]) for name in before] == [0, 1, 2, 3, 4]
+    with pytest.raises(SettingError, match="is there already"):
+        predict(tmp_path, tokenizer, data)
+    made = predict(tmp_path, tokenizer, data, batches=1, overwrite=True)
+    assert names(tmp_path / "adapter") == before[:2]
+    for name in before[:2]:
+        assert WeightDelta.load(tmp_path / "adapter" / name, made.llm).ranks
+
+
+@pytest.mark.parametrize("mode", ["batch", "sequential"])
+def test_a_run_that_is_cut_short_names_the_facts_that_it_edited(mode, tmp_path, tokenizer, data):
+    predict(tmp_path, tokenizer, data, mode, batches=1)
+    note = json.loads((tmp_path / "adapter" / "lga.json").read_text())
+    page = (tmp_path / "adapter" / "README.md").read_text()
+    assert note["num_requests"] == len(note["requests"]) == 2
+    assert "2 edited facts" in page
+    shown = [request.prompt in page for request in data.loaded.requests]
+    assert shown == [True, True, False, False, False]
