@@ -9,12 +9,13 @@ import warnings
 
 from lightning.pytorch.cli import ArgsType
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch.multiprocessing import ProcessRaisedException
 
 from lga_lightning.cli.comparison import ComparisonCLI
 from lga_lightning.cli.edits import LGACLI
 from lga_lightning.cli.frozen import FrozenCLI
 from lga_lightning.cli.moments import MomentsCLI
-from lga_lightning.exceptions import SettingError
+from lga_lightning.exceptions import LGAError, SettingError
 
 # what Lightning says about any run, or about one in which nothing is trained: true, meant, and no news
 EXPECTED = re.compile(
@@ -40,3 +41,8 @@ def run(args: ArgsType = None) -> FrozenCLI:
         return verb(words[1:]) if verb else LGACLI(args)
     except MisconfigurationException as error:
         raise SettingError(str(error)) from error
+    except ProcessRaisedException as error:  # of the strategies ddp_spawn and ddp_fork
+        _, _, said = str(error).rpartition(f"\n{LGAError.__module__}.")
+        if not said:
+            raise
+        raise LGAError(said.partition(": ")[2].strip()) from error

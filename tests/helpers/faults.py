@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import resource
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import pytest
+
+from lga_lightning.exceptions import DataError
 
 CALLS = ((os, "fsync"), (os, "replace"), (os, "rename"), (os, "chmod"), (Path, "write_text"), (Path, "mkdir"))
 
@@ -58,3 +62,21 @@ def error_of(nth: int, write: Callable[[], None]) -> OSError | None:
     except OSError as error:
         return error
     return None
+
+
+class FailingRank(L.Callback):
+    """Lets one process fail in the midst of a run, and another one wait for it.
+
+    Args:
+        rank: The process that fails.
+        every: Whether all others fail too, of the same cause, instead of waiting.
+        seconds: How long another one is busy with something else.
+    """
+
+    def __init__(self, rank: int = 1, every: bool = False, seconds: float = 0.0) -> None:
+        self.rank, self.every, self.seconds = rank, every, seconds
+
+    def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
+        if self.every or trainer.global_rank == self.rank:
+            raise DataError("Somebody has hidden the facts. Look under the carpet.")
+        time.sleep(self.seconds)

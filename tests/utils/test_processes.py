@@ -1,0 +1,82 @@
+"""Of several processes, the one that fails says why, once, and all end."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from lga_lightning.utils.processes import GRACE, MARK, Processes
+from tests.helpers.cli import FAST_EDIT, refused
+
+PARAGRAPH = "lga: Somebody has hidden the facts. Look under the carpet.\n"
+FAILING = ["--trainer.devices=2", "--trainer.callbacks=tests.helpers.faults.FailingRank"]
+
+pytestmark = pytest.mark.usefixtures("at_the_shell")
+
+
+def test_the_first_that_fails_speaks(monkeypatch):
+    first = Processes()
+    assert not first.failed
+    with first.together():
+        second, third = Processes(), Processes()
+        assert second.speaks()
+        assert first.failed
+        assert not first.speaks()
+        assert not third.speaks()
+    assert MARK not in os.environ
+    assert not first._mark.exists()
+
+
+def test_where_torchrun_starts_the_processes_they_meet_where_it_looks(tmp_path, monkeypatch):
+    processes = []
+    for rank in (0, 1):
+        monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "attempt_0" / str(rank) / "error.json"))
+        processes.append(Processes())
+        (tmp_path / "attempt_0" / str(rank)).mkdir(parents=True)
+    assert [one.speaks() for one in processes] == [True, False]
+    assert processes[0]._mark.is_relative_to(tmp_path)
+
+
+def test_one_that_hears_nothing_is_ended(tmp_path):
+    code = "import signal, time\nfrom lga_lightning.utils.processes import Processes\nsignal.pthread_sigmask(signal.SIG_BLOCK, "
+    code += "{signal.SIGTERM})\nwith Processes().together():\n    time.sleep(60)\n"
+    process = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, MARK: str(tmp_path / "mark")})
+    time.sleep(0.5)
+    (tmp_path / "mark").mkdir()
+    assert process.wait(timeout=GRACE + 20) == 2
+
+
+def said_by(words: list[str], start: list[str]) -> tuple[int, str]:
+    """Exit code and stderr of a command; it must end."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(
+        [*start, "fit", *words], capture_output=True, text=True, timeout=240, check=False, env=environment
+    )
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("extra", [["rank=1"], ["every=true"], ["rank=1", "seconds=600"]], ids=str)
+def test_an_error_of_one_process_is_told_once_and_ends_all(extra, arguments):
+    options = [f"--trainer.callbacks.{option}" for option in extra]
+    code, said = said_by([*arguments, *FAST_EDIT, *FAILING, *options], [sys.executable, "-m", "lga_lightning"])
+    assert code == 2
+    assert said.count(PARAGRAPH) == 1
+    assert "Traceback" not in said
+
+
+def test_under_torchrun_too(arguments):
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "lga_lightning"]
+    code, said = said_by([*arguments, *FAST_EDIT, *FAILING], start)
+    assert code != 0
+    assert said.count(PARAGRAPH) == 1
+    assert said.count("Traceback") <= 1  # torchrun's own
+
+
+def test_and_where_lightning_forks_or_spawns(arguments, capfd):
+    said = refused(["fit", *arguments, *FAST_EDIT, *FAILING, "--trainer.strategy=ddp_fork"], capfd)
+    assert said.endswith(PARAGRAPH)
