@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from lga_lightning.utils.processes import Processes
 
+LONGEST = 4000  # characters of a message: data that it names may be megabytes
+
 HELP = """\
 usage: lga [--help] [--version] {fit,validate,predict,compare,moments} [options]
 
@@ -95,7 +97,7 @@ def _ran(processes: Processes) -> bool:
         run()
     except (LGAError, OSError) as error:
         if processes.speaks():
-            sys.stderr.write(f"\nlga: {printable(str(error))}\n")
+            sys.stderr.write(f"\nlga: {printable(str(error)[:LONGEST])}\n")
         return False
     except Exception:  # often of nothing but another one's end
         if processes.speaks():

@@ -15,6 +15,7 @@ from lga_lightning.locators.layer_sweep import PARTS
 from lga_lightning.locators.race import RaceSettings
 from lga_lightning.locators.race_runner import EditRace, expected_scores
 from lga_lightning.locators.score_requests import score_all
+from lga_lightning.models.lengths import check_lengths
 from lga_lightning.models.loading import name_of
 from lga_lightning.results.attribution import LocatorResult
 from lga_lightning.results.layer_spec import LayerSpec
@@ -136,7 +137,7 @@ def edit(
         to ship it as a PEFT adapter.
 
     Raises:
-        DataError: If there is no request, or two contradict each other.
+        DataError: If there is no request, two contradict each other, or one is too long for the model.
         SettingError: If ``batch_size`` is below 1.
         LayerError: If the model lacks one of the layers, or the file is missing or of another model.
     """
@@ -146,4 +147,6 @@ def edit(
     else:
         spec = LayerSpec.parse(layer).find(Path.cwd(), name_of(model))
     layers, _ = spec.layers_for(editor, model)
-    return editor.compute(model, tokenizer, as_requests(requests), layers, batch_size)
+    asked = as_requests(requests)
+    check_lengths(model, tokenizer, asked)
+    return editor.compute(model, tokenizer, asked, layers, batch_size)

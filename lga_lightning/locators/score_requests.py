@@ -18,6 +18,7 @@ from lga_lightning.metrics import LayerScores
 from lga_lightning.models.architecture import blocks
 from lga_lightning.models.chat import ChatTokenizer
 from lga_lightning.models.generation import greedy_answers
+from lga_lightning.models.lengths import check_lengths
 from lga_lightning.models.likelihood import input_device
 from lga_lightning.utils.settings import check_at_least_one
 
@@ -67,8 +68,9 @@ def prepare(
         requests: All requests.
 
     Raises:
-        InvalidRequest: If the locator needs subjects, and no request has one.
+        InvalidRequest: If a text is too long for the model, or the locator needs subjects, and no request has one.
     """
+    check_lengths(llm, tokenizer, requests)
     accepted = [request for request in requests if locator.accepts(request)]
     if not accepted:
         check_subjects(requests, type(locator).__name__)

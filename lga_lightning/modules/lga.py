@@ -21,6 +21,7 @@ from lga_lightning.exceptions import DataError, SettingError
 from lga_lightning.locators import EditForecast, LayerLocator
 from lga_lightning.locators.score_requests import prepare, score_requests
 from lga_lightning.models.chat import ChatTokenizer, plain
+from lga_lightning.models.lengths import check_lengths
 from lga_lightning.models.structure import Structure
 from lga_lightning.models.weights import weights_mark
 from lga_lightning.modules.datamodule import EditDataModule, RunData
@@ -248,6 +249,7 @@ class LGAModule(FrozenModule):
                 "gives each its share: use EditDataModule, the mode 'independent', or one process."
             )
         self.editor.check_requests(self.data.requests)  # what is no request is refused here, too
+        check_lengths(llm, tokenizer, self.data.requests)
         if self.governor is not None:
             self.governor.check_requests(self.data.requests)
         self.schedule = schedule(self.editor, llm, tokenizer, self.edited_layers, self.evaluation, self.governor)

@@ -1,0 +1,75 @@
+"""Whether the texts of requests are short enough for a model, before any work is done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from lga_lightning.data.requests import EditRequest
+from lga_lightning.exceptions import InvalidRequest
+from lga_lightning.models.architecture import longest_text
+from lga_lightning.models.encoding import prompt_ids, target_ids
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+MOST_LOGITS = 2**27
+"""Logits of one answer, at most: half a GiB in float32."""
+AROUND = 64  # tokens that a tokenizer or a chat puts around a text
+LONGEST_TOKEN = 256  # characters, more than any token has
+
+
+def check_lengths(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, requests: Sequence[EditRequest]) -> None:
+    """Refuse texts that take more positions than a model has, and answers whose logits would take all memory.
+
+    Args:
+        model: A causal language model.
+        tokenizer: Its fast tokenizer.
+        requests: The requests.
+
+    Raises:
+        InvalidRequest: Names the first such text, and how long it may be.
+    """
+    vocabulary = model.config.get_text_config().vocab_size
+    most = MOST_LOGITS // vocabulary
+    for request in requests:
+        for prompt, answer in _asked(request):
+            size, of_answer = (len(text.encode()) for text in (prompt + answer, answer))
+            if longest_text(model, size + AROUND) == size + AROUND and of_answer <= most:  # a token has a byte or more
+                continue
+            if (tokens := _count(model, tokenizer, prompt, answer)) is not None:
+                limit = longest_text(model, tokens)
+                raise _too_long(
+                    request, prompt, f"takes {tokens:,} tokens with its answer, and the model has {limit:,} positions"
+                )
+            if (tokens := len(target_ids(tokenizer, answer))) > most:
+                reason = f"has an answer of {tokens:,} tokens, and with a vocabulary of {vocabulary:,} the logits of {most:,} are all that is held at once"
+                raise _too_long(request, prompt, reason)
+
+
+def _asked(request: EditRequest) -> Iterator[tuple[str, str]]:
+    """Every prompt about a request with every answer that is put behind it."""
+    accepted = [request.target_new, *request.target_new_aliases]
+    old = [] if request.target_old is None else [request.target_old, *request.target_old_aliases]
+    for prompt in (request.prompt, *request.rephrases):
+        yield from ((prompt, answer) for answer in (*accepted, *old))
+    for family in (request.portability, request.locality):
+        for probes in family.values():
+            yield from ((probe.prompt, answer) for probe in probes for answer in probe.answers)
+    yield from ((prompt, "") for prompt in request.generation_prompts)
+
+
+def _count(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str) -> int | None:
+    """Number of tokens of a text that has too many, or a number that it has at least; None of a text that fits."""
+    least = len(prompt + answer) // LONGEST_TOKEN
+    if longest_text(model, least) < least:  # megabytes, which would take minutes to count
+        return least
+    tokens = len(prompt_ids(tokenizer, [prompt])[0]) + (len(target_ids(tokenizer, answer)) if answer else 0)
+    return tokens if longest_text(model, tokens) < tokens else None
+
+
+def _too_long(request: EditRequest, prompt: str, reason: str) -> InvalidRequest:
+    place = f" ({request.id})" if request.id else ""
+    return InvalidRequest(
+        "too long for the model", f"The prompt {prompt[:60]!r}{place} {reason}. Shorten it, or leave the request out."
+    )

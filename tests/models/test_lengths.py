@@ -1,0 +1,74 @@
+"""Texts that are too long for a model are refused by name, at once."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from lga_lightning.data.requests import EditRequest, Probe
+from lga_lightning.exceptions import InvalidRequest
+from lga_lightning.functional import edit, find_golden_layer
+from lga_lightning.models import lengths
+from lga_lightning.models.lengths import check_lengths
+from tests.helpers.cli import FAST_EDIT, refused
+from tests.helpers.data import rows, write_rows
+from tests.helpers.models import requests, tiny_model
+
+REQUEST = EditRequest("Rome is in", "Rome", "France", "Italy", id="line 3")
+LONG = "Rome is in " + "x" * 80
+
+
+def test_what_fits_is_let_through(tokenizer):
+    for family in ("gpt2", "llama"):
+        check_lengths(tiny_model(family), tokenizer, requests())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"prompt": LONG},
+        {"rephrases": (LONG,)},
+        {"target_new": LONG},
+        {"target_old_aliases": (LONG,)},
+        {"locality": {"near": (Probe(LONG, ("a",)),)}},
+        {"portability": {"far": (Probe("Rome", (LONG,)),)}},
+        {"generation_prompts": (LONG,)},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_each_text_is_looked_at(change, tokenizer):
+    model = tiny_model("gpt2")  # 64 positions
+    with pytest.raises(InvalidRequest, match=r"\(line 3\) takes \d+ tokens with its answer, and the model has 64 posi"):
+        check_lengths(model, tokenizer, [REQUEST, replace(REQUEST, **change)])
+
+
+def test_an_answer_whose_logits_would_fill_the_memory(tokenizer, monkeypatch):
+    model = tiny_model("llama")
+    long = replace(REQUEST, target_new="France " * 40)
+    check_lengths(model, tokenizer, [long])
+    monkeypatch.setattr(lengths, "MOST_LOGITS", 20 * 320)
+    with pytest.raises(
+        InvalidRequest, match=r"has an answer of .* tokens, and with a vocabulary of 320 the logits of 20"
+    ):
+        check_lengths(model, tokenizer, [REQUEST, long])
+
+
+def test_functions_refuse_it_too(tokenizer):
+    model, long = tiny_model("gpt2"), [replace(REQUEST, rephrases=(LONG,))]
+    for call in (find_golden_layer, edit):
+        with pytest.raises(InvalidRequest, match="64 positions"):
+            call(model, tokenizer, long)
+
+
+@pytest.mark.usefixtures("at_the_shell")
+@pytest.mark.parametrize("verb", ["fit", "validate"])
+def test_a_line_of_megabytes_is_refused_by_name(verb, arguments, tmp_path, capsys, monkeypatch):
+    (row,) = rows(1)
+    data = write_rows(tmp_path / "long.jsonl", [{**row, "prompt": row["prompt"] + "x" * 5_000_000}])
+    assert len(json.loads(data.read_text())["prompt"]) > 5_000_000
+    said = refused([verb, *arguments, *FAST_EDIT, f"--data.requests={data}", "--model.layer=1"], capsys)
+    assert "long.jsonl, line 1" in said
+    assert "positions" in said
+    assert len(said) < 500
