@@ -40,7 +40,16 @@ def check_checkpoint(path: str | Path) -> None:
             "anew without it (--ckpt_path), or delete it."
         ) from error
     if not isinstance(content, dict) or FINGERPRINT not in content:
-        raise DataError(
-            f"{str(path)!r} is not a checkpoint of this `fit`, which leaves {CHECKPOINT_FILE} in the trainer's default_root_dir. "
-            "Resume from that, or start anew without a checkpoint."
-        )
+        raise another_checkpoint(path)
+
+
+def another_checkpoint(path: str | Path) -> DataError:
+    """The error for a checkpoint of something else.
+
+    Args:
+        path: The file.
+    """
+    return DataError(
+        f"{str(path)!r} is not a checkpoint of this `fit`, which leaves {CHECKPOINT_FILE} in the trainer's default_root_dir. "
+        "Resume from that, or start anew without a checkpoint."
+    )

@@ -11,7 +11,7 @@ import lightning as L
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
-from lga_lightning.callbacks.checkpoint import CHECKPOINT_FILE, FINGERPRINT, check_checkpoint
+from lga_lightning.callbacks.checkpoint import CHECKPOINT_FILE, FINGERPRINT, another_checkpoint, check_checkpoint
 from lga_lightning.callbacks.host import check_own_module
 from lga_lightning.callbacks.layer_race import RACE_FILE, edits_before, edits_fingerprint, race_layers
 from lga_lightning.exceptions import DataError, SettingError
@@ -22,6 +22,7 @@ from lga_lightning.metrics import LayerScores
 from lga_lightning.reports.fit_files import leave_attribution
 from lga_lightning.results.attribution import LocatorResult
 from lga_lightning.results.evidence import LocatorEvidence
+from lga_lightning.utils.io import disk_errors
 from lga_lightning.utils.settings import check_at_least_one
 
 FEWEST_TO_STOP = 32  # requests: the bootstrap of a handful is sure of anything
@@ -169,7 +170,11 @@ class ScoreCollector(L.Callback):
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Remember what the scores are scores of, and tell the module which are done."""
-        check_checkpoint(str(trainer.ckpt_path))
+        path = str(trainer.ckpt_path)
+        if FINGERPRINT not in checkpoint:
+            raise another_checkpoint(path)
+        if Path(path).is_file():
+            check_checkpoint(path)
         self._resumed_from = checkpoint[FINGERPRINT]
         scores = checkpoint["callbacks"].get(self.state_key, {}).get("scores")
         pl_module.resume(scores["index"].tolist() if scores else ())
@@ -205,9 +210,10 @@ def _save(trainer: L.Trainer) -> None:
     path = Path(trainer.default_root_dir) / CHECKPOINT_FILE
     scratch = path.with_name(f".{CHECKPOINT_FILE}.partial")
     try:
-        trainer.save_checkpoint(scratch, weights_only=False)
-        if trainer.is_global_zero:
-            scratch.replace(path)
+        with disk_errors(path):
+            trainer.save_checkpoint(scratch, weights_only=False)
+            if trainer.is_global_zero:
+                scratch.replace(path)
     finally:
         if trainer.is_global_zero:
             scratch.unlink(missing_ok=True)

@@ -79,7 +79,7 @@ def save_updates(
                 for letter, factor in zip("BA", update.factors, strict=True)
             }
             save_file(factors, scratch / FACTORS, metadata={"format": "pt"})
-        files = {path.name: file_checksum(path) for path in sorted(scratch.iterdir())}
+        files = {path.name: file_checksum(path) for path in sorted(scratch.glob("*.safetensors"))}
         write_json(scratch / NOTE, with_checksum({**content, FILES: files}))
         (scratch / "README.md").write_text(readme, encoding="utf-8")
 

@@ -25,7 +25,7 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     Raises:
         WriteError: If the disk is full, say; what was there before is as it was.
     """
-    with _disk_errors(path), scratch_beside(path) as scratch:
+    with disk_errors(path), scratch_beside(path) as scratch:
         write(scratch)
         _sync(scratch)
         scratch.chmod(0o666 & ~_umask())
@@ -47,7 +47,7 @@ def write_folder(path: Path, write: Callable[[Path], None], overwrite: bool = Fa
     put_back(path)
     if path.exists() and not (overwrite and path.is_dir()):
         raise already_there(path)
-    with _disk_errors(path), scratch_beside(path, folder=True) as scratch:
+    with disk_errors(path), scratch_beside(path, folder=True) as scratch:
         write(scratch)
         put_in_place(scratch, path)
 
@@ -114,8 +114,12 @@ def _umask() -> int:
 
 
 @contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
-    """Within the block, an error of the disk says what could not be written; safetensors' own kind of error is one."""
+def disk_errors(path: Path) -> Iterator[None]:
+    """Within the block, an error of the disk says what could not be written; safetensors' own kind of error is one.
+
+    Args:
+        path: What is written.
+    """
     from safetensors import SafetensorError
 
     try:

@@ -202,3 +202,18 @@ def test_samples_are_the_same_every_time(tokenizer):
     assert torch.equal(torch.rand(3), expected)
     assert first == sample(model, tokenizer, 3, 9, seed=5) != sample(model, tokenizer, 3, 9, seed=6)
     assert [len(row) for row in first] == [9, 9, 9]
+
+
+def test_complete_moments_need_no_lock(tokenizer, corpus, monkeypatch):
+    """In a cache that can only be read."""
+    model = tiny_model("gpt2")
+    asked = {"source": str(corpus), "tokens": 100, "sequence_length": LENGTH}
+    before = find_covariances(model, tokenizer, [1], **asked)
+
+    def read_only(*_: object) -> None:
+        raise PermissionError("Read-only file system")
+
+    monkeypatch.setattr("filelock.FileLock", read_only)
+    assert torch.equal(find_covariances(model, tokenizer, [1], **asked)[1], before[1])
+    with pytest.raises(PermissionError):
+        find_covariances(model, tokenizer, [2], **asked)

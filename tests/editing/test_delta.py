@@ -171,3 +171,20 @@ def test_attached_leaves_no_hook(model):
         with pytest.raises(IndexError):
             model(input_ids=ids() + VOCABULARY)
     assert hooks() == before
+
+
+def test_a_merge_that_fails_at_some_layer_changes_none(llama, monkeypatch):
+    delta = delta_for(llama, {0: 1, 1: 1, 2: 1}, dtype=torch.float32)
+    before = {name: tensor.clone() for name, tensor in llama.state_dict().items()}
+    matrix, names = WeightDelta.matrix, []
+
+    def fails_at_the_third(self: WeightDelta, name: str) -> torch.Tensor:
+        names.append(name)
+        if len(names) == 3:
+            raise MemoryError
+        return matrix(self, name)
+
+    monkeypatch.setattr(WeightDelta, "matrix", fails_at_the_third)
+    with pytest.raises(MemoryError):
+        delta.merge_(llama)
+    assert all(torch.equal(before[name], tensor) for name, tensor in llama.state_dict().items())
