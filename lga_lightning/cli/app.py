@@ -9,7 +9,7 @@ import warnings
 
 from lightning.pytorch.cli import ArgsType
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from torch.multiprocessing import ProcessRaisedException
+from torch.multiprocessing.spawn import ProcessRaisedException
 
 from lga_lightning.cli.comparison import ComparisonCLI
 from lga_lightning.cli.edits import LGACLI

@@ -240,7 +240,10 @@ class LocatorResult:
         """Itself, where all that is said by layer is said of the same layers, and no other layer is named."""
         choice, race = self.choice, self.race
         count = len(choice.scores)
-        columns = {"standard_errors": choice.standard_errors, "signed_scores": self.signed_scores}
+        columns: dict[str, Sequence[Any]] = {
+            "standard_errors": choice.standard_errors,
+            "signed_scores": self.signed_scores,
+        }
         columns |= self.means | {f"half_widths of {name}": column for name, column in self.half_widths.items()}
         named = [*choice.ranking, *choice.excluded, *choice.confidence_set, choice.golden_layer]
         if self.relations is not None:

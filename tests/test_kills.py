@@ -1,0 +1,64 @@
+"""Each verb is killed at random moments, run again, and ends as an undisturbed run does (more of them: benchmarks/kills.py)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import runpy
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from lga_lightning.cli import run
+from tests.helpers.cli import QUICK
+from tests.helpers.data import rows, write_rows
+
+SCRIPT = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "kills.py"))
+KILLS = 3
+
+pytestmark = pytest.mark.usefixtures("at_the_shell")
+
+
+def forked(words: list[str]) -> int:
+    """Run a command in a copy of this process, which has imported everything."""
+    sys.stdout.flush()
+    process = os.fork()
+    if process:
+        return process
+    code = 1
+    with contextlib.suppress(BaseException), open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+        os.dup2(nowhere.fileno(), 2)
+        run(words)
+        code = 0
+    os._exit(code)
+
+
+@pytest.mark.parametrize("verb", SCRIPT["CASES"])
+def test_a_killed_run_goes_on(verb, model_folder, tmp_path, monkeypatch):
+    case, common = SCRIPT["CASES"][verb], [f"--model.model_name={model_folder}", *QUICK]
+    if verb != "moments":
+        common += [f"--data.requests={write_rows(tmp_path / 'requests.jsonl', rows(6))}", "--data.batch_size=2"]
+
+    def prepare(name: str) -> Path:
+        cache = tmp_path / name / "cache" / "of" / "ours"
+        monkeypatch.setattr("lga_lightning.covariance.store.cache_folder", lambda: cache)
+        return tmp_path / name
+
+    begun = time.monotonic()
+    whole = prepare("whole")
+    assert os.waitpid(forked(case.words(whole, common)), 0)[1] == 0
+    seconds, expected = time.monotonic() - begun, case.result(whole)
+    assert expected is not None
+    draw, killed = random.Random(verb), 0
+    for number in range(KILLS):
+        folder = prepare(str(number))
+        was_running, found = SCRIPT["kill_and_go_on"](case, folder, common, forked, draw.uniform(0, seconds), common)
+        killed += was_running
+        assert SCRIPT["alike"](found, expected)
+        left = [path.name for path in folder.rglob(".*") if path.name not in (".lock",)]
+        assert not left
+    assert killed
