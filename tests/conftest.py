@@ -10,7 +10,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lga_lightning.models.packaged import GEMMA3, SMOLLM2, PackagedModel
 from tests.helpers.cli import QUICK
 from tests.helpers.data import rows, write_rows
-from tests.helpers.models import FAMILIES, tiny_model, tiny_tokenizer
+from tests.helpers.families import FAMILIES
+from tests.helpers.models import tiny_model, tiny_tokenizer
 
 
 @pytest.fixture(scope="session")
@@ -87,7 +88,7 @@ def _threads() -> None:
 def exact(monkeypatch: pytest.MonkeyPatch) -> None:
     """Float64 throughout.
 
-    Several families cast to float32 inside (norms, GPT-J's attention scores). In a float64 model this throws digits away,
+    Several families cast to float32 inside (norms, softmax, GPT-J's attention scores). In a float64 model this throws digits away,
     and which ones depends on the last bit of what came in, so that no two batches agree to 1e-9. Here such casts keep
     float64, for the code under test and for the reference alike.
     """
@@ -100,5 +101,11 @@ def exact(monkeypatch: pytest.MonkeyPatch) -> None:
 
         return to(self, *map(keep, args), **{key: keep(value) for key, value in kwargs.items()})
 
+    softmax = torch.nn.functional.softmax
+
+    def softmax_in_float64(input: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
+        return softmax(input, *args, **{**kwargs, **({"dtype": None} if input.dtype == torch.float64 else {})})
+
+    monkeypatch.setattr(torch.nn.functional, "softmax", softmax_in_float64)
     monkeypatch.setattr(torch.Tensor, "to", to_float64)
     monkeypatch.setattr(torch.Tensor, "float", lambda self: to_float64(self, torch.float32))

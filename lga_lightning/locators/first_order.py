@@ -144,7 +144,7 @@ def forecast_rows(model: PreTrainedModel, editor: EditMethod, rows: Rows, count:
             moved = answered @ share[owner]
             if site.norm is not None:
                 moved = site.norm(outputs + moved) - site.norm(outputs)
-            left = saturation(stream, moved).where(elsewhere.to(gradients.device).unsqueeze(1), 1.0)
+            left = saturation(stream, site.scale * moved).where(elsewhere.to(gradients.device).unsqueeze(1), 1.0)
             changes[:, last] += ((at_stream * moved).sum(-1) * left).sum(1).to(changes)
 
     watcher = OutputGradients(receive)

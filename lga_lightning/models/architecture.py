@@ -50,6 +50,7 @@ class EditSite:
         in_features: d_in, the width of a key.
         out_features: d_out, the width of a value.
         norm: The norm between the module and the residual stream (Gemma 2 and 3, OLMo 2), None in most families.
+        scale: What the output is multiplied by on its way into the residual stream (Granite), 1 in most families.
     """
 
     name: str
@@ -59,6 +60,7 @@ class EditSite:
     in_features: int
     out_features: int
     norm: nn.Module | None = None
+    scale: float = 1.0
 
     def before_norm(self, outputs: Tensor, change: Tensor) -> Tensor:
         """What to change in the module's outputs so that the residual stream changes by so much.
@@ -73,6 +75,7 @@ class EditSite:
         Raises:
             ModelError: If the norm takes off the mean as well (``LayerNorm``): a change along it would be lost.
         """
+        change = change / self.scale
         if self.norm is None:
             return change
         if isinstance(self.norm, nn.LayerNorm):
@@ -266,6 +269,11 @@ def _named_block(model: PreTrainedModel, layer: int) -> tuple[str, nn.Module]:
 
 def _edit_site(model: PreTrainedModel, layer: int, name: str, block: nn.Module) -> EditSite:
     width, structure = hidden_size(model), structure_of(model)
+    if (streams := getattr(model.config.get_text_config(), "altup_num_inputs", 1)) > 1:
+        raise ModelError(
+            f"The blocks of {_describe(model)} carry {streams} residual streams side by side (AltUp), of which an MLP writes into all, "
+            "and edits and their forecasts know one stream alone. Use a model with one: Gemma 3 or Gemma 4, say."
+        )
     found = _named_matrices(model, "out_projections", block, structure.out_projections(block, width))
     if len(found) != 1:
         _named_matrices(
@@ -289,7 +297,8 @@ def _edit_site(model: PreTrainedModel, layer: int, name: str, block: nn.Module) 
         )
     behind = structure.norm_after_mlp(block)
     norm = None if behind is None else _named_parts(model, "norm_after_mlp", block, [behind])[0][1]
-    return EditSite(f"{name}.{child}", module, layer, is_transposed(module), d_in, d_out, norm)
+    scale = structure.residual_scale(block)
+    return EditSite(f"{name}.{child}", module, layer, is_transposed(module), d_in, d_out, norm, scale)
 
 
 def _named_parts(

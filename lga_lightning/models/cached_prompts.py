@@ -14,7 +14,7 @@ from lga_lightning.models.architecture import longest_text
 from lga_lightning.models.chat import end_tokens
 from lga_lightning.models.encoding import IGNORE, pad_right, prompt_ids
 from lga_lightning.models.hooks import logits_at
-from lga_lightning.models.kv_cache import copy_of_cache, pad_left
+from lga_lightning.models.kv_cache import cache_of, copy_of_cache, pad_left
 from lga_lightning.models.likelihood import answer_nll, input_device
 from lga_lightning.utils.tensors import at_least_float32
 
@@ -154,7 +154,7 @@ class CachedPrompts:
             if len(keep) < len(live):
                 chosen = torch.tensor(keep)
                 live, mask, tokens = live[chosen], mask[chosen], tokens[chosen]
-                cache.batch_select_indices(chosen)
+                cache.reorder_cache(chosen)
             mask = torch.cat([mask, mask.new_ones(len(live), 1)], 1)
             positions = torch.tensor([[lengths[row] + len(said[row]) - 1] for row in live.tolist()], device=mask.device)
             tokens = self._run(live, tokens.unsqueeze(1).to(mask.device), mask, positions, cache)[:, -1].argmax(-1)
@@ -164,8 +164,7 @@ class CachedPrompts:
         first = self._logits[rows]
         if labels.shape[1] == 1:
             return at_least_float32(first)
-        cache = copy_of_cache(self._cache)
-        cache.batch_select_indices(rows)
+        cache = copy_of_cache(self._cache, rows)
         ids = labels[:, :-1].clamp_min(0).to(self._mask.device)
         mask = torch.cat([self._mask[rows], torch.ones_like(ids)], 1)
         positions = self._lengths[rows].unsqueeze(1) + torch.arange(ids.shape[1], device=ids.device)
@@ -177,6 +176,6 @@ class CachedPrompts:
                 input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
             )
         if cache is None:
-            self._cache = output.past_key_values
+            self._cache = cache_of(self.model, output)
         logits: Tensor = output.logits
         return logits

@@ -18,7 +18,7 @@ from torch import Tensor
 from lga_lightning.models.architecture import blocks
 from lga_lightning.models.encoding import EncodedAnswers
 from lga_lightning.models.hooks import logits_at
-from lga_lightning.models.kv_cache import copy_of_cache, pad_left
+from lga_lightning.models.kv_cache import cache_of, copy_of_cache, keeps_states, pad_left
 from lga_lightning.models.partial_passes import BlockInput, ends_after, entered_at
 from lga_lightning.utils.tensors import at_least_float32
 
@@ -46,7 +46,13 @@ class CachedSuffix:
         # the beginning is padded on the left, so that distances in the cache are those of the text
         beginnings = zip(batch.input_ids, starts.tolist(), strict=True)
         prefix = pad_left([row[:start] for row, start in beginnings], device)
+        self._cache: Any = None
+        if prefix.input_ids.shape[1]:
+            with torch.no_grad(), logits_at(model, torch.zeros_like(starts).unsqueeze(1)):
+                self._cache = cache_of(model, model(**vars(prefix), use_cache=True))
         length = int((batch.positions.amax(1) - starts).max()) + 1  # what is right of the last position changes nothing
+        if keeps_states(self._cache):  # a single token's step of a state space has no backward pass
+            length = max(length, 2)
         rest = torch.arange(length, device=device) + starts.unsqueeze(1)
         rest = rest.clamp_max(batch.input_ids.shape[1] - 1)
         self.batch = replace(
@@ -59,10 +65,6 @@ class CachedSuffix:
             "attention_mask": torch.cat([prefix.attention_mask, torch.ones_like(self.batch.input_ids)], 1),
             "position_ids": rest,
         }
-        self._cache: Any = None
-        if prefix.input_ids.shape[1]:
-            with torch.no_grad(), logits_at(model, torch.zeros_like(starts).unsqueeze(1)):
-                self._cache = model(**vars(prefix), use_cache=True).past_key_values
 
     def select(self, rows: Tensor) -> CachedSuffix:
         """Some of the rows.
@@ -76,9 +78,7 @@ class CachedSuffix:
         chosen._inputs = {name: tensor[rows] for name, tensor in self._inputs.items()}
         hidden = self._block_input.hidden
         chosen._block_input = replace(self._block_input, hidden=None if hidden is None else hidden[rows])
-        chosen._cache = copy_of_cache(self._cache)
-        if chosen._cache is not None:
-            chosen._cache.batch_select_indices(rows)
+        chosen._cache = copy_of_cache(self._cache, rows)
         return chosen
 
     def run_below(self, rows: int) -> None:

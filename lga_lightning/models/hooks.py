@@ -17,8 +17,8 @@ def per_row(tensor: Tensor, rows: int) -> Tensor:
 
 
 def first_tensor(output: Any) -> Tensor:
-    """A module's output where some (attention, GPT-J's blocks) give a tuple that begins with it."""
-    tensor: Tensor = output[0] if isinstance(output, tuple) else output
+    """A module's output where some (attention, GPT-J's blocks) give a tuple or a list that begins with it."""
+    tensor: Tensor = output[0] if isinstance(output, tuple | list) else output
     return tensor
 
 
@@ -243,7 +243,7 @@ class OutputGradients:
                 output = output.detach().requires_grad_()
                 self._roots.append(output)
             output.register_hook(lambda gradient: self.receive(key, inputs.pop(), gradient))
-            return output if is_root else None
+            return output.clone() if is_root else None  # some families add to it in place, which no leaf allows
 
         return forward
 

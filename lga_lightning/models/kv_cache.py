@@ -5,11 +5,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedModel
+
+from lga_lightning.exceptions import ModelError
 
 
 @dataclass(frozen=True)
@@ -50,14 +54,67 @@ def pad_left(rows: Sequence[Sequence[int] | Tensor], device: torch.device) -> Le
     return LeftPadded(ids, (positions >= 0).long(), positions.clamp_min(0))
 
 
-def copy_of_cache(cache: Any) -> Any:
+def cache_of(model: PreTrainedModel, output: Any) -> Any:
+    """The cache that a model has filled in a pass.
+
+    Args:
+        model: The model.
+        output: What it gave in a pass with ``use_cache=True``.
+
+    Raises:
+        ModelError: If the model keeps none that later passes could go on from.
+    """
+    cache = getattr(output, "past_key_values", None)
+    if not hasattr(cache, "layers"):
+        raise ModelError(
+            f"{type(model).__name__} gives no cache of keys and values, from which the search for a target value, fine-tuning and the "
+            "evaluation of edits go on. Its layers can be scored; for edits take a model that gives one (llama, qwen3, gemma3, ...)."
+        )
+    return cache
+
+
+def copy_of_cache(cache: Any, rows: Tensor | None = None) -> Any:
     """A cache for a pass to grow, which leaves the given one as it is; the tensors are shared until then.
 
     Args:
         cache: A dynamic cache of transformers, or None, which stays None.
+        rows: [M] the rows that are wanted; None for all.
     """
     if cache is None:
         return None
     copied = copy.copy(cache)
-    copied.layers = [copy.copy(layer) for layer in cache.layers]
+    copied.layers = [_copy_of_layer(layer) for layer in cache.layers]
+    if rows is not None:
+        copied.reorder_cache(rows)
     return copied
+
+
+def keeps_states(cache: Any) -> bool:
+    """Whether some layer of a cache keeps a state in place of keys: a state space, linear attention or a short convolution.
+
+    Args:
+        cache: A cache, or None.
+    """
+    return cache is not None and any(map(_is_recurrent, cache.layers))
+
+
+def _is_recurrent(layer: Any) -> bool:
+    return isinstance(getattr(layer, "recurrent_states", None), dict)
+
+
+def _copy_of_layer(layer: Any) -> Any:
+    copied = copy.copy(layer)
+    if _is_recurrent(layer):
+        # transformers writes new states over the old ones, which other copies and the backward pass still need
+        for name, states in vars(layer).items():
+            if isinstance(states, dict):
+                own = {key: state.clone() if isinstance(state, Tensor) else state for key, state in states.items()}
+                setattr(copied, name, own)
+        copied.update_recurrent_state = partial(_replace_state, copied)
+    return copied
+
+
+def _replace_state(layer: Any, state: Tensor, state_idx: int = 0, **options: Any) -> Tensor:
+    layer.recurrent_states[state_idx] = state
+    layer.is_recurrent_states_initialized[state_idx] = True
+    return state

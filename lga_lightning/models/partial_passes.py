@@ -16,11 +16,11 @@ class BlockInput:
 
     Attributes:
         hidden: [N, T, d] the block's input; None before the first pass.
-        in_tuple: Whether this model's blocks give a tuple that begins with the hidden states.
+        in_tuple: Length of the tuple that this model's blocks give, which begins with the hidden states; 0 where they give these alone.
     """
 
     hidden: Tensor | None = None
-    in_tuple: bool = False
+    in_tuple: int = 0
 
 
 @contextmanager
@@ -39,7 +39,7 @@ def entered_at(blocks: Sequence[nn.Module], layer: int, entry: BlockInput) -> It
         return (entry.hidden, *args[1:])
 
     def look(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        entry.in_tuple = isinstance(output, tuple)
+        entry.in_tuple = len(output) if isinstance(output, tuple) else 0
 
     with ExitStack() as stack:
         if layer:
@@ -51,18 +51,18 @@ def entered_at(blocks: Sequence[nn.Module], layer: int, entry: BlockInput) -> It
 
 
 @contextmanager
-def bypass_blocks(blocks: Iterable[nn.Module], in_tuple: bool = False) -> Iterator[None]:
+def bypass_blocks(blocks: Iterable[nn.Module], in_tuple: int = 0) -> Iterator[None]:
     """Within the ``with`` block, transformer blocks hand the hidden states on, and compute nothing.
 
     A hook cannot keep a module from computing, so its ``forward`` is covered up for as long as the ``with`` block lasts.
 
     Args:
         blocks: Blocks of a model.
-        in_tuple: Whether the model expects a tuple from them.
+        in_tuple: Length of the tuple that the model expects from them; 0 where it expects the hidden states alone.
     """
 
     def hand_on(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
-        return (hidden,) if in_tuple else hidden
+        return (hidden, *[None] * (in_tuple - 1)) if in_tuple else hidden
 
     with ExitStack() as stack:
         for module in blocks:

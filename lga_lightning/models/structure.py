@@ -14,7 +14,8 @@ from transformers.pytorch_utils import Conv1D
 
 from lga_lightning.exceptions import ModelError
 
-NORMS_AFTER_MLP = ("post_feedforward_layernorm", "post_mlp_layernorm")
+NORMS_AFTER_MLP = ("post_feedforward_layernorm", "post_mlp_layernorm", "post_ffn_norm")
+RESIDUAL_SCALES = ("residual_multiplier", "residual_scale", "layer_scalar")
 
 
 class Structure:
@@ -39,10 +40,18 @@ class Structure:
     def attention(self, block: nn.Module) -> list[str]:
         """Names of the block's children that are attention: those whose class name says so.
 
+        What mixes tokens in its place (a state space, linear attention, a short convolution) is counted as attention; it is known by
+        its convolution.
+
         Args:
             block: A transformer block.
         """
-        return [name for name, child in block.named_children() if "attention" in type(child).__name__.lower()]
+        return [
+            name
+            for name, child in block.named_children()
+            if "attention" in type(child).__name__.lower()
+            or any(isinstance(part, nn.Conv1d) for part in child.modules())
+        ]
 
     def attention_matrices(self, block: nn.Module) -> list[str]:
         """Names of the matrices within attention.
@@ -54,13 +63,17 @@ class Structure:
         return [name for name in matrix_names(block) if _is_within(name, attention)]
 
     def mlp_matrices(self, block: nn.Module) -> list[str]:
-        """Names of the matrices of the MLP: all those of the block that are not within attention.
+        """Names of the matrices of the MLP: those within the child whose class name says so (``LlamaMLP``, ``RwkvFeedForward``).
+
+        In a block without such a child, as OPT's, all that are not within attention.
 
         Args:
             block: A transformer block.
         """
         attention = self.attention(block)
-        return [name for name in matrix_names(block) if not _is_within(name, attention)]
+        names = [name for name in matrix_names(block) if not _is_within(name, attention)]
+        mlps = [name for name, child in block.named_children() if _is_mlp(child)]
+        return [name for name in names if _is_within(name, mlps)] or names
 
     def out_projections(self, block: nn.Module, width: int) -> list[str]:
         """Names of the matrices that lead from the MLP to the residual stream: those that map another width to its width.
@@ -83,7 +96,16 @@ class Structure:
         Args:
             block: A transformer block.
         """
-        return next((name for name, _ in block.named_children() if name in NORMS_AFTER_MLP), None)
+        children = block.named_children()
+        return next((n for n, child in children if n in NORMS_AFTER_MLP and not isinstance(child, nn.Identity)), None)
+
+    def residual_scale(self, block: nn.Module) -> float:
+        """What the MLP's output is multiplied by on its way into the residual stream (Granite, MiniCPM 3); 1 in most families.
+
+        Args:
+            block: A transformer block.
+        """
+        return next((float(getattr(block, name)) for name in RESIDUAL_SCALES if hasattr(block, name)), 1.0)
 
 
 _REGISTERED: dict[str, Structure] = {}
@@ -161,6 +183,11 @@ def normalised(norm: nn.Module, inputs: Tensor) -> Tensor:
             f"{type(norm).__name__}. Use the scope 'mlp', 'mlp_out' or 'attention'."
         )
     return inputs * torch.rsqrt(inputs.square().mean(-1, keepdim=True) + epsilon)
+
+
+def _is_mlp(module: nn.Module) -> bool:
+    name = type(module).__name__.lower()
+    return "mlp" in name or "feedforward" in name
 
 
 def _is_within(name: str, parts: list[str]) -> bool:

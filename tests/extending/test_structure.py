@@ -14,7 +14,8 @@ from lga_lightning.exceptions import ModelError
 from lga_lightning.models import structure as structures
 from lga_lightning.models.architecture import edit_site
 from tests.helpers.data import write_rows
-from tests.helpers.models import FAMILIES, VOCABULARY, requests, tiny_tokenizer
+from tests.helpers.families import FAMILIES
+from tests.helpers.models import VOCABULARY, requests, tiny_tokenizer
 from tests.helpers.pages import extension
 
 

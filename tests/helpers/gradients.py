@@ -11,7 +11,11 @@ from lga_lightning.models.architecture import blocks
 EXACT = 1e-9
 
 
-OUT = ("mlp.down_proj", "mlp.c_proj", "mlp.fc_out", "mlp.dense_4h_to_h", "fc2")
+OUT = (
+    *("mlp.down_proj", "mlp.c_proj", "mlp.fc_out", "mlp.dense_4h_to_h", "fc2", "mlp.Wo", "mlp_block.down_proj"),
+    *("feed_forward.w2", "feed_forward.down_proj", "ffn.down_proj", "ffn.2", "shared_expert.down_proj"),
+)
+"""Ends of the out-projections' names, of every family that is tried."""
 
 
 def block_parameters(block: torch.nn.Module, scope: str) -> list[Tensor]:
@@ -23,7 +27,10 @@ def block_parameters(block: torch.nn.Module, scope: str) -> list[Tensor]:
     for name, parameter in block.named_parameters():
         is_matrix = parameter.ndim == 2
         is_mlp = name.startswith(inner)
-        if is_matrix and {"mlp": is_mlp, "mlp_out": name.startswith(OUT), "attention": not is_mlp}[scope]:
+        if (
+            is_matrix
+            and {"mlp": is_mlp, "mlp_out": name.removesuffix(".weight").endswith(OUT), "attention": not is_mlp}[scope]
+        ):
             chosen.append(parameter)
     return chosen
 

@@ -4,46 +4,15 @@ from __future__ import annotations
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from lga_lightning.data.requests import EditRequest, Probe
-
-VOCABULARY = 320
-
-_LLAMA = {
-    "hidden_size": 24,
-    "intermediate_size": 40,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-}
-
-FAMILIES: dict[str, dict] = {
-    "llama": _LLAMA,
-    "qwen2": _LLAMA,
-    "qwen3": {**_LLAMA, "head_dim": 8},  # wider than hidden / heads, as in the real ones: o_proj is not square
-    "mistral": _LLAMA,
-    "gemma3_text": {**_LLAMA, "head_dim": 8, "sliding_window": 8, "query_pre_attn_scalar": 8},
-    "phi3": {**_LLAMA, "pad_token_id": 0},
-    "gpt2": {"n_embd": 24, "n_layer": 4, "n_head": 4, "n_positions": 64},
-    "gptj": {"n_embd": 24, "n_layer": 4, "n_head": 4, "n_positions": 64, "rotary_dim": 4},
-    "gpt_neox": {k: v for k, v in _LLAMA.items() if "key_value" not in k} | {"intermediate_size": 96},
-    "opt": {
-        "hidden_size": 24,
-        "ffn_dim": 40,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 4,
-        "max_position_embeddings": 64,
-        "word_embed_proj_dim": 24,
-    },
-}
+from tests.helpers.families import VOCABULARY, config_of
 
 
 def tiny_model(family: str, dtype: torch.dtype = torch.float32, seed: int = 0, **overrides: object) -> PreTrainedModel:
     """A random model of a family, with norms and biases away from their initial ones and zeros."""
-    config = CONFIG_MAPPING[family](
-        vocab_size=VOCABULARY, bos_token_id=1, eos_token_id=2, **{**FAMILIES.get(family, {}), **overrides}
-    )
+    config = config_of(family, **overrides)
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config).to(dtype).eval()
     with torch.no_grad():

@@ -17,7 +17,8 @@ from lga_lightning.models.architecture import (
     scored_sites,
 )
 from lga_lightning.models.structure import is_matrix, matrix_shape, normalised
-from tests.helpers.models import FAMILIES, tiny_model
+from tests.helpers.families import FAMILIES
+from tests.helpers.models import tiny_model
 
 # the out-projection of block 2, its d_in, and whether its weight is stored as [d_in, d_out]
 EDITED = {
