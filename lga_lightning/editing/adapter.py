@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from lga_lightning._version import __version__
+from lga_lightning.editing.expert_factors import join_experts, take_expert
 from lga_lightning.editing.updates import DenseUpdate, LowRankUpdate, Update
 from lga_lightning.exceptions import DataError, ModelError
 from lga_lightning.models.architecture import EditSite, edit_site, named_site
+from lga_lightning.models.experts import DOWN, ExpertMatrix, is_fused
 from lga_lightning.utils.io import write_folder, write_json
 
 if TYPE_CHECKING:
@@ -64,17 +67,25 @@ def save_updates(
         **(note or {}),
         "edited": {_key(model, site): {"module": site.name, "weight": _digest(site)} for site in sites},
     }
+    experts = {site.name: site.module for site in sites if isinstance(site.module, ExpertMatrix)}
 
     def write(scratch: Path) -> None:
         if any(isinstance(update, DenseUpdate) for update in compact.values()):
             matrices = {f"{name}.weight": _plain(update.matrix) for name, update in compact.items()}
             save_file(matrices, scratch / MATRICES)
         else:
-            _config(compact, sites, base).save_pretrained(str(scratch))
+            config = _config(compact, sites, model, base)
+            config.save_pretrained(str(scratch))
+            pairs = {name: update.factors for name, update in compact.items() if name not in experts}
+            if getattr(config, "target_parameters", None):  # which older versions of PEFT do not know
+                pairs = {name: _with_rank(b, a, config.r) for name, (b, a) in pairs.items()}
+            for fused in dict.fromkeys(map(_fused, experts)):
+                mine = {matrix: compact[name] for name, matrix in experts.items() if _fused(name) == fused}
+                pairs[fused] = join_experts(mine, config.r)  # type: ignore[arg-type]  # none is dense here
             factors = {
                 f"{PREFIX}{name}.lora_{letter}.weight": _plain(factor)
-                for name, update in compact.items()
-                for letter, factor in zip("BA", update.factors, strict=True)
+                for name, pair in pairs.items()
+                for letter, factor in zip("BA", pair, strict=True)
             }
             save_file(factors, scratch / FACTORS, metadata={"format": "pt"})
         write_json(scratch / NOTE, content)
@@ -110,11 +121,8 @@ def load_updates(folder: Path, model: PreTrainedModel | None = None) -> dict[str
             updates = {module: DenseUpdate(matrices[f"{module}.weight"]) for module in modules}
         else:
             factors = load_file(folder / FACTORS)
-            prefixes = {module: f"{PREFIX}{module}.lora_" for module in modules}
-            updates = {
-                module: LowRankUpdate(factors[f"{prefix}B.weight"], factors[f"{prefix}A.weight"])
-                for module, prefix in prefixes.items()
-            }
+            rank = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["r"]
+            updates = {module: _read(factors, module, rank) for module in modules}
     except (OSError, KeyError, TypeError, AttributeError, ValueError, SafetensorError) as error:
         raise DataError(
             f"{str(folder)!r} is not an edit that lga-lightning wrote, or it is broken ({type(error).__name__}: {error}). It must "
@@ -124,6 +132,25 @@ def load_updates(folder: Path, model: PreTrainedModel | None = None) -> dict[str
         for module, digest in modules.items():
             _check_base(folder, base, module, digest, model)
     return updates
+
+
+def _read(factors: Mapping[str, Tensor], module: str, rank: int) -> LowRankUpdate:
+    """A module's update; an expert's is a part of that of its block's experts."""
+    fused = _fused(module)
+    of_expert = fused != module and f"{PREFIX}{fused}.lora_A.weight" in factors
+    b, a = (factors[f"{PREFIX}{fused if of_expert else module}.lora_{letter}.weight"] for letter in "BA")
+    return take_expert(b, a, rank, int(module.split(".")[-2])) if of_expert else LowRankUpdate(b, a)
+
+
+def _with_rank(b: Tensor, a: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """B [d_out, r] and A [r, d_in] with zeros up to a rank."""
+    more = rank - len(a)
+    return functional.pad(b, (0, more)), functional.pad(a, (0, 0, 0, more))
+
+
+def _fused(name: str) -> str:
+    """The name of a block's experts, from that of one expert's out-projection: without the number and ``down_proj``."""
+    return name.rsplit(".", 2)[0]
 
 
 def _check_base(folder: Path, base: str, module: str, digest: str, model: PreTrainedModel) -> None:
@@ -150,20 +177,25 @@ def _key(model: PreTrainedModel, site: EditSite) -> str:
     return site.name
 
 
-def _config(updates: Mapping[str, Update], sites: Sequence[EditSite], base: str) -> Any:
+def _config(updates: Mapping[str, Update], sites: Sequence[EditSite], model: PreTrainedModel, base: str) -> Any:
     from peft import LoraConfig
 
     ranks = {name: update.rank for name, update in updates.items()}
+    if any(map(is_fused, model.modules())):
+        # PEFT takes names that end as an expert's for those of experts, unless they are names of parameters, of one rank
+        experts = {site.name for site in sites if isinstance(site.module, ExpertMatrix)}
+        parameters = {f"{_fused(name)}.{DOWN}" if name in experts else f"{name}.weight" for name in ranks}
+        targets: dict[str, Any] = {"target_modules": [], "target_parameters": sorted(parameters)}
+    else:
+        targets = {"target_modules": sorted(ranks), "rank_pattern": ranks, "alpha_pattern": ranks}  # alpha / r = 1
     return LoraConfig(
         task_type="CAUSAL_LM",
         base_model_name_or_path=base,
         inference_mode=True,
         r=max(ranks.values()),
         lora_alpha=max(ranks.values()),
-        target_modules=sorted(ranks),
-        rank_pattern=ranks,
-        alpha_pattern=ranks,  # alpha / r = 1
         fan_in_fan_out=any(site.transposed for site in sites),
+        **targets,
     )
 
 
