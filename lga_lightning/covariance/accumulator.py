@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from lga_lightning.models.architecture import blocks, edit_site
+from lga_lightning.exceptions import SettingError
+from lga_lightning.models.architecture import EditSite, blocks, edit_site
 from lga_lightning.models.encoding import pad_right
 from lga_lightning.models.hooks import frozen, inputs_seen
 from lga_lightning.models.likelihood import input_device
@@ -21,6 +22,9 @@ from lga_lightning.utils.tensors import at_least_float32
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+WIDEST_OF_EXPERTS = 20_000
+"""Width of the keys of experts side by side up to which C is kept."""
 
 
 class CovarianceAccumulator(Metric):
@@ -40,7 +44,7 @@ class CovarianceAccumulator(Metric):
         super().__init__()
         self.layers = sorted(layers)
         for layer in self.layers:
-            width = edit_site(model, layer).in_features
+            width = _checked_width(edit_site(model, layer))
             self.add_state(f"sum_{layer}", torch.zeros(width, width, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("tokens", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
@@ -79,3 +83,18 @@ class CovarianceAccumulator(Metric):
         for block in keys.split(1024):
             block = at_least_float32(block)
             total += (block.T @ block).to(total)
+
+
+def _checked_width(site: EditSite) -> int:
+    """The width of a site's keys.
+
+    Raises:
+        SettingError: If these are the keys of many experts side by side, whose C would not fit into memory.
+    """
+    if site.parts and site.in_features > WIDEST_OF_EXPERTS:
+        size = 8e-9 * site.in_features**2
+        raise SettingError(
+            f"The keys of {site.name} are those of {len(site.parts)} experts side by side, {site.in_features} wide, and their second moments "
+            f"would take {size:.0f} GB for this block alone. Edit with C = I (`second_moment='identity'`, --model.editor.second_moment identity)."
+        )
+    return site.in_features

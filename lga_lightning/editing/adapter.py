@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,11 +13,13 @@ import torch
 from torch import Tensor
 
 from lga_lightning._version import __version__
+from lga_lightning.editing.expert_factors import join_experts, take_expert
 from lga_lightning.editing.facts import NO_FACTS, Facts
 from lga_lightning.editing.facts_file import FACTS, facts_to_json
 from lga_lightning.editing.updates import DenseUpdate, LowRankUpdate, RankError, Update
 from lga_lightning.exceptions import DataError, ModelError
 from lga_lightning.models.architecture import EditSite, edit_site, named_site
+from lga_lightning.models.experts import DOWN, ExpertMatrix, is_fused
 from lga_lightning.utils.checksums import file_checksum, was_changed, with_checksum
 from lga_lightning.utils.io import user_path, write_folder, write_json
 
@@ -70,8 +72,9 @@ def save_updates(
         "lga_lightning": __version__,
         "base_model": base,
         **(note or {}),
-        "edited": {_key(model, site): {"module": site.name, "weight": _digest(site)} for site in sites},
+        "edited": {_key(model, site): _entry(site) for site in sites},
         "transposed": any(site.transposed for site in sites),
+        "fused": any(map(is_fused, model.modules())),
         "rank": rank,
     }
     _write({site.name: updates[site.name] for site in sites}, folder, content, readme, overwrite, facts, more)
@@ -132,16 +135,24 @@ def _write(
             matrices = {f"{name}.weight": _plain(update.matrix) for name, update in compact.items()}
             save_file(matrices, scratch / MATRICES)
         else:
-            padded = {
-                name: update.padded(rank or update.rank)
-                for name, update in compact.items()
-                if isinstance(update, LowRankUpdate)
+            experts = {
+                entry["module"]: entry["experts"] for entry in content["edited"].values() if entry.get("experts")
             }
-            _config(padded, content["base_model"], content["transposed"]).save_pretrained(str(scratch))
+            low = {name: update for name, update in compact.items() if isinstance(update, LowRankUpdate)}
+            room = rank or max((update.rank for update in low.values()), default=1)
+            if rank or content.get("fused"):  # PEFT's parameters are of one rank
+                low = {name: update if name in experts else update.padded(room) for name, update in low.items()}
+            config = _config(low, room, content, experts)
+            config.save_pretrained(str(scratch))
+            pairs = {name: update.factors for name, update in low.items() if name not in experts}
+            for fused in dict.fromkeys(map(_fused, experts)):
+                mine = {_number(name): low[name] for name in experts if _fused(name) == fused}
+                count = next(count for name, count in experts.items() if _fused(name) == fused)
+                pairs[fused] = join_experts(mine, count, room)
             factors = {
                 f"{PREFIX}{name}.lora_{letter}.weight": _plain(factor)
-                for name, update in padded.items()
-                for letter, factor in zip("BA", update.factors, strict=True)
+                for name, pair in pairs.items()
+                for letter, factor in zip("BA", pair, strict=True)
             }
             save_file(factors, scratch / FACTORS, metadata={"format": "pt"})
         files = {path.name: file_checksum(path) for path in sorted(scratch.glob("*.safetensors"))}
@@ -224,13 +235,28 @@ def _updates(folder: Path, ranks: Mapping[str, int | None]) -> dict[str, Update]
             raise ValueError(f"{name} holds what is no finite number")
     if dense:
         return {module: DenseUpdate(tensors[f"{module}.weight"]) for module in ranks}
-    prefixes = {module: f"{PREFIX}{module}.lora_" for module in ranks}
-    return {
-        module: LowRankUpdate(
-            tensors[f"{prefix}B.weight"][:, : ranks[module]], tensors[f"{prefix}A.weight"][: ranks[module]]
-        )
-        for module, prefix in prefixes.items()
-    }
+    room = json.loads((folder / CONFIG).read_text(encoding="utf-8"))["r"]
+    return {module: _read(tensors, module, rank, room) for module, rank in ranks.items()}
+
+
+def _read(factors: Mapping[str, Tensor], module: str, rank: int | None, room: int) -> LowRankUpdate:
+    """A module's update; an expert's is a part of that of its block's experts, of which each has room for a rank."""
+    fused = _fused(module)
+    of_expert = fused != module and f"{PREFIX}{fused}.lora_A.weight" in factors
+    b, a = (factors[f"{PREFIX}{fused if of_expert else module}.lora_{letter}.weight"] for letter in "BA")
+    if of_expert:
+        b, a = take_expert(b, a, room, _number(module)).factors
+    return LowRankUpdate(b[:, :rank], a[:rank])
+
+
+def _fused(name: str) -> str:
+    """The name of a block's experts, from that of one expert's out-projection: without the number and ``down_proj``."""
+    return name.rsplit(".", 2)[0]
+
+
+def _number(name: str) -> int:
+    """The number of an expert, from the name of its out-projection."""
+    return int(name.split(".")[-2])
 
 
 def _check_base(folder: Path, base: str, module: str, digest: str, model: PreTrainedModel) -> None:
@@ -247,6 +273,12 @@ def _check_base(folder: Path, base: str, module: str, digest: str, model: PreTra
         f"The edit in {str(folder)!r} was made for another base model ({base!r}): it changes {module}, {found}. Load the model "
         "that it was made for, without any edit in its weights."
     )
+
+
+def _entry(site: EditSite) -> dict[str, Any]:
+    """What the note says of a module: its name, a hash of its weight, and of how many experts it is one."""
+    experts = {"experts": site.module.count} if isinstance(site.module, ExpertMatrix) else {}
+    return {"module": site.name, "weight": _digest(site), **experts}
 
 
 def _key(model: PreTrainedModel, site: EditSite) -> str:
@@ -276,22 +308,26 @@ def _broken(folder: Path, error: Exception) -> DataError:
     )
 
 
-def _config(updates: Mapping[str, Update], base: str, transposed: bool) -> Any:
+def _config(
+    updates: Mapping[str, LowRankUpdate], rank: int, content: Mapping[str, Any], experts: Collection[str]
+) -> Any:
     from peft import LoraConfig
 
     ranks = {name: update.rank for name, update in updates.items()}
-    largest = max(ranks.values())
-    others = {} if set(ranks.values()) == {largest} else ranks
+    others = {} if set(ranks.values()) == {rank} else ranks
+    targets: dict[str, Any] = {"target_modules": sorted(ranks), "rank_pattern": others, "alpha_pattern": others}
+    if content.get("fused"):
+        # PEFT takes names that end as an expert's for those of experts, unless they are names of parameters, of one rank
+        parameters = {f"{_fused(name)}.{DOWN}" if name in experts else f"{name}.weight" for name in ranks}
+        targets = {"target_modules": [], "target_parameters": sorted(parameters)}
     return LoraConfig(
         task_type="CAUSAL_LM",
-        base_model_name_or_path=base,
+        base_model_name_or_path=content["base_model"],
         inference_mode=True,
-        r=largest,
-        lora_alpha=largest,  # alpha / r = 1
-        target_modules=sorted(ranks),
-        rank_pattern=others,
-        alpha_pattern=others,
-        fan_in_fan_out=transposed,
+        r=rank,
+        lora_alpha=rank,  # alpha / r = 1
+        fan_in_fan_out=content["transposed"],
+        **targets,
     )
 
 

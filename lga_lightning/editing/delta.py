@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +55,27 @@ class WeightDelta:
                     f"{type(update).__name__} for {name!r}. `edit_site(model, layer).name` is the name of a block's "
                     "out-projection."
                 )
+
+    @classmethod
+    def at(cls, site: EditSite, update: Update) -> WeightDelta:
+        """An edit of one module; of experts side by side, an edit of each of them that changes.
+
+        Args:
+            site: The module.
+            update: What is added to its weight.
+        """
+        if not site.parts:
+            return cls({site.name: update})
+        return cls({site.parts[number]: part for number, part in update.split(len(site.parts)).items()})
+
+    @classmethod
+    def join(cls, deltas: Iterable[WeightDelta]) -> WeightDelta:
+        """All of some edits; see :meth:`__add__`.
+
+        Args:
+            deltas: The edits.
+        """
+        return sum(deltas, cls({}))
 
     @property
     def ranks(self) -> dict[str, int]:

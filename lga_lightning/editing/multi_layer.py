@@ -90,7 +90,7 @@ class MultiLayerMethod(LocateThenEditMethod):
 
     def _aims_at_stream(self, model: PreTrainedModel, site: EditSite) -> bool:
         """Whether the target is a value of the residual stream, and not of the edited matrix."""
-        return self.intervention_modules(model, site.layer)[-1] is not site.module
+        return self.intervention_modules(model, site.layer)[-1] != site.module
 
     def residual_divisor(self, left: int) -> float:
         """What a layer divides the residual by.
@@ -149,7 +149,7 @@ class MultiLayerMethod(LocateThenEditMethod):
             earlier = (history or {}).get(layer)
             for group, (k, r) in enumerate(zip(keys.split(sizes), residual.split(sizes), strict=True)):
                 a = self.solve_update(model, layer, k, earlier).to(r).contiguous()
-                deltas[group] += WeightDelta({site.name: LowRankUpdate(r.T.contiguous(), a)})
+                deltas[group] += WeightDelta.at(site, LowRankUpdate(r.T.contiguous(), a))
             if history is not None:
                 history[layer] = remember(earlier, keys)
         return deltas

@@ -142,7 +142,7 @@ class ROME(LocateThenEditMethod):
                 # what the updates before this one already make of its key
                 present = changes[:row].T @ (directions[:row] @ written[row])
                 changes[row] = (missing[row] - present) / (written[row] @ directions[row])
-            deltas.append(WeightDelta({site.name: LowRankUpdate(changes.T.contiguous(), directions)}))
+            deltas.append(WeightDelta.at(site, LowRankUpdate(changes.T.contiguous(), directions)))
         return deltas
 
     def _solve(

@@ -69,6 +69,8 @@ def _in_config(config: Mapping[str, Any]) -> list[str]:
         found.append("It uses DoRA.")
     if config.get("modules_to_save"):
         found.append("It holds whole modules (modules_to_save).")
+    if config.get("target_parameters"):
+        found.append("It changes fused experts (target_parameters).")
     if config.get("bias", "none") != "none":
         found.append("It changes biases.")
     if config.get("fan_in_fan_out"):

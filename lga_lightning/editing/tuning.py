@@ -158,7 +158,7 @@ class FineTuning(EditMethod):
             rows.run_below(self.batch_size * len(groups))
             self._train_(rows, [len(group.requests) for group in groups], matrices)
         return [
-            WeightDelta({matrix.site.name: DenseUpdate(matrix.change[group]) for matrix in matrices})
+            WeightDelta.join(WeightDelta.at(matrix.site, DenseUpdate(matrix.change[group])) for matrix in matrices)
             for group in range(len(groups))
         ]
 

@@ -164,15 +164,15 @@ class UltraEdit(EditMethod):
         """Updates of a rank of the number of tokens; a history holds what was seen at each matrix. See :class:`EditMethod`."""
         deltas = []
         for group in groups:
-            updates = {}
+            delta = WeightDelta({})
             for site in self._sites(model, layers):
                 rows = group.at(site.name)
                 seen = self._with_earlier(model, site.name, rows, history)
                 b = self.solve_update(model, site, rows, seen)
-                updates[site.name] = LowRankUpdate(b.T.to(rows.keys).contiguous(), rows.keys)
+                delta += WeightDelta.at(site, LowRankUpdate(b.T.to(rows.keys).contiguous(), rows.keys))
                 if history is not None:
                     history[site.name] = seen
-            deltas.append(WeightDelta(updates))
+            deltas.append(delta)
         return deltas
 
     def solve_update(self, model: PreTrainedModel, site: EditSite, rows: AnswerRows, seen: SeenRows) -> Tensor:

@@ -63,6 +63,24 @@ class Update(ABC):
         first, *rest = self.factors
         return self.with_factors(scale * first, *rest)
 
+    def split(self, count: int) -> dict[int, Update]:
+        """The change in parts of as many columns each, without those that are zero.
+
+        Args:
+            count: Number of parts.
+
+        Returns:
+            The parts by number.
+
+        Example:
+            >>> LowRankUpdate(torch.ones(2, 1), torch.tensor([[1.0, 2.0, 0.0, 0.0]])).split(2)
+            {0: LowRankUpdate(2 x 2, rank 1)}
+        """
+        *first, last = self.factors
+        parts = last.unflatten(1, (count, -1))
+        present = parts.ne(0).any(2).any(0).nonzero().flatten().tolist()
+        return {number: self.with_factors(*first, parts[:, number].contiguous()) for number in present}
+
     def inner(self, other: Update) -> float:
         """The inner product of two changes, the sum over the products of their entries; with itself the squared Frobenius norm.
 
@@ -157,6 +175,14 @@ class LowRankUpdate(Update):
     def with_factors(self, *factors: Tensor) -> LowRankUpdate:
         """See :class:`Update`."""
         return LowRankUpdate(*factors)
+
+    def split(self, count: int) -> dict[int, Update]:
+        """See :class:`Update`; a part has no rank that its columns do not need."""
+        parts = super().split(count).items()
+        needed = {number: part.factors[1].ne(0).any(1) for number, part in parts}
+        return {
+            number: LowRankUpdate(self.b[:, needed[number]], part.factors[1][needed[number]]) for number, part in parts
+        }
 
     def inner(self, other: Update) -> float:
         """See :class:`Update`; <B A, D> = <B, D A^T>, and no product B A is ever taken."""

@@ -15,6 +15,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from lga_lightning.exceptions import LayerError, ModelError
+from lga_lightning.models.experts import DOWN, ExpertMatrix, is_fused
 from lga_lightning.models.structure import is_matrix, is_transposed, matrix_names, matrix_shape, structure_of
 
 Scope = Literal["mlp", "mlp_out", "attention", "block", "value"]
@@ -94,6 +95,13 @@ class EditSite:
             return values
         bias = getattr(self.module, "bias", None)
         return functional.linear(keys, self.weight.to(keys.dtype), None if bias is None else bias.to(keys.dtype))
+
+    @property
+    def parts(self) -> list[str]:
+        """Names of the experts' own out-projections, where the module is these side by side; else none."""
+        if not isinstance(self.module, ExpertMatrix) or self.module.number is not None:
+            return []
+        return [f"{self.name}.{number}.{DOWN}" for number in range(self.module.count)]
 
     @property
     def weight(self) -> Tensor:
@@ -234,6 +242,11 @@ def scored_sites(model: PreTrainedModel, scope: Scope = "mlp") -> list[list[Site
             site = _edit_site(
                 model, layer, name, block
             )  # an architecture that cannot be edited has no golden layer either
+            if isinstance(site.module, ExpertMatrix) and scope == "mlp":
+                raise ModelError(
+                    f"Scope 'mlp' takes all matrices of an MLP, and of the fused experts in {_describe(model)} the out-projections alone are "
+                    "known. Use the scope 'mlp_out' or 'value'."
+                )
             if scope == "mlp":
                 matrices = _named_matrices(model, "mlp_matrices", block, structure.mlp_matrices(block))
             elif scope == "attention":
@@ -282,9 +295,10 @@ def _edit_site(model: PreTrainedModel, layer: int, name: str, block: nn.Module) 
         names = ", ".join(f"{name}.{child}" for child, _ in found) or "none"
         raise ModelError(
             f"Expected exactly one matrix from the MLP to the residual stream (width {width}) in block {layer} of "
-            f"{_describe(model)}, found {len(found)} ({names}). Its architecture, such as a mixture of experts, is not "
+            f"{_describe(model)}, found {len(found)} ({names}). Its architecture is not "
             "supported for editing. Supported are decoder-only models with one dense MLP a block (llama, qwen2, qwen3, "
-            f"mistral, gemma3, gpt2, gpt_neox, gptj, opt, phi3, ...). {WAY_OUT}"
+            "mistral, gemma3, gpt2, gpt_neox, gptj, opt, phi3, ...), or with experts that transformers fuses into one parameter "
+            f"(qwen3_moe, mixtral, gpt_oss, ...; docs/families.md). {WAY_OUT}"
         )
     child, module = found[0]
     d_in, d_out = matrix_shape(module)
@@ -314,8 +328,10 @@ def _named_parts(
 def _submodule(module: nn.Module, name: str) -> nn.Module:
     # as get_submodule, ten times as fast: the blocks are looked up in every pass
     for part in name.split("."):
+        if is_fused(module) and part.isdigit():  # ...experts.5.down_proj, as checkpoints name it
+            return ExpertMatrix(module, int(part))
         module = module._modules[part]  # type: ignore[assignment]
-    return module
+    return ExpertMatrix(module) if is_fused(module) else module
 
 
 def _named_matrices(
@@ -354,8 +370,8 @@ def named_site(model: PreTrainedModel, name: str) -> EditSite:
         ModelError: If the model has no linear module of that name, or its weight is the embeddings' too.
     """
     try:
-        module = model.get_submodule(name)
-    except AttributeError:
+        module: nn.Module | None = _submodule(model, name)
+    except KeyError:
         module = None
     if module is None or not is_matrix(module):
         found = "no such module" if module is None else f"a {type(module).__name__}"

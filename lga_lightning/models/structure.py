@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from lga_lightning.exceptions import ModelError
+from lga_lightning.models.experts import ExpertMatrix, is_fused
 
 NORMS_AFTER_MLP = ("post_feedforward_layernorm", "post_mlp_layernorm", "post_ffn_norm")
 RESIDUAL_SCALES = ("residual_multiplier", "residual_scale", "layer_scalar")
@@ -78,7 +79,8 @@ class Structure:
     def out_projections(self, block: nn.Module, width: int) -> list[str]:
         """Names of the matrices that lead from the MLP to the residual stream: those that map another width to its width.
 
-        An edit needs exactly one.
+        An edit needs exactly one. In a mixture of experts it is that of the shared expert, which sees every token; without one, the fused
+        experts, whose matrices then are one, side by side (:mod:`~lga_lightning.models.experts`).
 
         Args:
             block: A transformer block.
@@ -86,7 +88,8 @@ class Structure:
         """
         modules = dict(block.named_modules())
         matrices = [(name, modules[name]) for name in self.mlp_matrices(block) if is_matrix(modules.get(name))]
-        return [name for name, module in matrices if (shape := matrix_shape(module))[1] == width != shape[0]]
+        found = [name for name, module in matrices if (shape := matrix_shape(module))[1] == width != shape[0]]
+        return found or [name for name, module in modules.items() if is_fused(module)]
 
     def norm_after_mlp(self, block: nn.Module) -> str | None:
         """Name of the norm between the out-projection and the residual stream (Gemma 2 and 3, OLMo 2); most have none.
@@ -106,6 +109,15 @@ class Structure:
             block: A transformer block.
         """
         return next((float(getattr(block, name)) for name in RESIDUAL_SCALES if hasattr(block, name)), 1.0)
+
+
+class RoutedExperts(Structure):
+    """The general structure, but for mixtures of experts with a shared one: the routed experts are scored and edited in its place."""
+
+    def out_projections(self, block: nn.Module, width: int) -> list[str]:
+        """The fused experts of a block that has some; see :class:`Structure`."""
+        fused = [name for name, module in block.named_modules() if is_fused(module)]
+        return fused or super().out_projections(block, width)
 
 
 _REGISTERED: dict[str, Structure] = {}
@@ -135,8 +147,8 @@ def structure_of(model: PreTrainedModel) -> Structure:
 
 
 def is_matrix(module: object) -> bool:
-    """Whether a module is a linear map (``Linear`` or GPT-2's ``Conv1D``, quantised ones included)."""
-    return isinstance(module, nn.Linear | Conv1D)
+    """Whether a module is a linear map (``Linear`` or GPT-2's ``Conv1D``, quantised ones included; experts side by side)."""
+    return isinstance(module, nn.Linear | Conv1D | ExpertMatrix)
 
 
 def is_transposed(module: nn.Module) -> bool:
@@ -152,7 +164,7 @@ def matrix_shape(module: nn.Module) -> tuple[int, int]:
     """
     if isinstance(module, Conv1D):
         return module.nx, module.nf
-    if isinstance(module, nn.Linear):
+    if isinstance(module, nn.Linear | ExpertMatrix):
         return module.in_features, module.out_features
     raise TypeError(f"Expected a linear map, got a {type(module).__name__}.")
 

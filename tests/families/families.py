@@ -38,7 +38,8 @@ def row(family: str, model: PreTrainedModel) -> str:
     block = model.get_submodule(site.name[: site.name.index(".1.") + 2])
     norm = structure_of(model).norm_after_mlp(block) or ""
     mixers = " ".join(f"`{name}`" for name in structure_of(model).attention(block))
-    return f"| `{family}` | `{site.name.replace('.1.', '.*.')}` | {mixers} | {norm and f'`{norm}`'} |"
+    name = site.name.replace(".1.", ".*.") + (".*.down_proj" if site.parts else "")
+    return f"| `{family}` | `{name}` | {mixers} | {norm and f'`{norm}`'} |"
 
 
 def _refusal(model: PreTrainedModel) -> str:

@@ -152,6 +152,25 @@ MORE_FAMILIES: dict[str, dict[str, Any]] = {
 }
 """Families that only the tests of families take: what is set beside those of ``_SIZES`` that the family knows."""
 
+_EAGER = {"experts_implementation": "eager"}  # the fused kernels know no float64
+
+MORE_FAMILIES |= {
+    "deepseek_v3": {"num_key_value_heads": 4, "head_dim": 4, "qk_head_dim": 8, "first_k_dense_replace": 1, **_EAGER},
+    "ernie4_5_moe": _EAGER,
+    "glm4_moe": {"first_k_dense_replace": 1, **_EAGER},
+    "gpt_oss": _EAGER,
+    "granitemoe": _EAGER,
+    "mixtral": _EAGER,
+    "olmoe": _EAGER,
+    "phimoe": _EAGER,
+    "qwen2_moe": _EAGER,
+    "qwen3_moe": _EAGER,
+    "qwen3_next": {"num_hidden_layers": 4, **_EAGER},
+}
+
+ROUTED = ("gpt_oss", "granitemoe", "mixtral", "olmoe", "phimoe", "qwen3_moe")
+"""Mixtures of experts without a shared one: routed experts are scored and edited."""
+
 
 def config_of(family: str, **overrides: Any) -> PreTrainedConfig:
     """The configuration of a tiny model of a family.

@@ -13,7 +13,15 @@ EXACT = 1e-9
 
 OUT = (
     *("mlp.down_proj", "mlp.c_proj", "mlp.fc_out", "mlp.dense_4h_to_h", "fc2", "mlp.Wo", "mlp_block.down_proj"),
-    *("feed_forward.w2", "feed_forward.down_proj", "ffn.down_proj", "ffn.2", "shared_expert.down_proj"),
+    *(
+        "feed_forward.w2",
+        "feed_forward.down_proj",
+        "ffn.down_proj",
+        "ffn.2",
+        "shared_expert.down_proj",
+        "shared_experts.down_proj",
+    ),
+    "experts.down_proj",  # of three dimensions
 )
 """Ends of the out-projections' names, of every family that is tried."""
 
@@ -25,14 +33,15 @@ def block_parameters(block: torch.nn.Module, scope: str) -> list[Tensor]:
     inner = ("mlp.", "fc1", "fc2")
     chosen = []
     for name, parameter in block.named_parameters():
-        is_matrix = parameter.ndim == 2
+        is_matrix = parameter.ndim == 2 or (scope == "mlp_out" and parameter.ndim == 3)
         is_mlp = name.startswith(inner)
         if (
             is_matrix
             and {"mlp": is_mlp, "mlp_out": name.removesuffix(".weight").endswith(OUT), "attention": not is_mlp}[scope]
         ):
             chosen.append(parameter)
-    return chosen
+    # of experts the shared one alone, where there is one
+    return [parameter for parameter in chosen if parameter.ndim == 2] or chosen
 
 
 def out_projection(block: torch.nn.Module) -> torch.nn.Module:

@@ -140,10 +140,12 @@ def test_scopes_of_every_family_add_up(family):
         assert count == sum(p.numel() for p in block.parameters())
 
 
-def test_a_mixture_of_experts_is_refused():
-    sizes = {**FAMILIES["llama"], "num_local_experts": 2}
-    model = tiny_model("mixtral", **sizes)
-    said = r"Expected exactly one matrix .*'mixtral'.*mixture of experts.*Supported are .*llama.*register a structure"
+def test_experts_of_a_kind_that_is_not_known_are_refused():
+    """As of transformers 4: each expert an MLP of its own."""
+    model = tiny_model("llama")
+    for block in blocks(model):
+        block.mlp = torch.nn.ModuleList([block.mlp, type(block.mlp)(model.config)])
+    said = r"Expected exactly one matrix .*'llama'.*found 2 .*Supported are .*llama.*register a structure"
     with pytest.raises(ModelError, match=said):
         edit_site(model, 0)
     for scope in SCOPES[:3]:
