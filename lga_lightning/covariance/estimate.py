@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from lga_lightning.covariance.accumulator import CovarianceAccumulator
-from lga_lightning.covariance.batches import PIECES, batches, token_budget
+from lga_lightning.covariance.batches import PIECES, SAMPLED, batches, token_budget
 from lga_lightning.covariance.curvature import Curvature, curvature_of, encode_pieces
 from lga_lightning.covariance.store import CovarianceKey, load_covariance, load_layer, save_covariances, save_layer
+from lga_lightning.data.corpus import BUNDLED
 from lga_lightning.exceptions import DataError
 from lga_lightning.utils.io import write_whole
 
@@ -62,6 +63,8 @@ def find_covariances(
             done = restore_partial(moments, key)
             if done:
                 log.warning("Going on with the second moments after %d tokens.", int(moments.tokens))
+            else:
+                log.warning(announcement(key, missing))
             pending = batches(model, tokenizer, source, tokens, sequence_length, done)
             for number, batch in enumerate(_shown(pending, "Second moments", done, key, missing), start=done + 1):
                 moments.update(model, batch)
@@ -69,6 +72,24 @@ def find_covariances(
             finish(moments, key)
             found |= {layer: load_covariance(key.folder, layer, key) for layer in missing}
     return {layer: covariance for layer, covariance in found.items() if covariance is not None}
+
+
+def announcement(key: CovarianceKey, layers: Sequence[int]) -> str:
+    """What has to be done before the first edit, and what would be cheaper, in words.
+
+    Args:
+        key: What the second moments are made of.
+        layers: The layers whose second moments are missing.
+    """
+    blocks = f"layer {layers[0]}" if len(layers) == 1 else f"{len(layers)} layers"
+    cheaper = "fewer tokens (--model.editor.moment_tokens), or C = I (identity), which harms what is said about others"
+    if key.text == SAMPLED:
+        cheaper = f"a text to read (--model.editor.second_moment {BUNDLED}), {cheaper}"
+    source = "text that the model writes now" if key.text == SAMPLED else f"text ({key.text})"
+    return (
+        f"Before the first edit: second moments of {blocks}, from {key.tokens:,} tokens of {source}. This is done once, and "
+        f"kept in the cache. Cheaper: {cheaper}."
+    )
 
 
 def find_curvatures(

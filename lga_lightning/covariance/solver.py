@@ -29,8 +29,8 @@ class CovarianceSolver:
     """C = E[k k^T] of the layers of a model, and linear systems with it.
 
     Args:
-        source: ``identity`` for C = I; ``sampled`` for text that the model itself writes; a text file or data set, as
-            :func:`~lga_lightning.data.corpus.read_texts` takes it; or a folder that ``lga moments`` wrote.
+        source: ``identity`` for C = I; ``sampled`` for text that the model itself writes; the ``bundled`` text, a text file or a
+            data set, as :func:`~lga_lightning.data.corpus.read_texts` takes it; or a folder that ``lga moments`` wrote.
         tokens: Number of tokens that it is estimated from, where it is; None for 20 times the width of a key.
         sequence_length: Number of tokens of a piece of text, at most.
     """

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lga_lightning.covariance.accumulator import CovarianceAccumulator
 from lga_lightning.covariance.batches import SAMPLED
+from lga_lightning.data.corpus import BUNDLED, text_source
 from lga_lightning.data.sources import source_fingerprint, source_name
 from lga_lightning.exceptions import DataError
 from lga_lightning.models.architecture import longest_text
@@ -35,7 +36,7 @@ class CovarianceKey:
         weights: SHA-256 of all weights.
         tokenizer: SHA-256 of the tokenizer.
         dtype: Data type of the weights.
-        text: Source of the text: a file's name, a data set's, or ``sampled`` (from the model itself).
+        text: Source of the text: a file's name, a data set's, ``bundled`` (the package's) or ``sampled`` (from the model itself).
         text_hash: SHA-256 of the file, commit of the data set, or the seed of the samples.
         tokens: Number of tokens of the text.
         sequence_length: Number of tokens of the pieces that longer texts are cut into.
@@ -61,15 +62,14 @@ class CovarianceKey:
         sequence_length: int,
     ) -> CovarianceKey:
         """The key for a model as it is now."""
-        sampled = source == SAMPLED
         return cls(
             model=Path(model.config._name_or_path).name,
             revision=getattr(model.config, "_commit_hash", None),
             weights=weights_hash(model),
             tokenizer=hashlib.sha256(plain(tokenizer).backend_tokenizer.to_str().encode()).hexdigest(),
             dtype=str(model.dtype),
-            text=source if sampled else source_name(source),
-            text_hash="seed 0" if sampled else source_fingerprint(source),
+            text=source if source in (SAMPLED, BUNDLED) else source_name(source),
+            text_hash="seed 0" if source == SAMPLED else source_fingerprint(text_source(source)),
             tokens=tokens,
             sequence_length=longest_text(model, sequence_length),
         )

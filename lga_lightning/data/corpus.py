@@ -8,15 +8,22 @@ from pathlib import Path
 from lga_lightning.data.sources import read_records
 from lga_lightning.exceptions import DataError
 
+BUNDLED = "bundled"
+GENERAL_TEXT = Path(__file__).parent / "general_text.txt"
 FIELD = "text"
 WORDS = 100
+
+
+def text_source(source: str | Path) -> str | Path:
+    """The file that ``bundled`` stands for, or any other source as it is."""
+    return GENERAL_TEXT if source == BUNDLED else source
 
 
 def read_texts(source: str | Path) -> Iterator[str]:
     """Texts, one after the other, without holding them all.
 
     Args:
-        source: A file: ``.jsonl`` or ``.json`` (strings, or objects with the field ``text``), ``.csv``, ``.tsv`` or
+        source: ``bundled`` for the text of the package: countries and everyday prose, about 320 kB. Or a file: ``.jsonl`` or ``.json`` (strings, or objects with the field ``text``), ``.csv``, ``.tsv`` or
             ``.parquet`` (with a column ``text``), else plain text with blank lines between texts; text files also as
             ``.gz``. Or a data set of the Hub with a field ``text``, streamed:
             ``hub:owner/name@revision?config=...&split=...&file=...``, of which all but ``owner/name`` may be left out.
@@ -24,7 +31,7 @@ def read_texts(source: str | Path) -> Iterator[str]:
     Raises:
         DataError: If there is no such file or data set, or it holds something else.
     """
-    for record in read_records(source, text_field=FIELD):
+    for record in read_records(text_source(source), text_field=FIELD):
         if FIELD not in record.values:
             raise DataError(
                 f"{record.place}: expected a string, or an object with the field {FIELD!r}, got the fields "

@@ -36,7 +36,7 @@ class AlphaEdit(MultiLayerMethod):
         if self.covariance.source == "identity":
             raise SettingError(
                 "AlphaEdit protects what the second moment of the keys spans, and with `second_moment: identity` nothing is "
-                "left to change. Give a text, or `sampled`."
+                "left to change. Give `bundled`, a text, or `sampled`."
             )
         self.threshold = threshold
         self._l2 = l2

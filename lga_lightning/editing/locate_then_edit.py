@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lga_lightning.covariance.solver import CovarianceSolver
+from lga_lightning.data.corpus import BUNDLED
 from lga_lightning.editing.base import EditMethod
 from lga_lightning.editing.context_templates import ContextTemplates
 from lga_lightning.editing.first_order import LinearisedFacts
@@ -33,9 +34,12 @@ class LocateThenEditMethod(EditMethod):
         clamp: Bound of the value's change, in multiples of its norm; None for what is published for the model.
         kl_factor: Weight of the divergence from the unedited model on "{subject} is a".
         stop_loss: Loss below which a request is done.
+        contexts_each_step: Contexts that a step of the search looks at; they take turns, and a step costs that much less. None for all
+            of them at every step, as published.
         context_lengths: New tokens of the texts sampled from the model that prompts are put behind.
         contexts_each: Number of such texts of each length.
-        second_moment: Source of C = E[k k^T], as :class:`CovarianceSolver` takes it. ``identity`` takes C = I, which is
+        second_moment: Source of C = E[k k^T], as :class:`CovarianceSolver` takes it: by default the package's text, read once a
+            model; ``sampled`` takes text that the model itself writes, which takes minutes; ``identity`` takes C = I, which is
             quick, and harms what is said about other subjects.
         moment_tokens: Number of tokens that C is estimated from, where it is; by default 20 times the width of a key.
 
@@ -52,9 +56,10 @@ class LocateThenEditMethod(EditMethod):
         clamp: float | None = None,
         kl_factor: float = 0.0625,
         stop_loss: float = 0.05,
+        contexts_each_step: int | None = None,
         context_lengths: tuple[int, ...] = (10,),
         contexts_each: int = 5,
-        second_moment: str = "sampled",
+        second_moment: str = BUNDLED,
         moment_tokens: int | None = None,
     ) -> None:
         given = {
@@ -64,6 +69,7 @@ class LocateThenEditMethod(EditMethod):
             "clamp": clamp,
             "kl_factor": kl_factor,
             "stop_loss": stop_loss,
+            "contexts_each_step": contexts_each_step,
         }
         self._search = {name: value for name, value in given.items() if value is not None}
         TargetValueSettings(**self._search)  # type: ignore[arg-type]  # out of range fails here

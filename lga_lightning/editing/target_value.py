@@ -42,6 +42,7 @@ class TargetValueSettings:
         clamp: Bound of |delta|, in multiples of |h0|.
         kl_factor: Weight of the divergence from the unedited model on "{subject} is a".
         stop_loss: Loss below which a request is done.
+        contexts_each_step: Contexts that an evaluation looks at; they take turns. None for all of them, as published.
     """
 
     steps: int = 25
@@ -50,13 +51,13 @@ class TargetValueSettings:
     clamp: float = 4.0
     kl_factor: float = 0.0625
     stop_loss: float = 0.05
+    contexts_each_step: int | None = None
 
     def __post_init__(self) -> None:
         for f in fields(self):
-            if not getattr(self, f.name) >= (1 if f.name == "steps" else 0):
-                raise SettingError(
-                    f"`{f.name}` must be at least {1 if f.name == 'steps' else 0}, got {getattr(self, f.name)}."
-                )
+            value, least = getattr(self, f.name), 1 if f.name in ("steps", "contexts_each_step") else 0
+            if value is not None and not value >= least:
+                raise SettingError(f"`{f.name}` must be at least {least}, got {value}.")
 
 
 @dataclass
@@ -88,7 +89,7 @@ def find_target_values(
 ) -> TargetValues:
     """Find the target values of N requests, side by side; a request that has converged leaves its batch.
 
-    The loss of a request: the mean over contexts of the new answer's NLL, plus ``kl_factor`` times
+    The loss of a request: the mean over contexts (those whose turn it is) of the new answer's NLL, plus ``kl_factor`` times
     KL(edited || unedited) after the subject in "{subject} is a", plus ``weight_decay`` |delta| / |h0|^2.
 
     Args:
@@ -172,15 +173,17 @@ def _optimize(
     adam = RowAdam(delta, settings.learning_rate)
     losses = torch.full_like(norm[:, 0], torch.inf)
     active = torch.arange(len(before), device=before.device)
+    seen = min(settings.contexts_each_step or contexts, contexts)
     for step in range(1, max(settings.steps, 2)):
         leaf = delta[active].requires_grad_()
+        looked_at = answers if seen == contexts else _in_turn(answers, contexts, seen, step)
         nll = answer_nll(
-            _logits_with(answers, intervention_modules, leaf.repeat_interleave(contexts, 0)), answers.batch.labels
+            _logits_with(looked_at, intervention_modules, leaf.repeat_interleave(seen, 0)), looked_at.batch.labels
         )
         edited = _logits_with(subjects, intervention_modules, leaf)[:, 0].log_softmax(-1)
         # the gradient of KL without the term sum dp, which is 0 but for rounding: at delta = 0 it is 0 exactly
         divergence = (edited.exp() * (edited - original).detach()).sum(-1)
-        loss = nll.unflatten(0, (-1, contexts)).mean(1) + settings.kl_factor * divergence
+        loss = nll.unflatten(0, (-1, seen)).mean(1) + settings.kl_factor * divergence
         # at delta = 0 the gradient of this norm is 0
         sizes = torch.linalg.vector_norm(leaf, dim=-1) / norm[active] ** 2
         loss = loss + settings.weight_decay * sizes.sum(1)
@@ -203,6 +206,13 @@ def _optimize(
         moved = delta[active]
         delta[active] = moved * (largest / moved.norm(dim=-1).clamp_min(1e-30)).clamp_max(1).unsqueeze(-1)
     return delta, losses
+
+
+def _in_turn(answers: CachedSuffix, contexts: int, seen: int, step: int) -> CachedSuffix:
+    """Each request's rows of some contexts, those that follow the ones of the step before; after the last comes the first."""
+    turn = (torch.arange(seen) + (step - 1) * seen) % contexts
+    rows = torch.arange(len(answers.batch)).unflatten(0, (-1, contexts))[:, turn].flatten()
+    return answers.select(rows.to(answers.batch.labels.device))
 
 
 class RowAdam:

@@ -13,6 +13,7 @@ from lga_lightning.covariance.accumulator import CovarianceAccumulator
 from lga_lightning.covariance.batches import PIECES, SAMPLED, batches, token_budget
 from lga_lightning.covariance.estimate import finish, restore_partial, save_partial
 from lga_lightning.covariance.store import CovarianceKey, load_covariance
+from lga_lightning.data.corpus import BUNDLED
 from lga_lightning.exceptions import SettingError
 from lga_lightning.models.structure import Structure
 from lga_lightning.modules.frozen import Dtype, FrozenModule
@@ -32,7 +33,7 @@ class MomentsModule(FrozenModule):
             ``model``, what to call that.
         layers: Blocks whose keys are counted: a number, a range (``4-8``), a list, ``all``, ``golden`` (what ``fit`` left in
             ``--trainer.default_root_dir``), or the path of an attribution.json.
-        text: A file of texts, a data set of the Hub (``hub:owner/name``, or ``hub:owner/name?config=...``), or ``sampled``
+        text: ``bundled`` for the package's text, as editing takes it by default; a file of texts, a data set of the Hub (``hub:owner/name``, or ``hub:owner/name?config=...``), or ``sampled``
             for text that the model itself writes.
         tokens: Budget of tokens; by default 20 times the width of a key.
         sequence_length: Tokens a piece of text, at most.
@@ -49,7 +50,7 @@ class MomentsModule(FrozenModule):
         self,
         model_name: str | None = None,
         layers: int | str | list[int] = "all",
-        text: str = SAMPLED,
+        text: str = BUNDLED,
         tokens: int | None = None,
         sequence_length: int = 256,
         dtype: Dtype = "float32",

@@ -47,7 +47,7 @@ def _ways_out(method: dict[str, Any]) -> str:
     """What may help, of what the method has."""
     ways = ["another layer (`lga fit` forecasts them)"]
     if method.get("second_moment") == "identity":
-        ways.insert(0, "C from text in place of the identity (--model.editor.second_moment sampled, or a text)")
+        ways.insert(0, "C from text in place of the identity (--model.editor.second_moment bundled, or a text)")
     if "clamp" in method:
         ways.append(f"a smaller --model.editor.clamp than {method['clamp']}")
     last = f"{',' * (len(ways) > 2)} or {ways.pop()}" if len(ways) > 1 else ""

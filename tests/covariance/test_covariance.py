@@ -14,7 +14,8 @@ from lga_lightning.covariance.accumulator import CovarianceAccumulator
 from lga_lightning.covariance.batches import batches
 from lga_lightning.covariance.estimate import find_covariances
 from lga_lightning.covariance.store import CovarianceKey, load_covariance, save_covariances
-from lga_lightning.editing import MEMIT, ROME
+from lga_lightning.data.corpus import GENERAL_TEXT
+from lga_lightning.editing import MEMIT, ROME, RROME
 from lga_lightning.exceptions import DataError
 from lga_lightning.models.architecture import edit_site
 from lga_lightning.models.generation import sample
@@ -81,6 +82,21 @@ def test_two_processes_give_the_sums_of_one(tokenizer, corpus):
     for layer in (1, 2):
         both = sum(getattr(share, f"sum_{layer}") for share in shares)
         torch.testing.assert_close(both / total, whole.means()[layer], rtol=1e-12, atol=1e-12)
+
+
+def test_the_default_reads_the_text_of_the_package(tokenizer, monkeypatch, caplog):
+    model = tiny_model("llama")
+    monkeypatch.setattr("lga_lightning.covariance.batches.sample", None)  # nothing is written by the model
+    method = RROME()
+    method.covariance.tokens = 400
+    method.covariance.prepare(model, tokenizer, [1, 2])
+    found = find_covariances(model, tokenizer, [1, 2], str(GENERAL_TEXT), 400)
+    for layer in (1, 2):
+        assert torch.equal(method.covariance._covariances[model][layer], found[layer])
+    assert "second moments of 2 layers, from 400 tokens of text (bundled)" in caplog.text
+    caplog.clear()
+    RROME(moment_tokens=400).covariance.prepare(model, tokenizer, [1])
+    assert not caplog.text  # it is in the cache
 
 
 @pytest.mark.parametrize("source", ["file", "sampled"])

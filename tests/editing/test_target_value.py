@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn import functional
@@ -67,9 +69,11 @@ def plain_search(model, tokenizer, request, contexts, intervention_modules, edit
     original = run(about, about_at, zero)[about_at].detach()
     delta = zero.clone().requires_grad_()
     adam = torch.optim.Adam([delta], lr=settings.learning_rate)
+    each = settings.contexts_each_step or len(rows)
     for step in range(settings.steps):
+        turn = [rows[(step * each + number) % len(rows)] for number in range(each)]
         nll = torch.stack(
-            [-run(ids + target, at, delta)[torch.arange(len(target)) + len(ids) - 1, target].mean() for ids, at in rows]
+            [-run(ids + target, at, delta)[torch.arange(len(target)) + len(ids) - 1, target].mean() for ids, at in turn]
         )
         edited_here = run(about, about_at, delta)[about_at]
         divergence = functional.kl_div(original, edited_here, log_target=True, reduction="sum")
@@ -89,6 +93,16 @@ def plain_search(model, tokenizer, request, contexts, intervention_modules, edit
 @pytest.mark.parametrize("where", ["module", "block", "attention and module"])
 @pytest.mark.parametrize("family_name", ["llama", "gpt2", "gptj", "opt", "gemma3_text"])
 def test_batched_search_equals_a_plain_one(family_name, where, tokenizer):
+    assert_search_is_plain(family_name, where, tokenizer, SETTINGS)
+
+
+@pytest.mark.usefixtures("exact")
+@pytest.mark.parametrize("each", [1, 2])
+def test_contexts_take_turns(each, tokenizer):
+    assert_search_is_plain("llama", "module", tokenizer, replace(SETTINGS, contexts_each_step=each))
+
+
+def assert_search_is_plain(family_name, where, tokenizer, settings):
     model, data = tiny_model(family_name, torch.float64), requests(8)
     site = edit_site(model, 1)
     intervention_modules = {
@@ -97,8 +111,8 @@ def test_batched_search_equals_a_plain_one(family_name, where, tokenizer):
         "attention and module": PMET(contexts_each=0).intervention_modules(model, 1),
     }[where]
     # some converge early: they leave the batch, the others go on
-    losses = find_target_values(model, tokenizer, data, CONTEXTS, site, SETTINGS, intervention_modules).loss
-    settings = TargetValueSettings(**{**vars(SETTINGS), "stop_loss": losses.median().item()})
+    losses = find_target_values(model, tokenizer, data, CONTEXTS, site, settings, intervention_modules).loss
+    settings = replace(settings, stop_loss=losses.median().item())
     found = find_target_values(model, tokenizer, data, CONTEXTS, site, settings, intervention_modules, max_rows=10)
     for row, request in enumerate(data):
         delta, h0, keys = plain_search(model, tokenizer, request, CONTEXTS, intervention_modules, site.module, settings)
@@ -164,7 +178,10 @@ def test_contexts_are_the_same_every_time_and_leave_the_random_state_alone(token
     assert all(context.endswith(". ") for context in first[1:])
 
 
-@pytest.mark.parametrize("setting", [{"steps": 0}, {"clamp": -1.0}, {"contexts_each": -1}, {"context_lengths": (0,)}])
+@pytest.mark.parametrize(
+    "setting",
+    [{"steps": 0}, {"clamp": -1.0}, {"contexts_each_step": 0}, {"contexts_each": -1}, {"context_lengths": (0,)}],
+)
 def test_bad_settings(setting):
     with pytest.raises(ValueError, match="at least"):
         RROME(**setting)

@@ -108,7 +108,7 @@ def test_locality_that_has_collapsed(result, said, capsys, tmp_path):
     [
         (
             {"name": "R-ROME", "second_moment": "identity", "clamp": 4.0},
-            "Try C from text in place of the identity (--model.editor.second_moment sampled, or a text), another layer (`lga fit` "
+            "Try C from text in place of the identity (--model.editor.second_moment bundled, or a text), another layer (`lga fit` "
             "forecasts them), or a smaller --model.editor.clamp than 4.0.",
         ),
         (
