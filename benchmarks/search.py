@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/search.jsonl"))
     options = parser.parse_args()
     facts = load_requests(options.data).requests
-    facts = random.Random(options.seed).sample(facts, min(options.facts, len(facts)))
+    facts = random.Random(options.seed).sample(facts, len(facts))[: options.facts]  # more facts are those and others
     options.output.parent.mkdir(parents=True, exist_ok=True)
     records = read(options.output)
     model, tokenizer = load_model(options.model)

@@ -18,7 +18,7 @@ sees that very loss bend, and turns with it. No gradient of a weight and no upda
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
@@ -105,6 +105,7 @@ def forecast_rows(model: PreTrainedModel, editor: EditMethod, rows: Rows, count:
         count: Number B of requests.
     """
     sites = [edit_site(model, layer) for layer in range(len(blocks(model)))]
+    rows = replace(rows, batch=rows.batch.as_read())
     total, own, elsewhere = len(rows.batch), torch.arange(count), rows.ask != Ask.REWRITE
     subject = rows.batch.subject[:count]
     answer = rows.batch.positions[:count].where(rows.batch.labels[:count] != IGNORE, -1)

@@ -166,7 +166,7 @@ def gradient_grams(model: PreTrainedModel, batch: EncodedAnswers, scope: Scope) 
     Returns:
         [B, L, 2, 2] Gram matrices, and the logits [2B, A, V] at the batch's positions.
     """
-    sites = scored_sites(model, scope)
+    batch, sites = batch.as_read(), scored_sites(model, scope)
     grams: list[Tensor | None] = [None] * len(sites)
     rows = torch.arange(len(batch))
 

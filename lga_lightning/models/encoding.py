@@ -41,6 +41,10 @@ class EncodedAnswers:
     def __len__(self) -> int:
         return len(self.input_ids)
 
+    def as_read(self) -> EncodedAnswers:
+        """The same batch up to its last position: what stands to the right of it, an answer's last token, changes nothing there."""
+        return replace(self, input_ids=self.input_ids[:, : int(self.positions.max()) + 1])
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> EncodedAnswers:
         """The same batch on a device."""
         return replace(

@@ -123,6 +123,9 @@ def test_padding_changes_nothing(family, tokenizer):
     batch = encode_answers(tokenizer, prompts, answers)
     together = answer_logits(model, batch)
     assert together.dtype == torch.float64
+    read = batch.as_read()
+    assert read.input_ids.shape[1] == batch.input_ids.shape[1] - 1
+    torch.testing.assert_close(answer_logits(model, read), together, **EXACT)
     for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
         alone = encode_answers(tokenizer, [prompt], [answer])
         width = alone.labels.shape[1]
