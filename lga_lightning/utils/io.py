@@ -74,6 +74,7 @@ def put_in_place(scratch: Path, path: Path) -> None:
     for file in scratch.rglob("*"):
         if file.is_file():
             _sync(file)
+            file.chmod(0o666 & ~_umask())  # safetensors writes for the user alone, and others may have to serve it
     scratch.chmod(0o777 & ~_umask())
     if not path.exists():
         scratch.rename(path)

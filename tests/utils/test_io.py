@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -114,3 +115,20 @@ def test_an_error_of_safetensors_is_one_of_the_disk(tmp_path):
 
     with pytest.raises(OSError, match=r"Could not write '.*a.safetensors': I/O error: No space left"):
         write_whole(tmp_path / "a.safetensors", full)
+
+
+def test_others_may_read_what_is_written_as_far_as_the_user_lets_them(tmp_path):
+    def write(scratch: Path) -> None:
+        (scratch / "inner").mkdir()
+        private = scratch / "inner" / "file"
+        private.write_text("content")
+        private.chmod(0o600)  # as safetensors leaves its files
+
+    before = os.umask(0o027)
+    try:
+        write_folder(tmp_path / "folder", write)
+        write_text(tmp_path / "file", "content")
+    finally:
+        os.umask(before)
+    modes = [path.stat().st_mode & 0o777 for path in (tmp_path / "folder" / "inner" / "file", tmp_path / "file")]
+    assert modes == [0o640, 0o640]
