@@ -5,7 +5,7 @@ A FLOP is a multiplication or an addition of a matrix product; what is done entr
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -226,6 +226,31 @@ def activation_bytes(shape: Shape, rows: Rows, size: float = 2) -> float:
     """
     held = shape.active * shape.inner + shape.width
     return kept_bytes(shape, rows, size) + shape.depth * rows.count * rows.tokens * held * size
+
+
+def search_bytes(shape: Shape, answers: Rows, layer: int, size: float = 2) -> float:
+    """Bytes that one evaluation of a search for target values holds: what autograd keeps above the layer, and the key-value cache.
+
+    Args:
+        shape: The model's shape.
+        answers: Rows of requests in their contexts, from the subject's last token on.
+        layer: The layer that is edited.
+        size: Bytes of one number.
+    """
+    cache = 2 * shape.depth * shape.kv_heads * shape.head_width * answers.count * (answers.before + answers.tokens)
+    return kept_bytes(replace(shape, depth=shape.depth - layer), answers, size) + cache * size
+
+
+def stream_bytes(shape: Shape, rows: Rows, size: float = 2) -> float:
+    """The part of :func:`activation_bytes` that every device holds where matrices are split: the stream and the inputs of norms.
+
+    Args:
+        shape: The model's shape.
+        rows: The rows.
+        size: Bytes of one number.
+    """
+    norms = (shape.depth - 1) * (4 if shape.norm_behind else 2) * 4
+    return rows.count * rows.tokens * shape.width * (norms + shape.depth * size)
 
 
 def gather_bytes(shape: Shape, devices: int, passes: int = 2, size: float = 2) -> float:
