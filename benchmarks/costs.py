@@ -141,8 +141,8 @@ def autograd_flops(shape: Shape, rows: Rows) -> float:
         shape: The model's shape.
         rows: The rows.
     """
-    outer = 2.0 * rows.count * rows.tokens * shape.inner * shape.width
-    return forward_flops(shape, rows) + backward_flops(shape, rows, shape.depth - 1) + shape.depth * outer
+    outer = shape.depth * 2.0 * rows.count * rows.tokens * shape.inner * shape.width
+    return forward_flops(shape, rows) + backward_flops(shape, rows, shape.depth - 1) + outer
 
 
 def edit_flops(shape: Shape, answers: Rows, subjects: Rows, layer: int, evaluations: int) -> float:
@@ -194,8 +194,8 @@ def read_bytes(shape: Shape, tokens: int, size: float = 2) -> float:
         size: Bytes of one number.
     """
     met = 1 - (1 - shape.active / shape.experts) ** tokens
-    blocks = shape.depth * (shape.attention + shape.router + met * shape.experts * shape.mlp)
-    return size * (blocks + shape.vocabulary * shape.width)
+    block = shape.attention + shape.router + met * shape.experts * shape.mlp
+    return size * (shape.depth * block + shape.vocabulary * shape.width)
 
 
 def kept_bytes(shape: Shape, rows: Rows, size: float = 2) -> float:
@@ -212,8 +212,9 @@ def kept_bytes(shape: Shape, rows: Rows, size: float = 2) -> float:
     norms = (4 if shape.norm_behind else 2) * shape.width * 4
     attention = 4 * shape.heads * shape.head_width * size
     mlp = (3 if shape.gated else 4) * shape.active * shape.inner * size
-    block = rows.count * rows.tokens * (norms + attention + mlp)
-    return (shape.depth - 1) * block + 3 * 4 * rows.count * rows.answer * shape.vocabulary
+    return (shape.depth - 1) * rows.count * rows.tokens * (
+        norms + attention + mlp
+    ) + 3 * 4 * rows.count * rows.answer * shape.vocabulary
 
 
 def activation_bytes(shape: Shape, rows: Rows, size: float = 2) -> float:
