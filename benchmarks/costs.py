@@ -165,16 +165,6 @@ def edit_flops(shape: Shape, answers: Rows, subjects: Rows, layer: int, evaluati
     return total
 
 
-def moment_flops(shape: Shape, tokens: int) -> float:
-    """FLOPs of the second moments of all layers over a text: a forward pass without logits, and 2 n m^2 a layer.
-
-    Args:
-        shape: The model's shape.
-        tokens: Number n of tokens.
-    """
-    return shape.depth * tokens * 2.0 * (shape.active_block + shape.inner**2)
-
-
 def weight_bytes(shape: Shape, size: float = 2) -> float:
     """Bytes of the weights.
 
