@@ -74,6 +74,7 @@ def test_completion(shell, capsys, tmp_path):
 
 
 def test_says_what_is_replaced(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "400")  # lest a long path is broken
     monkeypatch.setattr(LGACLI, "instantiate_classes", lambda self: None)
     monkeypatch.setattr(LGACLI, "_run_subcommand", lambda self, subcommand: None)
     for left, verb in (("attribution.json", "fit"), ("validation.json", "validate")):
