@@ -17,7 +17,7 @@ from tests.helpers.cli import QUICK
 from tests.helpers.data import rows, write_rows
 
 SCRIPT = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "kills.py"))
-KILLS = 3
+KILLS = 2
 
 pytestmark = pytest.mark.usefixtures("at_the_shell")
 
