@@ -125,6 +125,7 @@ def forecast_flops(shape: Shape, rows: Rows, requests: int, rank: int = 1) -> fl
         requests: Number B of requests.
         rank: Rank R of a request's update.
     """
+    rows = replace(rows, tokens=rows.tokens - 1)  # nothing reads an answer's last token
     tokens = rows.count * rows.tokens
     layer = 2.0 * tokens * rank * (shape.inner + shape.width)  # q_r . a_t, and times p_r
     layer += 2.0 * requests * shape.inner * shape.width  # the values at the subjects

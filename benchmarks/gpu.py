@@ -33,6 +33,7 @@ from lga_lightning.exceptions import ModelError
 from lga_lightning.locators.first_order import Rows as EncodedRows
 from lga_lightning.locators.first_order import encode_rows, forecast_rows
 from lga_lightning.models.architecture import blocks, edit_site
+from lga_lightning.models.experts import DOWN, ExpertMatrix
 from lga_lightning.models.hooks import logits_at
 from lga_lightning.models.likelihood import answer_nll
 
@@ -97,7 +98,11 @@ def bare(model: PreTrainedModel, rows: EncodedRows) -> None:
 
 def autograd(model: PreTrainedModel, rows: EncodedRows) -> None:
     """The gradient of every out-projection, formed for one row after the other."""
-    weights = [edit_site(model, layer).module.get_parameter("weight") for layer in range(len(blocks(model)))]
+    modules = [edit_site(model, layer).module for layer in range(len(blocks(model)))]
+    weights = [
+        module.experts.get_parameter(DOWN) if isinstance(module, ExpertMatrix) else module.get_parameter("weight")
+        for module in modules
+    ]
     for weight in weights:
         weight.requires_grad_(True)
     try:
