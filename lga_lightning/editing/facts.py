@@ -41,6 +41,16 @@ class FactGroup:
     layers: tuple[int, ...] = ()
     method: Mapping[str, Any] | None = None
 
+    def folded(self, modules: Collection[str]) -> FactGroup:
+        """The same facts, with no columns of their own in some modules; itself where it has none there.
+
+        Args:
+            modules: Names of the modules.
+        """
+        if all(self.columns.get(name) is None for name in modules):
+            return self
+        return replace(self, columns={n: None if n in modules else span for n, span in self.columns.items()})
+
     def columns_of(self, row: int) -> dict[str, Columns | None]:
         """By module, the columns of one fact, or those that it shares with the rest of the group.
 
@@ -134,12 +144,7 @@ class Facts:
         """
         if not modules:
             return self
-        return Facts(
-            tuple(
-                replace(group, columns={n: None if n in modules else span for n, span in group.columns.items()})
-                for group in self.groups
-            )
-        )
+        return Facts(tuple(group.folded(modules) for group in self.groups))
 
     def entangled(self, chosen: Collection[str]) -> str:
         """Why some facts cannot be taken out exactly, in words; "" where they can.

@@ -97,7 +97,8 @@ class EditSession:
             for name, update in self.delta.updates.items()
             for number, factor in enumerate(update.factors)
         }
-        state["facts"] = torch.tensor(list(json.dumps(facts_to_json(self.delta.facts)).encode()), dtype=torch.uint8)
+        facts = json.dumps(facts_to_json(self.delta.facts)).encode()
+        state["facts"] = torch.frombuffer(bytearray(facts), dtype=torch.uint8)
         return state | {f"history.{name}": tensor for name, tensor in pack_history(self.history or {}).items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor], requests: Sequence[EditRequest]) -> None:
@@ -119,7 +120,7 @@ class EditSession:
             if kind == "history":
                 history[rest] = tensor.to(self.model.device)
             elif kind == "facts":
-                facts = facts_from_json(json.loads(bytes(tensor.tolist())))
+                facts = facts_from_json(json.loads(tensor.numpy().tobytes()))
             else:
                 name = rest.partition(".")[2]
                 factors.setdefault(name, []).append(tensor.to(named_site(self.model, name).weight.device))
