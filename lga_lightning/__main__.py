@@ -6,7 +6,6 @@ import os
 import re
 import sys
 import traceback
-from difflib import get_close_matches
 from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -137,9 +136,11 @@ def _answer_at_once(words: list[str]) -> None:
     if words[0] == "--print_completion":
         _say(help.completion(words[1] if len(words) > 1 else "bash", tuple(verbs)))
     if words[0] not in verbs:
-        near = get_close_matches(words[0], verbs, n=1)
-        hint = f"; did you mean {near[0]}?" if near else "."
-        _complain(f"{words[0]!r} is no verb{hint} There are {', '.join(verbs)}, each before its options: lga --help.")
+        from lga_lightning.utils.text import near
+
+        _complain(
+            f"{words[0]!r} is no verb{near(words[0], verbs) or '.'} There are {', '.join(verbs)}, each before its options: lga --help."
+        )
         sys.exit(2)
     if words[0] in help.VERBS and {"-h", "--help"} & {*words[1:]}:
         about = re.search(rf"^  {words[0]} +(.*(?:\n {{10,}}.*)*)", HELP, re.MULTILINE)

@@ -16,12 +16,12 @@ from lga_lightning.callbacks.edit_collector import EditCollector
 from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing import WeightDelta
 from lga_lightning.editing.adapter import NOTE, errors_in_json, save_updates
-from lga_lightning.editing.serving import SERVED_RANKS, check_servable, served_rank
+from lga_lightning.editing.serving import SERVED_RANKS, served_rank
 from lga_lightning.evaluation.evaluator import evaluate
 from lga_lightning.exceptions import SettingError
 from lga_lightning.models.chat import plain
 from lga_lightning.models.loading import hub_name
-from lga_lightning.reports.model_card import model_card
+from lga_lightning.reports.model_card import leave_card
 from lga_lightning.reports.terminal import print_edits, print_written
 from lga_lightning.results.validation import ValidationResult
 from lga_lightning.results.validation_parts import Metric
@@ -182,12 +182,10 @@ class AdapterWriter(EditCollector):
         ranks = dict.fromkeys(delta.ranks, rank) if rank else delta.ranks
 
         def add_card(scratch: Path) -> None:
-            refused = check_servable(scratch) if kind == "adapter" else None
-            card = model_card(result, requests, ranks, kind, error, folded, refused)
-            (scratch / "README.md").write_text(card, encoding="utf-8")
+            leave_card(scratch, result, requests, ranks, kind, error, folded)
 
         if not self.merge:
-            save_updates(delta.updates, folder, llm, base, note, "", overwrite, delta.facts, rank, more=add_card)
+            save_updates(delta.updates, folder, llm, base, note, overwrite, delta.facts, rank, add_card)
             return
 
         def write(scratch: Path) -> None:

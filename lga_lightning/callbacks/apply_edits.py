@@ -8,26 +8,19 @@ from typing import TYPE_CHECKING
 
 import lightning as L
 
-from lga_lightning.callbacks.host import language_model_of
+from lga_lightning.callbacks.host import language_model_of, say_edited
 from lga_lightning.callbacks.layer_attribution import LayerAttribution
 from lga_lightning.data import load_requests
 from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing import RROME, EditMethod, WeightDelta
 from lga_lightning.editing.delta import Originals
 from lga_lightning.evaluation.config import EvaluationConfig
-from lga_lightning.reports.terminal import print_edits, print_note
-from lga_lightning.results.layer_spec import GOLDEN, LayerSpec
+from lga_lightning.results.layer_spec import LayerSpec
 from lga_lightning.results.validation import ValidationResult
 from lga_lightning.utils.settings import check_at_least_one
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-
-IN_THE_WEIGHTS = (
-    "The edits are in the weights now, and in no checkpoint that the run saved before. `delta.save_pretrained(folder, model)` of this "
-    "callback, after `originals.restore_()`, writes them as an adapter."
-)
 
 
 class ApplyEdits(L.Callback):
@@ -91,6 +84,7 @@ class ApplyEdits(L.Callback):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Find the model, which your module may make as late as in ``configure_model``, but before it is trained."""
         self._host = language_model_of(pl_module, self.model, self.tokenizer, self.model_name)
+        self._host.check_edits(self.editor, self._loaded)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Edit."""
@@ -98,11 +92,8 @@ class ApplyEdits(L.Callback):
             self.editor, self._find(trainer), self._loaded, self.batch_size, self.evaluation
         )
         if self.verbose and trainer.is_global_zero:
-            print_edits(self.result)
-            print_note(IN_THE_WEIGHTS)
+            say_edited(self.result)
 
     def _find(self, trainer: L.Trainer) -> LayerSpec:
-        found = [c.result for c in trainer.callbacks if isinstance(c, LayerAttribution) and c.result is not None]
-        if self.layer.word == GOLDEN and found:
-            return LayerSpec.of(found[0], "this run")
-        return self.layer.find(Path(trainer.default_root_dir), self._host.name)
+        found = [callback.result for callback in trainer.callbacks if isinstance(callback, LayerAttribution)]
+        return self._host.find_layer(self.layer, found, Path(trainer.default_root_dir))

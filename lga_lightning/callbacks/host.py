@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from operator import attrgetter
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lga_lightning.data.loading import LoadedRequests
@@ -14,15 +16,23 @@ from lga_lightning.evaluation.evaluator import Evaluator
 from lga_lightning.exceptions import DataError, SettingError
 from lga_lightning.locators import LayerLocator
 from lga_lightning.locators.score_requests import score_all
+from lga_lightning.models.lengths import check_lengths
 from lga_lightning.models.loading import load_tokenizer, name_of
+from lga_lightning.reports.terminal import print_edits, print_note
 from lga_lightning.results.attribution import LocatorResult
-from lga_lightning.results.layer_spec import LayerSpec
+from lga_lightning.results.layer_spec import GOLDEN, LayerSpec
 from lga_lightning.results.validation import ValidationResult
 
 if TYPE_CHECKING:
     import lightning as L
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+IN_THE_WEIGHTS = (
+    "The edits are in the weights now, and in no checkpoint that the run saved before. `delta.save_pretrained(folder, model)` of this "
+    "callback, after `originals.restore_()`, writes them as an adapter."
+)
 
 
 @dataclass(frozen=True)
@@ -72,6 +82,35 @@ class HostModel:
             skipped=proxies.skipped,
         )
 
+    def check_edits(self, editor: EditMethod, facts: LoadedRequests) -> None:
+        """Refuse facts that could not be edited, before a training that they would end.
+
+        Args:
+            editor: How they will be edited.
+            facts: The facts.
+
+        Raises:
+            InvalidRequest: If a text is too long for the model, or the method cannot edit a fact.
+        """
+        editor.check_requests(facts.requests)
+        check_lengths(self.llm, self.tokenizer, facts.requests)
+
+    def find_layer(self, layer: LayerSpec, found: Iterable[LocatorResult | None], root: Path) -> LayerSpec:
+        """The block to edit; ``golden`` is what was found in this run, else what is in a folder.
+
+        Args:
+            layer: What the user has asked for.
+            found: What the callbacks of the run have found, if anything.
+            root: Folder of the results.
+
+        Raises:
+            LayerError: If there is no such file, or it is of another model.
+        """
+        result = next(filter(None, found), None)
+        if layer.word == GOLDEN and result is not None:
+            return LayerSpec.of(result, "this run")
+        return layer.find(root, self.name)
+
     def edit_(
         self,
         editor: EditMethod,
@@ -110,6 +149,16 @@ class HostModel:
             resamples=1000,
         )
         return delta, delta.merge_(self.llm), found
+
+
+def say_edited(result: ValidationResult) -> None:
+    """Print how edits score that are in the weights now.
+
+    Args:
+        result: Their scores.
+    """
+    print_edits(result)
+    print_note(IN_THE_WEIGHTS)
 
 
 def layer_metrics(result: LocatorResult | None) -> dict[str, float]:

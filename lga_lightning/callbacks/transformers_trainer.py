@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import Trainer, TrainerCallback
 
-from lga_lightning.callbacks.apply_edits import IN_THE_WEIGHTS
-from lga_lightning.callbacks.host import HostModel, layer_metrics
+from lga_lightning.callbacks.host import HostModel, layer_metrics, say_edited
 from lga_lightning.data import load_requests
 from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing import RROME, EditMethod, WeightDelta
@@ -19,9 +18,8 @@ from lga_lightning.exceptions import SettingError
 from lga_lightning.locators import EditForecast, LayerLocator
 from lga_lightning.models.loading import load_tokenizer, name_of
 from lga_lightning.reports.fit_files import leave_attribution
-from lga_lightning.reports.terminal import print_edits, print_note
 from lga_lightning.results.attribution import LocatorResult
-from lga_lightning.results.layer_spec import GOLDEN, LayerSpec
+from lga_lightning.results.layer_spec import LayerSpec
 from lga_lightning.results.validation import ValidationResult
 from lga_lightning.utils.settings import check_at_least_one
 
@@ -166,25 +164,22 @@ class ApplyEditsCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Find model and tokenizer, before anything is trained."""
+        """Find model and tokenizer, and see whether the facts can be edited, before anything is trained."""
         self._host = host_model_of(self._trainer, *self._given)
+        self._host.check_edits(self.editor, self._facts)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Edit."""
         others = self._trainer.callback_handler.callbacks
-        found = [c.result for c in others if isinstance(c, LayerAttributionCallback) and c.result is not None]
-        if self.layer.word == GOLDEN and found:
-            layer = LayerSpec.of(found[0], "this run")
-        else:
-            layer = self.layer.find(Path(args.output_dir), self._host.name)
+        found = [callback.result for callback in others if isinstance(callback, LayerAttributionCallback)]
+        layer = self._host.find_layer(self.layer, found, Path(args.output_dir))
         self.delta, self.originals, self.result = self._host.edit_(
             self.editor, layer, self._facts, self.batch_size, self.evaluation
         )
         if self.verbose and state.is_world_process_zero:
-            print_edits(self.result)
-            print_note(IN_THE_WEIGHTS)
+            say_edited(self.result)
 
 
 def host_model_of(trainer: Trainer, tokenizer: PreTrainedTokenizerBase | None, name: str | None) -> HostModel:

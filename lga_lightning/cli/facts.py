@@ -14,7 +14,7 @@ from lga_lightning.exceptions import DataError, SettingError
 from lga_lightning.models.loading import DTYPES, load_model
 from lga_lightning.reports.adapter_facts import print_facts_of, removal_card
 from lga_lightning.reports.terminal import print_note
-from lga_lightning.utils.io import already_there
+from lga_lightning.utils.io import already_there, user_path
 
 
 def list_facts(words: Sequence[str]) -> None:
@@ -27,8 +27,8 @@ def list_facts(words: Sequence[str]) -> None:
         DataError: If there is no such adapter, or it knows no facts.
     """
     parser = ArgumentParser("lga facts", description="List the facts that an adapter holds, with their ids.")
-    parser.add_argument("adapter", type=Path, help="a folder that lga predict or delta.save_pretrained wrote")
-    print_facts_of(_load(parser.parse_args(words).adapter).facts)
+    parser.add_argument("adapter", help="a folder that lga predict or delta.save_pretrained wrote")
+    print_facts_of(_load(user_path(parser.parse_args(words).adapter)).facts)
 
 
 def remove_facts(words: Sequence[str]) -> None:
@@ -47,22 +47,23 @@ def remove_facts(words: Sequence[str]) -> None:
         description="Take facts out of an adapter. What is left is the edit that would have been made without them: where no other\n"
         "fact depends on them their part is left out, and with --model those that do are edited again.",
     )
-    parser.add_argument("adapter", type=Path, help="a folder that lga predict or delta.save_pretrained wrote")
+    parser.add_argument("adapter", help="a folder that lga predict or delta.save_pretrained wrote")
     parser.add_argument(
         "--fact", action="append", required=True, metavar="ID", help="a fact, as `lga facts` lists it; may be repeated"
     )
-    parser.add_argument("--output", type=Path, help="folder to write instead of changing the adapter")
+    parser.add_argument("--output", help="folder to write instead of changing the adapter")
     parser.add_argument("--overwrite", action="store_true", help="replace --output if it is there")
     parser.add_argument("--model", help="the unedited model, to edit again what depends on these facts")
     parser.add_argument("--dtype", default="float32", choices=["auto", *DTYPES], help="what to load it in")
     parser.add_argument("--device", default="cpu", help="where to run it")
     options = parser.parse_args(words)
-    output = options.output or options.adapter
-    if options.output and options.output.exists() and not options.overwrite:
-        raise already_there(options.output)
-    before = _load(options.adapter)
+    adapter = user_path(options.adapter)
+    output = user_path(options.output) if options.output else adapter
+    if options.output and output.exists() and not options.overwrite:
+        raise already_there(output)
+    before = _load(adapter)
     before.facts.check_ids(options.fact)
-    note = read_note(options.adapter.expanduser())
+    note = read_note(adapter)
     if not before.facts.entangled(options.fact):
         after, how = before.without(options.fact), "their part was left out, exactly"
     elif options.model is None:
@@ -78,9 +79,7 @@ def remove_facts(words: Sequence[str]) -> None:
         *({"id": entry["id"], "request": entry["request"], "how": how} for entry in removed),
     ]
     card = removal_card(note, after.facts, after.ranks)
-    resave_updates(
-        after.updates, options.adapter.expanduser(), output.expanduser(), note, card, after.facts, overwrite=True
-    )
+    resave_updates(after.updates, adapter, output, note, card, after.facts, overwrite=True)
     print_note(f"{len(removed)} taken out, {len(after.facts)} left: {how}. {output}")
     print_note("Its scores are of the edit before that; `lga predict` scores edits anew.")
 
@@ -100,7 +99,6 @@ def _redone(before: WeightDelta, options: Any, note: dict[str, Any]) -> WeightDe
 
 def _load(folder: Path) -> WeightDelta:
     """An edit that knows its facts."""
-    folder = folder.expanduser()
     inside = sorted(path.parent.name for path in folder.glob("*/lga.json"))
     if inside and not (folder / "lga.json").is_file():
         raise DataError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import re
 from collections.abc import Iterator, Sequence
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 import lga_lightning
 from lga_lightning.exceptions import LGAError, SettingError
+from lga_lightning.utils.text import near
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -25,21 +25,6 @@ NOISE = re.compile(
     r"Does not validate against|Subtypes:|Errors:|Given value|Expected a <class 'NoneType'>|Expected a path but|"
     r"Problem with given class_path|Expected a dot import path|$"
 )
-
-
-def near(name: str, names: Sequence[str]) -> str:
-    """The name that was meant, as the end of a sentence; "" where none is near.
-
-    Args:
-        name: What was written.
-        names: What could have been.
-
-    Example:
-        >>> near("ROMEE", ["FTL", "ROME"]), near("banana", ["FTL", "ROME"])
-        ('; did you mean ROME?', '')
-    """
-    found = difflib.get_close_matches(name, names, n=1)
-    return f"; did you mean {found[0]}?" if found else ""
 
 
 def meant(error: BaseException) -> LGAError | None:

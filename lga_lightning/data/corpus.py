@@ -23,9 +23,9 @@ def read_texts(source: str | Path) -> Iterator[str]:
     """Texts, one after the other, without holding them all.
 
     Args:
-        source: ``bundled`` for the text of the package: countries and everyday prose, about 320 kB. Or a file: ``.jsonl`` or ``.json`` (strings, or objects with the field ``text``), ``.csv``, ``.tsv`` or
-            ``.parquet`` (with a column ``text``), else plain text with blank lines between texts; text files also as
-            ``.gz``. Or a data set of the Hub with a field ``text``, streamed:
+        source: ``bundled`` for the text of the package: countries and everyday prose, about 320 kB. Or a file: ``.jsonl`` or
+            ``.json`` (strings, or objects with the field ``text``), ``.csv``, ``.tsv`` or ``.parquet`` (with a column ``text``),
+            else plain text with blank lines between texts; text files also as ``.gz``. Or a data set of the Hub with a field ``text``, streamed:
             ``hub:owner/name@revision?config=...&split=...&file=...``, of which all but ``owner/name`` may be left out.
 
     Raises:

@@ -40,7 +40,6 @@ def save_updates(
     model: PreTrainedModel,
     base: str,
     note: Mapping[str, Any] | None = None,
-    readme: str = "",
     overwrite: bool = False,
     facts: Facts = NO_FACTS,
     rank: int | None = None,
@@ -57,11 +56,10 @@ def save_updates(
         model: The unedited model: in ``lga.json`` stands what the edited matrices were.
         base: Name of the model, for those who load the adapter.
         note: More to put into ``lga.json``.
-        readme: Text of ``README.md``; without one there is no such file.
         overwrite: Whether to replace a folder that is there.
         facts: The facts that the edit holds, for ``facts.json``.
         rank: Rank that all factors are filled up to, with zeros; None writes each with the rank that it has.
-        more: Puts other files into the folder before it appears.
+        more: Puts other files into the folder before it appears, a ``README.md``, say.
 
     Raises:
         SettingError: If the folder is there and is not to be overwritten, or some update has a higher rank.
@@ -77,7 +75,7 @@ def save_updates(
         "fused": any(map(is_fused, model.modules())),
         "rank": rank,
     }
-    _write({site.name: updates[site.name] for site in sites}, folder, content, readme, overwrite, facts, more)
+    _write({site.name: updates[site.name] for site in sites}, folder, content, overwrite, facts, more)
 
 
 def resave_updates(
@@ -85,7 +83,7 @@ def resave_updates(
     source: Path,
     folder: Path,
     note: Mapping[str, Any],
-    readme: str,
+    card: str,
     facts: Facts,
     overwrite: bool = False,
 ) -> None:
@@ -96,7 +94,7 @@ def resave_updates(
         source: The folder that it comes from.
         folder: Folder that is to appear; it may be the same.
         note: What to change in ``lga.json``.
-        readme: Text of ``README.md``.
+        card: Text of ``README.md``.
         facts: The facts that are left.
         overwrite: Whether to replace a folder that is there.
 
@@ -109,17 +107,20 @@ def resave_updates(
     if "transposed" not in content and (source / CONFIG).is_file():
         content["transposed"] = json.loads((source / CONFIG).read_text(encoding="utf-8"))["fan_in_fan_out"]
     names = [entry["module"] for entry in content["edited"].values()]
-    _write({name: updates[name] for name in names}, folder, content, readme, overwrite, facts)
+
+    def add_card(scratch: Path) -> None:
+        (scratch / "README.md").write_text(card, encoding="utf-8")
+
+    _write({name: updates[name] for name in names}, folder, content, overwrite, facts, add_card)
 
 
 def _write(
     updates: Mapping[str, Update],
     folder: Path,
     content: dict[str, Any],
-    readme: str,
     overwrite: bool,
     facts: Facts,
-    more: Callable[[Path], None] = lambda folder: None,
+    more: Callable[[Path], None],
 ) -> None:
     from safetensors.torch import save_file
 
@@ -158,8 +159,6 @@ def _write(
         files = {path.name: file_checksum(path) for path in sorted(scratch.glob("*.safetensors"))}
         write_json(scratch / NOTE, with_checksum({**content, FILES: files}))
         write_json(scratch / FACTS, facts_to_json(facts))
-        if readme:
-            (scratch / "README.md").write_text(readme, encoding="utf-8")
         more(scratch)
 
     write_folder(folder, write, overwrite)

@@ -10,6 +10,7 @@ from lga_lightning.data.formats.jsonl import read_jsonl, to_record
 from lga_lightning.data.records import Record
 from lga_lightning.editing.facts import NO_FACTS, Columns, FactGroup, Facts
 from lga_lightning.exceptions import DataError
+from lga_lightning.utils.io import user_path
 
 FACTS = "facts.json"
 VERSION = 1
@@ -88,7 +89,7 @@ def load_facts(folder: Path) -> Facts:
     Raises:
         DataError: If the file is broken.
     """
-    path = Path(folder).expanduser() / FACTS
+    path = user_path(folder) / FACTS
     if not path.is_file():
         return NO_FACTS
     try:

@@ -54,12 +54,12 @@ def redo_without(
                 if editor is None:
                     editor = method_of(group.method, model)
                     editors.append((group.method, editor))
-                part = _again(editor, group, stay, _sum(parts[group.first : number]), model, tokenizer)
+                part = _again(editor, group, stay, WeightDelta.join(parts[group.first : number]), model, tokenizer)
             parts.append(part)
         else:
             parts.append(_part(delta, group))
     left = [number for number, part in enumerate(parts) if part.facts.groups]
-    whole = _sum(parts)
+    whole = WeightDelta.join(parts)
     firsts = [sum(kept < delta.facts.groups[number].first for kept in left) for number in left]
     groups = [replace(group, first=first) for group, first in zip(whole.facts.groups, firsts, strict=True)]
     return WeightDelta(whole.updates, Facts(tuple(groups)))
@@ -122,10 +122,3 @@ def _part(delta: WeightDelta, group: FactGroup) -> WeightDelta:
             updates[name] = LowRankUpdate(update.b[:, slice(*span)], update.a[slice(*span)])
     columns = {name: (0, update.rank) for name, update in updates.items()}
     return WeightDelta(updates, Facts((replace(group, columns=columns, first=0),)))
-
-
-def _sum(parts: list[WeightDelta]) -> WeightDelta:
-    total = WeightDelta({})
-    for part in parts:
-        total += part
-    return total

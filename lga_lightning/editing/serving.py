@@ -10,6 +10,7 @@ from typing import Any
 
 from lga_lightning.editing.adapter import CONFIG, FACTORS, PREFIX
 from lga_lightning.exceptions import DataError
+from lga_lightning.utils.io import user_path
 
 SERVED_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM takes as ``--max-lora-rank``: the room that it keeps for each adapter."""
@@ -47,7 +48,7 @@ def check_servable(folder: str | Path) -> list[str]:
     """
     from safetensors import SafetensorError, safe_open
 
-    folder = Path(folder).expanduser()
+    folder = user_path(folder)
     if not ((folder / CONFIG).is_file() and (folder / FACTORS).is_file()):
         return [f"It holds no LoRA adapter ({CONFIG} and {FACTORS})."]
     try:

@@ -33,6 +33,7 @@ from lga_lightning.job.writing import write_adapter
 from lga_lightning.locators.race import RaceSettings
 from lga_lightning.models.architecture import named_site
 from lga_lightning.models.chat import as_asked, asks_in_chat
+from lga_lightning.models.lengths import check_lengths
 from lga_lightning.models.loading import name_of
 from lga_lightning.reports.facts import print_facts
 from lga_lightning.reports.job import print_layer, print_scores
@@ -41,6 +42,7 @@ from lga_lightning.reports.wording import counted, layers_in_words
 from lga_lightning.results.attribution import LocatorResult
 from lga_lightning.results.layer_spec import LayerSpec, LayerWord
 from lga_lightning.results.validation import ValidationResult
+from lga_lightning.utils.io import user_path
 from lga_lightning.utils.settings import check_at_least_one
 
 if TYPE_CHECKING:
@@ -157,7 +159,7 @@ class EditJob:
     @property
     def folder(self) -> Path | None:
         """Folder of the adapter."""
-        return None if self.output is None else Path(self.output).expanduser()
+        return None if self.output is None else user_path(self.output)
 
     def run(
         self,
@@ -175,7 +177,7 @@ class EditJob:
             name: What to call them in results.
 
         Raises:
-            DataError: If there is no fact, two contradict each other, the adapter to edit on cannot be used or has a fact already, or
+            DataError: If there is no fact, two contradict each other, one is too long for the model, the adapter to edit on cannot be used or has a fact already, or
                 there are no proxies to find the layer by.
             LayerError: If the model lacks the layer.
             SettingError: If a requirement cannot be judged.
@@ -186,6 +188,7 @@ class EditJob:
         self.editor.check_requests(asked)
         below = WeightDelta({}) if self.on is None else load_below(Path(self.on), model, asked)
         requests = with_bundled_locality(model, tokenizer, [*below.facts.requests, *asked])
+        check_lengths(model, tokenizer, requests)
         check_can_be_judged(self.requirements, requests)
         spec = self._find_layer(model, tokenizer, requests)
         layers, source = spec.layers_for(self.editor, model)

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing import WeightDelta
 from lga_lightning.editing.adapter import save_updates
-from lga_lightning.editing.serving import check_servable
 from lga_lightning.evaluation.results import EvalResult
 from lga_lightning.models.loading import hub_name
 from lga_lightning.reports.html import write_report
-from lga_lightning.reports.model_card import model_card
+from lga_lightning.reports.model_card import leave_card
 from lga_lightning.results.attribution import ATTRIBUTION_FILE, LocatorResult
 from lga_lightning.results.validation import REQUESTS_FILE, VALIDATION_FILE, ValidationResult, write_results
-from lga_lightning.utils.io import write_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -44,7 +42,6 @@ def write_adapter(
         search: What led to the layer; None where it was given.
         overwrite: Whether to replace a folder that is there.
     """
-    kind: Literal["adapter", "matrices"] = "matrices" if delta.is_dense else "adapter"
 
     def add_evidence(scratch: Path) -> None:
         """The card, the results and the page, beside the adapter."""
@@ -53,9 +50,7 @@ def write_adapter(
         if search is not None:
             search.save(scratch / ATTRIBUTION_FILE)
         write_report(scratch)
-        refused = check_servable(scratch) if kind == "adapter" else None
-        card = model_card(result, requests, delta.ranks, kind, refused=refused)
-        write_text(scratch / "README.md", card)
+        leave_card(scratch, result, requests, delta.ranks, "matrices" if delta.is_dense else "adapter")
 
     save_updates(
         delta.updates,

@@ -19,6 +19,7 @@ from lga_lightning.models.architecture import blocks
 from lga_lightning.models.chat import ChatTokenizer
 from lga_lightning.models.lengths import check_lengths
 from lga_lightning.models.likelihood import input_device
+from lga_lightning.utils.progress import with_bar
 from lga_lightning.utils.settings import check_at_least_one
 
 if TYPE_CHECKING:
@@ -137,8 +138,6 @@ def score_all(
         SettingError: If ``batch_size`` is below 1.
         NonFiniteScoreError: If a score is not finite.
     """
-    from tqdm import tqdm
-
     if not requests:
         raise DataError("There is no request to score layers by. Give at least one.")
     check_at_least_one(batch_size=batch_size)
@@ -146,7 +145,7 @@ def score_all(
     device = device or input_device(llm)
     scores = LayerScores().to(device)
     batches = RequestBatches(requests, batch_size, rank, world_size)
-    for batch in tqdm(batches, "Layers", unit=" batches", disable=None if show else True):
+    for batch in with_bar([*batches], "Scoring layers") if show else batches:
         rows = score_requests(locator, llm, tokenizer, batch, only_known)
         scores.update(**{name: tensor.to(device) for name, tensor in rows.items()})
     return scores

@@ -33,8 +33,8 @@ class MomentsModule(FrozenModule):
             ``model``, what to call that.
         layers: Blocks whose keys are counted: a number, a range (``4-8``), a list, ``all``, ``golden`` (what ``fit`` left in
             ``--trainer.default_root_dir``), or the path of an attribution.json.
-        text: ``bundled`` for the package's text, as editing takes it by default; a file of texts, a data set of the Hub (``hub:owner/name``, or ``hub:owner/name?config=...``), or ``sampled``
-            for text that the model itself writes.
+        text: ``bundled`` for the package's text, as editing takes it by default; a file of texts, a data set of the Hub
+            (``hub:owner/name``, or ``hub:owner/name?config=...``), or ``sampled`` for text that the model itself writes.
         tokens: Budget of tokens; by default 20 times the width of a key.
         sequence_length: Tokens a piece of text, at most.
         dtype: Dtype of the weights that are loaded. Editing takes moments of the same dtype alone.

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from lga_lightning.editing.facts import Facts
 from lga_lightning.reports.markdown import escape_markdown
-from lga_lightning.reports.terminal import make_console
+from lga_lightning.reports.terminal import make_console, print_table
 from lga_lightning.utils.text import escape
 
 SHOWN = 100  # facts on a page
@@ -31,7 +31,7 @@ def print_facts_of(facts: Facts) -> None:
         request = facts.groups[number].requests[row]
         said = f"{escape(request.prompt)} [bold]{escape(request.target_new)}[/bold]"
         table.add_row(name, said, "exact" if alone else "redo")
-    console.print(table)
+    print_table(console, table)
     if not all(exact):
         console.print(
             "redo: other facts were solved for with it or on top of it; lga remove edits them again, with --model.",

@@ -9,7 +9,7 @@ from rich.table import Table
 from lga_lightning.evaluation.prompts import FAMILIES
 from lga_lightning.reports.edit_wording import first_look, warnings
 from lga_lightning.reports.tables import number
-from lga_lightning.reports.terminal import make_console, print_note
+from lga_lightning.reports.terminal import make_console, print_note, print_table
 from lga_lightning.reports.wording import golden_layers, layers_in_words, verdict
 from lga_lightning.results.attribution import LocatorResult
 from lga_lightning.results.validation import ValidationResult
@@ -43,21 +43,16 @@ def print_scores(result: ValidationResult, required: Mapping[str, str]) -> None:
     for heading in ("", "before", "after", *(("required",) if required else ())):
         table.add_column(heading, justify="right" if heading else "left")
 
-    def add(name: str, before: float, after: float) -> None:
-        least = (required.get(name, ""),) if required else ()
-        table.add_row(NAMES.get(name, name), number(before, 3), number(after, 3), *least)
+    def add(label: str, before: float, after: float, family: str) -> None:
+        least = (required.get(family, ""),) if required else ()
+        table.add_row(label, number(before, 3), number(after, 3), *least)
 
     for family in FAMILIES:
         if family in result.metrics:
             seen = first_look(result.metrics[family])
-            add(family, seen.before, seen.after)
+            add(NAMES.get(family, family), seen.before, seen.after, family)
     for name, score in (result.general.scores if result.general is not None else {}).items():
-        table.add_row(
-            f"general: {name}",
-            number(score.before, 3),
-            number(score.after, 3),
-            *(required.get("general", ""),) * bool(required),
-        )
-    console.print(table)
+        add(f"general: {name}", score.before, score.after, "general")
+    print_table(console, table)
     for warning in warnings(result):
         console.print(f"[bold red]{escape(warning)}[/bold red]")

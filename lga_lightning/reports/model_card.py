@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 from lga_lightning.data.requests import EditRequest
-from lga_lightning.editing.serving import served_rank
+from lga_lightning.editing.serving import check_servable, served_rank
 from lga_lightning.models.loading import hub_name
 from lga_lightning.reports.edit_wording import governor_stop
 from lga_lightning.reports.markdown import escape_markdown
@@ -83,6 +84,31 @@ def model_card(
         settings=[[name, str(value)] for name, value in result.method.items() if name != "name"],
     )
     return str(ModelCard(text))
+
+
+def leave_card(
+    folder: Path,
+    result: ValidationResult,
+    requests: Sequence[EditRequest],
+    ranks: Mapping[str, int],
+    kind: Literal["adapter", "matrices", "merged"],
+    error: float | None = None,
+    folded: Mapping[str, Metric] | None = None,
+) -> None:
+    """Write the card into a folder that holds the edit already; of an adapter it says where that can be served.
+
+    Args:
+        folder: The folder.
+        result: As :func:`model_card` takes it, like all that follow.
+        requests: The edited requests, in order.
+        ranks: Ranks of the edit, by module.
+        kind: What the folder holds.
+        error: Largest relative error.
+        folded: Scores of what is written.
+    """
+    refused = check_servable(folder) if kind == "adapter" else None
+    card = model_card(result, requests, ranks, kind, error, folded, refused)
+    (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def _escaped(value: Any) -> Any:

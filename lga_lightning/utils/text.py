@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Sequence
+from difflib import get_close_matches
 
 
 def printable(text: str) -> str:
@@ -27,3 +29,18 @@ def escape(text: str) -> str:
     from rich.markup import escape as without_markup
 
     return without_markup(printable(text))
+
+
+def near(name: str, names: Sequence[str]) -> str:
+    """The name that was meant, as the end of a sentence; "" where none is near.
+
+    Args:
+        name: What was written.
+        names: What could have been.
+
+    Example:
+        >>> near("ROMEE", ["FTL", "ROME"]), near("banana", ["FTL", "ROME"])
+        ('; did you mean ROME?', '')
+    """
+    found = get_close_matches(name, names, n=1)
+    return f"; did you mean {found[0]}?" if found else ""

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import re
 
+import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from lga_lightning.callbacks import ApplyEdits, LayerAttribution, ScoreCollector
+from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing import RROME
 from lga_lightning.evaluation.config import EvaluationConfig
-from lga_lightning.exceptions import DataError, SettingError
+from lga_lightning.exceptions import DataError, InvalidRequest, SettingError
 from lga_lightning.locators import LGA, FixedLayer
 from tests.helpers.data import rows, write_rows
 from tests.helpers.hosts import Host, train
@@ -187,3 +189,14 @@ def test_edits_that_cannot_be_made_are_refused_before_the_training(callback, tmp
         train(tmp_path, [ApplyEdits("nowhere.jsonl", model="net.llm", tokenizer=callback.tokenizer)])
     with pytest.raises(SettingError, match="batch_size"):
         ApplyEdits("a.jsonl", batch_size=0)
+    long = EditRequest("Rome is in " + "x" * 90_000, "Rome", "France")
+    for facts, what in (([long], "positions"), ([EditRequest("Rome is in", None, "France")], "subject")):
+        with pytest.raises(InvalidRequest, match=what):
+            train(tmp_path, [ApplyEdits(facts, model="net.llm", tokenizer=callback.tokenizer, layer=1), NoStep()])
+
+
+class NoStep(L.Callback):
+    """Says so where something is trained."""
+
+    def on_train_batch_start(self, *given: object) -> None:
+        raise AssertionError("trained")

@@ -11,7 +11,7 @@ from lga_lightning import RROME, edit, functional
 from lga_lightning.data import to_record
 from lga_lightning.editing import WeightDelta
 from lga_lightning.evaluation.evaluator import evaluate
-from lga_lightning.exceptions import DataError, RequirementError, SettingError
+from lga_lightning.exceptions import DataError, InvalidRequest, RequirementError, SettingError
 from lga_lightning.functional import known_golden_layer
 from lga_lightning.job import EditJob
 from lga_lightning.locators.race import RaceSettings
@@ -145,3 +145,10 @@ def test_what_is_folded_is_what_is_scored(llama, tokenizer):
     assert done.result.method["max_rank"] == 1
     scored = evaluate(llama, tokenizer, requests(2), [done.delta] * 2)
     assert [[one.scores for one in of] for of in done.responses] == [[one.scores for one in of] for of in scored]
+
+
+def test_a_fact_that_is_too_long_is_named_before_any_search(llama, tokenizer, searches):
+    long = replace(requests(1)[0], rephrases=("Rome is in " + "x" * 90_000,))
+    with pytest.raises(InvalidRequest, match=r"positions\. Shorten it"):
+        EditJob(RROME(**FAST_METHOD), output=None).run(llama, tokenizer, [long])
+    assert not searches
