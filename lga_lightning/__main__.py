@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, NoReturn
 if TYPE_CHECKING:
     from lga_lightning.utils.processes import Processes
 
-LONGEST = 4000  # characters of a message: data that it names may be megabytes
-
 HELP = """\
 usage: lga [--help] [--version] {edit,fit,validate,predict,compare,moments,facts,remove} [options]
 
@@ -88,6 +86,7 @@ def main() -> None:
 def _run(processes: Processes) -> int:
     """Run the command; its exit code, once whoever has to say why it failed has said it."""
     from lga_lightning.exceptions import LGAError
+    from lga_lightning.utils.text import complain
 
     try:
         from lga_lightning.cli import run
@@ -95,12 +94,12 @@ def _run(processes: Processes) -> int:
         run()
     except (LGAError, OSError) as error:
         if processes.speaks():
-            _complain(str(error)[:LONGEST])
+            complain(str(error))
         return getattr(error, "exit_code", 2)
     except Exception as error:  # of several processes, often nothing but another one's end
         if not processes.speaks():
             return 2
-        _complain(_unexpected(error))
+        complain(_unexpected(error))
         return 1
     except (KeyboardInterrupt, SystemExit):
         if not processes.failed:
@@ -136,9 +135,9 @@ def _answer_at_once(words: list[str]) -> None:
     if words[0] == "--print_completion":
         _say(help.completion(words[1] if len(words) > 1 else "bash", tuple(verbs)))
     if words[0] not in verbs:
-        from lga_lightning.utils.text import near
+        from lga_lightning.utils.text import complain, near
 
-        _complain(
+        complain(
             f"{words[0]!r} is no verb{near(words[0], verbs) or '.'} There are {', '.join(verbs)}, each before its options: lga --help."
         )
         sys.exit(2)
@@ -151,14 +150,6 @@ def _answer_at_once(words: list[str]) -> None:
 def _say(text: str, code: int = 0) -> NoReturn:
     sys.stdout.write(text)
     sys.exit(code)
-
-
-def _complain(text: str) -> None:
-    from lga_lightning.utils.text import printable
-
-    if os.environ.get("LGA_DEBUG", "0") not in ("", "0") and sys.exc_info()[0] is not None:
-        traceback.print_exc()
-    sys.stderr.write(f"\nlga: {printable(text)}\n")
 
 
 def _unexpected(error: Exception) -> str:

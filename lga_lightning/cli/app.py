@@ -10,7 +10,6 @@ from collections.abc import Callable
 
 from lightning.pytorch.cli import ArgsType
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from torch.multiprocessing.spawn import ProcessRaisedException
 from transformers.utils import logging as transformers_logging
 
 from lga_lightning.cli.comparison import ComparisonCLI
@@ -19,7 +18,7 @@ from lga_lightning.cli.edits import LGACLI
 from lga_lightning.cli.facts import list_facts, remove_facts
 from lga_lightning.cli.frozen import FrozenCLI
 from lga_lightning.cli.moments import MomentsCLI
-from lga_lightning.exceptions import LGAError, SettingError
+from lga_lightning.exceptions import SettingError
 from lga_lightning.job import FinishedEdit
 
 # what Lightning says about any run, or about one in which nothing is trained: true, meant, and no news
@@ -53,8 +52,3 @@ def run(args: ArgsType = None) -> FrozenCLI | FinishedEdit | None:
         return verb(words[1:]) if verb else LGACLI(args)
     except MisconfigurationException as error:
         raise SettingError(str(error)) from error
-    except ProcessRaisedException as error:  # of the strategies ddp_spawn and ddp_fork
-        _, _, said = str(error).rpartition(f"\n{LGAError.__module__}.")
-        if not said:
-            raise
-        raise LGAError(said.partition(": ")[2].strip()) from error

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import multiprocessing
+import signal
 import sys
+import threading
 from argparse import ArgumentError
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import lightning as L
@@ -16,8 +20,11 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from lga_lightning.cli.refusal import meant, refusal
 from lga_lightning.cli.words import in_order
-from lga_lightning.exceptions import SettingError
+from lga_lightning.exceptions import LGAError, SettingError
 from lga_lightning.models.loading import EMBEDDED_NAME
+from lga_lightning.utils.processes import Processes
+from lga_lightning.utils.signals import take
+from lga_lightning.utils.text import complain
 
 TRAINER_DEFAULTS = {
     "max_epochs": 1,
@@ -36,6 +43,54 @@ IN_PYTHON = {"model", "tokenizer", "evaluation"}
 # so that `--model.editor.steps` needs no `--model.editor`. As defaults of the parser they would hand their settings on to
 # whatever class a user chooses instead
 BEGIN_WITH = ("--model.locator=EditForecast", "--model.editor=RROME")
+
+
+class EndsAtOnce(L.Callback):
+    """Takes SIGTERM back from Lightning, whose handler comes in front.
+
+    That one tells the other processes by a broadcast, which waits for good where another of them waits in an operation of its own.
+    Ctrl-C takes no such turn, and ends all.
+    """
+
+    def on_train_start(self, *_: Any) -> None:
+        """Lightning has taken the signal just before."""
+        if multiprocessing.parent_process() is None:
+            take()
+        elif threading.current_thread() is threading.main_thread():  # whoever waits for this process has the last word
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    on_validation_start = on_predict_start = on_train_start
+
+
+class Told:
+    """What Lightning runs in processes that it forks or spawns: the first that fails says why.
+
+    Whoever waits for them may hear first of one that fails because another one did.
+
+    Args:
+        function: A function of the trainer.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run it."""
+        try:
+            return self.function(*args, **kwargs)
+        except (LGAError, OSError) as error:
+            if multiprocessing.parent_process() is not None and Processes().speaks():
+                complain(str(error))
+            raise
+
+
+def _launch(launch: Callable[..., Any], function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    try:
+        return launch(Told(function), *args, **kwargs)
+    except KeyboardInterrupt:  # SIGTERM reaches one process alone
+        for child in multiprocessing.active_children():
+            child.terminate()
+        raise
 
 
 class FrozenCLI(LightningCLI):
@@ -113,12 +168,17 @@ class FrozenCLI(LightningCLI):
             shown = sys.stderr.isatty()
             kwargs.setdefault("enable_progress_bar", shown)
         given = self._get(self.config_init, "trainer.callbacks") or []
+        callbacks: list[L.Callback] = [EndsAtOnce()]
         if shown and not any(isinstance(one, ProgressBar) for one in (given if isinstance(given, list) else [given])):
-            self.trainer_defaults = {**TRAINER_DEFAULTS, "callbacks": [TQDMProgressBar()]}
+            callbacks.append(TQDMProgressBar())
+        self.trainer_defaults = {**TRAINER_DEFAULTS, "callbacks": callbacks}
         try:
-            return super().instantiate_trainer(**kwargs)
+            trainer = super().instantiate_trainer(**kwargs)
         except (TypeError, ValueError, MisconfigurationException) as error:
             raise meant(error) or SettingError(f"The options of --trainer cannot be used: {error}") from error
+        if launcher := trainer.strategy.launcher:
+            launcher.launch = partial(_launch, launcher.launch)  # type: ignore[method-assign]
+        return trainer
 
     def _set_seed(self) -> None:
         try:

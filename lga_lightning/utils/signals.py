@@ -25,7 +25,8 @@ def interruptible() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
         yield
         return
-    before = signal.signal(signal.SIGTERM, _terminate)
+    before = signal.getsignal(signal.SIGTERM)
+    take()
     try:
         yield
     except KeyboardInterrupt as interrupt:
@@ -36,6 +37,12 @@ def interruptible() -> Iterator[None]:
         raise
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def take() -> None:
+    """Take SIGTERM, or take it again from who has put a handler in front."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _terminate)
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:

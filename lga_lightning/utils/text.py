@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import traceback
 import unicodedata
 from collections.abc import Sequence
 from difflib import get_close_matches
+
+LONGEST = 4000  # characters of a message: data that it names may be megabytes
 
 
 def printable(text: str) -> str:
@@ -44,3 +49,10 @@ def near(name: str, names: Sequence[str]) -> str:
     """
     found = get_close_matches(name, names, n=1)
     return f"; did you mean {found[0]}?" if found else ""
+
+
+def complain(text: str) -> None:
+    """Say on stderr, in a paragraph, why the command ends, after the traceback where that is asked for (``--debug``)."""
+    if os.environ.get("LGA_DEBUG", "0") not in ("", "0") and sys.exc_info()[0] is not None:
+        traceback.print_exc()
+    sys.stderr.write(f"\nlga: {printable(text[:LONGEST])}\n")

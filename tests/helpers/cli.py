@@ -27,7 +27,7 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture) -> str:
     sys.argv = ["lga", *arguments]
     with pytest.raises(SystemExit) as stop:
         entry.main()
-    assert stop.value.code == 2
     error = capsys.readouterr().err
-    assert "Traceback" not in error
+    assert stop.value.code == 2, error
+    assert "Traceback" not in error, error
     return error[error.index("lga: ") :]

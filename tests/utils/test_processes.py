@@ -10,9 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from lga_lightning.utils.processes import GRACE, MARK, Processes
-from tests.helpers.cli import FAST_EDIT, refused
+from tests.helpers.cli import FAST_EDIT
+from tests.helpers.data import rows, write_rows
 
 PARAGRAPH = "lga: Somebody has hidden the facts. Look under the carpet.\n"
 FAILING = ["--trainer.devices=2", "--trainer.callbacks=tests.helpers.faults.FailingRank"]
@@ -78,6 +80,27 @@ def test_under_torchrun_too(arguments):
     assert said.count("Traceback") <= 1  # torchrun's own
 
 
-def test_and_where_lightning_forks_or_spawns(arguments, capfd):
-    said = refused(["fit", *arguments, *FAST_EDIT, *FAILING, "--trainer.strategy=ddp_fork"], capfd)
-    assert said.endswith(PARAGRAPH)
+@pytest.mark.parametrize("strategy", ["ddp_fork", "ddp_spawn"])
+def test_and_where_lightning_forks_or_spawns(strategy, arguments):
+    words = [*arguments, *FAST_EDIT, *FAILING, f"--trainer.strategy={strategy}"]
+    code, said = said_by(words, [sys.executable, "-m", "lga_lightning"])
+    assert code == 2, said
+    assert said.count(PARAGRAPH) == 1
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("strategy", ["ddp_fork", "ddp_spawn"])
+def test_sigterm_ends_what_lightning_forks_or_spawns(strategy, arguments, tmp_path):
+    data, root = write_rows(tmp_path / "many.jsonl", rows(8000)), tmp_path / "run"
+    words = [*arguments, f"--data.requests={data}", "--trainer.devices=2", f"--trainer.strategy={strategy}"]
+    command = [sys.executable, "-m", "lga_lightning", "fit", *words, f"--trainer.default_root_dir={root}"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.time() + 120
+        while not (root / "attribution.ckpt").exists() and time.time() < deadline:
+            time.sleep(0.1)
+        process.terminate()
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM, said
+    assert "--ckpt_path" in said
+    assert "lga: ended by SIGTERM." in said
+    torch.load(root / "attribution.ckpt")
