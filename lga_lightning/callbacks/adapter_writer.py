@@ -141,7 +141,13 @@ class AdapterWriter(EditCollector):
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Leave nothing that looks like a whole set of edits."""
+        super().on_exception(trainer, pl_module, exception)
         self._staged.close()
+
+    @property
+    def needs_edits(self) -> bool:
+        """All of them: they are written."""
+        return True
 
     def _put_together(self) -> None:
         """Give the folders of all processes their place, all at once."""

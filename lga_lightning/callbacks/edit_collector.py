@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from lga_lightning.callbacks.ability import AbilityCheck
 from lga_lightning.callbacks.host import check_own_module
@@ -58,8 +59,8 @@ class EditCollector(L.Callback):
         harness: Tasks of lm-evaluation-harness (``pip install 'lga-lightning[harness]'``) to run before and after the edits.
         harness_path: Folder with tasks of your own for it, as YAML.
         harness_limit: Number of items of a task, the first so many.
-        save_every: Number of groups after which edits that are made one after the other leave their state in
-            ``default_root_dir``, from which the same command goes on; 0 for never.
+        save_every: Number of groups, or of edits that are each made alone, after which a run leaves its state in ``default_root_dir``,
+            from which the same command goes on; 0 for never.
         probes: Prompts with the opposite sense, to which the new answer is wrong: ``negation``, ``contradiction`` or a list of both.
 
     Attributes:
@@ -129,6 +130,17 @@ class EditCollector(L.Callback):
             judge = pl_module.evaluation.judge
             if judge is not None:
                 judge.check()
+
+    @property
+    def needs_edits(self) -> bool:
+        """Whether edits that are each made alone are needed beyond their results, so that none of an earlier run will do."""
+        return bool(self.ability.general)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Say how to go on when the user interrupts a run."""
+        state = getattr(pl_module, "run_state", None)
+        if isinstance(exception, KeyboardInterrupt) and state is not None and state.path.is_file():
+            rank_zero_warn("Interrupted. The same command goes on from what was saved last.")
 
     def begin(self, module: L.LightningModule) -> None:
         """Forget an earlier run, and refuse to ask in a chat template that is not there.

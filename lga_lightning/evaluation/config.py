@@ -107,6 +107,11 @@ class EvaluationConfig:
         found |= {"context": self.context} if self.in_the_wild else {}
         return found | ({"judge": self.judge.settings()} if self.judge is not None else {})
 
+    def asked(self) -> dict[str, Any]:
+        """All that results depend on beside the edits, fit to be compared."""
+        found = {name: getattr(self, name) for name in ("generate", "fluency", "chat", "probes")}
+        return found | {"limit": self.limit, "metrics": [metric.name for metric in self.metrics], **self.settings()}
+
     def prompts(self, request: EditRequest) -> list[EvalPrompt]:
         """All prompts to which a request's edit is to respond."""
         prompts = [prompt for prompt in prompts_of(request) if prompt.family in self.families]

@@ -27,7 +27,7 @@ from lga_lightning.models.weights import weights_mark
 from lga_lightning.modules.datamodule import EditDataModule, RunData
 from lga_lightning.modules.edit_schedule import EditSchedule, ScoredEdits
 from lga_lightning.modules.frozen import Dtype, FrozenModule
-from lga_lightning.modules.run_state import STATE_FILE, RunState, fingerprint_of
+from lga_lightning.modules.run_state import RESULTS_FILE, STATE_FILE, RunState, fingerprint_of
 from lga_lightning.modules.schedules import SCHEDULES, Mode
 from lga_lightning.results.attribution import LocatorResult
 from lga_lightning.results.layer_spec import LayerSpec
@@ -256,7 +256,7 @@ class LGAModule(FrozenModule):
             self.governor.check_requests(self.data.requests)
         self.schedule = schedule(self.editor, llm, tokenizer, self.edited_layers, self.evaluation, self.governor)
         self._rest = None
-        self.run_state = self._state_of_edits() if schedule.resumes else None
+        self.run_state = self._state_of_edits(schedule) if schedule.resumes else None
         if self.run_state is not None:
             self.schedule.keep_state(self.run_state, self.data.requests)
 
@@ -290,18 +290,22 @@ class LGAModule(FrozenModule):
             self._rest = self._schedule.finish(self.trainer.global_rank, self.trainer.world_size)
         return self._rest
 
-    def _state_of_edits(self) -> RunState:
+    def _state_of_edits(self, schedule: type[EditSchedule]) -> RunState | None:
+        """Where the state of this run is kept; None where the results alone would not do, since the edits are needed, too."""
         collector, (llm, _) = self._collector, self.language_model
-        more = {
-            "name of the model": self.model_name,
-            "requests": self.data.fingerprint,
-            "batch size": getattr(self._data_module, "batch_size", None),
-            "governor": self.governor and self.governor.settings(),
-        }
+        if not isinstance(collector, EditCollector) or (not schedule.joint and collector.needs_edits):
+            return None
+        more = {"name of the model": self.model_name, "requests": self.data.fingerprint}
+        root, rank = Path(self.trainer.default_root_dir), self.trainer.global_rank
+        if schedule.joint:
+            path, parts, writes = root / STATE_FILE, "", self.trainer.is_global_zero
+            more |= {"batch size": str(getattr(self._data_module, "batch_size", None))}
+            more |= {"governor": str(self.governor and self.governor.settings())}
+        else:
+            path, parts, writes = root / RESULTS_FILE.format(rank=rank), RESULTS_FILE.format(rank="*"), True
+            more |= {"what is asked": str(self.evaluation.asked())}
         fingerprint = fingerprint_of(self.editor, llm, self.edited_layers, self.evaluation, **more)
-        every = collector.save_every if isinstance(collector, EditCollector) else 0
-        path = Path(self.trainer.default_root_dir) / STATE_FILE
-        return RunState(path, fingerprint, every, self.trainer.is_global_zero)
+        return RunState(path, fingerprint, collector.save_every, writes, parts)
 
     # what a run works on ---------------------------------------------------------------------------------------------
 

@@ -4,26 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing.targets import EditTargets
 from lga_lightning.modules.edit_schedule import EditSchedule, JointSchedule, ScoredEdits, milestones
+from lga_lightning.modules.independent import Independent
 from lga_lightning.modules.sequential import Sequential
 
 Mode = Literal["independent", "batch", "sequential"]
-
-
-@dataclass
-class Independent(EditSchedule):
-    """Every request edited alone, or with those of its group, on the unedited model."""
-
-    joint: ClassVar[bool] = False
-
-    def step(self, index: Sequence[int], requests: Sequence[EditRequest]) -> ScoredEdits:
-        """Edit and score the batch."""
-        deltas = self.editor.compute_groups(self.llm, self.tokenizer, requests, self.layers)
-        return self.score(index, requests, deltas)
 
 
 @dataclass
