@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lga_lightning import WeightDelta
 
@@ -33,6 +34,8 @@ def test_with_lightning(run, tmp_path, capsys):
         logged = list(csv.DictReader(file))
     assert sum(bool(row["lga/layer_3"]) for row in logged) == 3  # before training, and after each epoch
     assert any(row["loss"] for row in logged)
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert len(events.Scalars("lga/layer_3")) == 3
     assert (tmp_path / "attribution.json").is_file()
     assert "The edits are in the weights now" in " ".join(capsys.readouterr().out.split())
 
