@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib.metadata
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -42,13 +43,11 @@ def load_model(
         ModelError: If there is no such model, it is not a causal language model, its files lack some of its weights, it needs code
             of its own that may not run, or it has no fast tokenizer.
     """
-    from transformers import AutoModelForCausalLM
-
     if dtype != "auto" and dtype not in DTYPES:
         raise ModelError(f"`dtype` must be 'auto' or one of {sorted(DTYPES)}, got {dtype!r}.")
     tokenizer = load_tokenizer(name, trust_remote_code)
     try:
-        model, loaded = AutoModelForCausalLM.from_pretrained(
+        model, loaded = _from_pretrained(
             resolve(name),
             dtype=DTYPES.get(dtype, dtype),
             attn_implementation=attn_implementation,
@@ -66,6 +65,19 @@ def load_model(
             "download them anew, or name the causal language model that they belong to."
         )
     return model.requires_grad_(False).eval(), tokenizer
+
+
+def _from_pretrained(name: str, **settings: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """As a causal language model, or as one that answers questions about pictures, whose text decoder is what is looked at."""
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+
+    try:
+        return AutoModelForCausalLM.from_pretrained(name, **settings)
+    except ValueError as error:
+        if "Unrecognized configuration class" in str(error):
+            with suppress(ValueError):
+                return AutoModelForImageTextToText.from_pretrained(name, **settings)
+        raise
 
 
 def multiplies(dtype: torch.dtype) -> bool:

@@ -29,14 +29,20 @@ class Structure:
     def blocks(self, model: PreTrainedModel) -> list[str]:
         """Names of the transformer blocks, shallowest first: the first ``ModuleList`` with ``num_hidden_layers`` entries.
 
+        Of a model that also sees or hears, the one within its text decoder.
+
         Args:
             model: A causal language model.
         """
         count = getattr(model.config.get_text_config(), "num_hidden_layers", None)
-        for name, module in model.named_modules():
-            if isinstance(module, nn.ModuleList) and len(module) == count:
-                return [f"{name}.{index}" for index in range(len(module))]
-        return []
+        lists = {
+            module: name
+            for name, module in model.named_modules()
+            if isinstance(module, nn.ModuleList) and len(module) == count
+        }
+        within = [module for module in model.get_decoder().modules() if module in lists]
+        found = next(iter([*within, *lists]), None)
+        return [] if found is None else [f"{lists[found]}.{index}" for index in range(len(found))]
 
     def attention(self, block: nn.Module) -> list[str]:
         """Names of the block's children that are attention: those whose class name says so.

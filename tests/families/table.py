@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.families.families import EDITED, NOT_EDITED, REFUSED, row
+from tests.helpers.families import COMPOSITES
 from tests.helpers.models import tiny_model
 
 PAGE = Path(__file__).parents[2] / "docs/families.md"
@@ -38,6 +39,11 @@ lga_lightning.models.structure.RoutedExperts`, takes the routed experts in place
 - The router is not edited, and what a token is routed to after an edit of an earlier block is what the router then says.
 - transformers 4 kept experts apart; there they are refused.
 
+## Models that also see
+
+Of a model that takes pictures, too, the text decoder is scored and edited, and the prompts are text: {composites}. Tried with tiny random weights as above (scores, an edit,
+its adapter in PEFT), with as many layers in what sees as in the decoder. `load_model` takes them where transformers has them for images and text (`AutoModelForImageTextToText`), too.
+
 ## Not edited, or not at all
 
 | family | what it says |
@@ -50,7 +56,9 @@ def page() -> str:
     """The page's text."""
     edited = [row(family, tiny_model(family)) for family in EDITED]
     others = [row(family, tiny_model(family)) for family in (*NOT_EDITED, *REFUSED)]
-    return TEXT.format(count=len(EDITED), edited="\n".join(edited), others="\n".join(others))
+    composites = ", ".join(f"`{family}`" for family in COMPOSITES)
+    rows = {"edited": "\n".join(edited), "others": "\n".join(others)}
+    return TEXT.format(count=len(EDITED), composites=composites, **rows)
 
 
 if __name__ == "__main__":

@@ -186,3 +186,37 @@ def config_of(family: str, **overrides: Any) -> PreTrainedConfig:
         known = {name: size for name, size in _SIZES.items() if usual.get(name) is not None}
         settings = {"pad_token_id": 0, **known, **MORE_FAMILIES.get(family, {})}
     return kind(**{"vocab_size": VOCABULARY, "bos_token_id": 1, "eos_token_id": 2, **settings, **overrides})
+
+
+_EYE: dict[str, Any] = {
+    "hidden_size": 16,
+    "intermediate_size": 20,
+    "num_hidden_layers": 3,  # as many as the text decoder has
+    "depth": 3,
+    "num_attention_heads": 2,
+    "num_heads": 2,
+    "image_size": 28,
+    "patch_size": 14,
+    "out_hidden_size": 24,
+}
+
+COMPOSITES: dict[str, tuple[str, dict[str, Any]]] = {
+    "gemma3": ("gemma3_text", {"model_type": "siglip_vision_model"}),
+    "idefics3": ("llama", {"model_type": "idefics3_vision"}),
+    "llava": ("llama", {"model_type": "clip_vision_model"}),
+    "mistral3": ("mistral", {"model_type": "pixtral"}),
+    "qwen3_vl": ("qwen3_vl_text", {}),
+    "smolvlm": ("llama", {"model_type": "smolvlm_vision"}),
+}
+"""Models that also see: the family of the text decoder, and settings of what sees."""
+
+
+def composite_config(family: str) -> PreTrainedConfig:
+    """The configuration of a tiny model that also sees.
+
+    Args:
+        family: Its ``model_type``.
+    """
+    text, eye = COMPOSITES[family]
+    parts = {"text_config": config_of(text, num_hidden_layers=3).to_dict(), "vision_config": {**_EYE, **eye}}
+    return CONFIG_MAPPING[family](**parts)

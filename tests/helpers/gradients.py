@@ -52,7 +52,10 @@ def out_projection(block: torch.nn.Module) -> torch.nn.Module:
 def reference(model: PreTrainedModel, tokenizer, request, scope: str, whole: bool = False) -> Tensor:
     """[4, L] dot, cosine and norms, from materialised gradients of one request at a time; of the loss over the whole text."""
     gradients = []
-    moves = [torch.zeros(model.config.hidden_size, dtype=model.dtype, requires_grad=True) for _ in blocks(model)]
+    moves = [
+        torch.zeros(model.config.get_text_config().hidden_size, dtype=model.dtype, requires_grad=True)
+        for _ in blocks(model)
+    ]
     spans = tokenizer(request.prompt, return_offsets_mapping=True)["offset_mapping"]
     end = request.prompt.index(request.subject) + len(request.subject)
     subject = max(i for i, (start, stop) in enumerate(spans) if start < end <= stop)  # bytes of one letter share a span
