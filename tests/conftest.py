@@ -12,6 +12,7 @@ from tests.helpers.cli import QUICK
 from tests.helpers.data import rows, write_rows
 from tests.helpers.families import FAMILIES
 from tests.helpers.models import tiny_model, tiny_tokenizer
+from tests.helpers.quantised import saved_model
 
 
 @pytest.fixture(scope="session")
@@ -31,6 +32,12 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny_model("llama").save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def quantised_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny llama whose sizes suit 4 bits, and its tokenizer."""
+    return saved_model(tmp_path_factory.mktemp("quantised"))
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ from lga_lightning.callbacks.edit_collector import EditCollector
 from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing import WeightDelta
 from lga_lightning.editing.adapter import NOTE, errors_in_json, save_updates
+from lga_lightning.editing.in_place import check_mergeable
 from lga_lightning.editing.serving import SERVED_RANKS, served_rank
 from lga_lightning.evaluation.evaluator import evaluate
 from lga_lightning.exceptions import SettingError
@@ -84,6 +85,8 @@ class AdapterWriter(EditCollector):
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Begin anew; a folder that must not be overwritten is refused before anything is edited."""
         self.begin(pl_module)
+        if self.merge:
+            check_mergeable(pl_module.language_model[0])
         self.error, self.folded = None if self.max_rank is None else 0.0, None
         name = "merged" if self.merge else "adapter"
         self.folder = user_path(self.output) if self.output else Path(trainer.default_root_dir) / name

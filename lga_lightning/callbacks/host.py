@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from lga_lightning.data.loading import LoadedRequests
 from lga_lightning.editing import EditMethod, WeightDelta
 from lga_lightning.editing.delta import Originals
+from lga_lightning.editing.in_place import check_mergeable
 from lga_lightning.evaluation.config import EvaluationConfig
 from lga_lightning.evaluation.evaluator import Evaluator
 from lga_lightning.exceptions import DataError, SettingError
@@ -91,7 +92,9 @@ class HostModel:
 
         Raises:
             InvalidRequest: If a text is too long for the model, or the method cannot edit a fact.
+            ModelError: If the edit could not be written into the weights.
         """
+        check_mergeable(self.llm)
         editor.check_requests(facts.requests)
         check_lengths(self.llm, self.tokenizer, facts.requests)
 

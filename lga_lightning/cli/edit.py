@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from argparse import ArgumentError, HelpFormatter
 from collections.abc import Sequence
+from typing import get_args
 
 import torch
 from jsonargparse import ArgumentParser, Namespace
@@ -19,6 +20,7 @@ from lga_lightning.job import EditJob, FinishedEdit
 from lga_lightning.locators.race import RaceSettings
 from lga_lightning.models.chat import ChatTokenizer
 from lga_lightning.models.loading import DTYPES, EMBEDDED_NAME, load_model
+from lga_lightning.models.quantization import Quantization
 
 BEGIN_WITH = "--editor=RROME"  # so that `--editor.steps` needs no `--editor`
 
@@ -49,6 +51,12 @@ def make_parser() -> ArgumentParser:
         help="A Hub id, a local folder or .gguf file, gemma3-270m, or smollm2-135m (default).",
     )
     model.add_argument("--dtype", default="float32", help=f"auto, or one of {', '.join(DTYPES)}; float32 by default.")
+    model.add_argument(
+        "--quantization",
+        choices=get_args(Quantization),
+        default=None,
+        help="What linear maps are kept in: int8 or int4 (torchao), nf4 (bitsandbytes); none by default.",
+    )
     model.add_argument(
         "--device", default="auto", help="cpu, cuda, cuda:1, mps, ...; auto takes a GPU where there is one."
     )
@@ -118,7 +126,9 @@ def edit(words: Sequence[str]) -> FinishedEdit:
         show=True,
     )
     device = _device(given.device)
-    model, tokenizer = load_model(given.model, given.dtype, trust_remote_code=given.trust_remote_code)
+    model, tokenizer = load_model(
+        given.model, given.dtype, trust_remote_code=given.trust_remote_code, quantization=given.quantization
+    )
     model.to(device)
     return job.run(model, ChatTokenizer(tokenizer) if given.chat_template else tokenizer, facts, name)
 

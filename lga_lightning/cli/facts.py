@@ -5,13 +5,14 @@ from __future__ import annotations
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from lga_lightning.editing import WeightDelta
 from lga_lightning.editing.adapter import errors_in_json, read_note, resave_updates
 from lga_lightning.editing.facts_file import FACTS, facts_to_json
 from lga_lightning.exceptions import DataError, SettingError
 from lga_lightning.models.loading import DTYPES, load_model
+from lga_lightning.models.quantization import Quantization
 from lga_lightning.reports.adapter_facts import print_facts_of, removal_card
 from lga_lightning.reports.terminal import print_note
 from lga_lightning.utils.io import already_there, user_path
@@ -55,6 +56,7 @@ def remove_facts(words: Sequence[str]) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace --output if it is there")
     parser.add_argument("--model", help="the unedited model, to edit again what depends on these facts")
     parser.add_argument("--dtype", default="float32", choices=["auto", *DTYPES], help="what to load it in")
+    parser.add_argument("--quantization", choices=get_args(Quantization), help="what to keep its linear maps in")
     parser.add_argument("--device", default="cpu", help="where to run it")
     options = parser.parse_args(words)
     adapter = user_path(options.adapter)
@@ -87,7 +89,7 @@ def remove_facts(words: Sequence[str]) -> None:
 def _redone(before: WeightDelta, options: Any, note: dict[str, Any]) -> WeightDelta:
     from lga_lightning.editing.redo import redo_without
 
-    model, tokenizer = load_model(options.model, options.dtype)
+    model, tokenizer = load_model(options.model, options.dtype, quantization=options.quantization)
     WeightDelta.load(options.adapter, model)  # refuses another base model
     after = redo_without(before, options.fact, model.to(options.device), tokenizer)
     if "low_rank" in note:

@@ -33,6 +33,9 @@ OPTIONS = {
         ),
         Option("--model.dtype DTYPE", "of the weights: float32 (default), bfloat16, float16, auto", VERBS),
         Option(
+            "--model.quantization NAME", "what linear maps are kept in: int8, int4 (torchao), nf4 (bitsandbytes)", VERBS
+        ),
+        Option(
             "--model.layer LAYER", "golden (what fit found), atlas, 5, 4-8, all, default, or an attribution.json", EDITS
         ),
         Option("--model.layers LAYERS", "of which blocks: 5, 4-8, [3, 5], all, default, golden", ("moments",)),

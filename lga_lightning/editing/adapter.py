@@ -200,7 +200,7 @@ def load_updates(folder: Path, model: PreTrainedModel | None = None) -> dict[str
     try:
         note = read_note(folder)
         base = note["base_model"]
-        modules = {entry["module"]: entry["weight"] for entry in note["edited"].values()}
+        modules = {entry["module"]: (entry["weight"], entry.get("packing")) for entry in note["edited"].values()}
         ranks = {entry["module"]: entry.get("rank") for entry in note["edited"].values()}  # behind it there is padding
         changed = [NOTE] if was_changed(note) else []
         changed += [name for name, checksum in note.get(FILES, {}).items() if file_checksum(folder / name) != checksum]
@@ -212,8 +212,8 @@ def load_updates(folder: Path, model: PreTrainedModel | None = None) -> dict[str
     except (OSError, KeyError, TypeError, AttributeError, ValueError, RecursionError, SafetensorError) as error:
         raise _broken(folder, error) from error
     if model is not None:
-        for module, digest in modules.items():
-            _check_base(folder, base, module, digest, model)
+        for module, (digest, packing) in modules.items():
+            _check_base(folder, base, module, digest, packing, model)
             site = named_site(model, module)
             if updates[module].shape != (site.out_features, site.in_features):
                 raise DataError(
@@ -258,14 +258,14 @@ def _number(name: str) -> int:
     return int(name.split(".")[-2])
 
 
-def _check_base(folder: Path, base: str, module: str, digest: str, model: PreTrainedModel) -> None:
-    """Refuse a model that lacks a module, or has another weight there."""
+def _check_base(folder: Path, base: str, module: str, digest: str, packing: str | None, model: PreTrainedModel) -> None:
+    """Refuse a model that lacks a module, or has another weight there; packed in another way, there is no telling."""
     try:
         site = named_site(model, module)
     except ModelError:
         found = "which is not here"
     else:
-        if not site.weight.is_floating_point() or _digest(site) == digest:
+        if site.packing != packing or _digest(site) == digest:
             return
         found = "whose weight here is another"
     raise DataError(
@@ -275,9 +275,10 @@ def _check_base(folder: Path, base: str, module: str, digest: str, model: PreTra
 
 
 def _entry(site: EditSite) -> dict[str, Any]:
-    """What the note says of a module: its name, a hash of its weight, and of how many experts it is one."""
+    """What the note says of a module: its name, a hash of its weight, what that is packed in, and of how many experts it is one."""
+    packing = {} if site.packing is None else {"packing": site.packing}
     experts = {"experts": site.module.count} if isinstance(site.module, ExpertMatrix) else {}
-    return {"module": site.name, "weight": _digest(site), **experts}
+    return {"module": site.name, "weight": _digest(site), **packing, **experts}
 
 
 def _key(model: PreTrainedModel, site: EditSite) -> str:

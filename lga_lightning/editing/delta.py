@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,12 +15,13 @@ from torch import Tensor
 from lga_lightning.editing.adapter import load_updates, save_updates
 from lga_lightning.editing.facts import NO_FACTS, Facts
 from lga_lightning.editing.facts_file import load_facts
-from lga_lightning.editing.in_place import InPlace, in_place
+from lga_lightning.editing.in_place import InPlace, check_writable, in_place
 from lga_lightning.editing.updates import DenseUpdate, LowRankUpdate, RankError, Update, stack_updates
-from lga_lightning.exceptions import ModelError, SettingError
+from lga_lightning.exceptions import SettingError
 from lga_lightning.models.architecture import EditSite, named_site
 from lga_lightning.models.hooks import added_to_output
 from lga_lightning.models.loading import hub_name, name_of
+from lga_lightning.models.packed import reads_with
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -195,11 +197,22 @@ class WeightDelta:
 
     @contextmanager
     def applied(self, model: PreTrainedModel) -> Iterator[None]:
-        """Within the block, the edit is in the weights; afterwards they are what they were, bit for bit."""
-        originals = self.merge_(model)
-        before = {name: values for name, (_, values) in zip(self.updates, originals.weights, strict=True)}
+        """Within the block, the edit is in the weights; afterwards they are what they were, bit for bit.
+
+        Nothing can be written into packed weights: there it is added to the module's outputs, and the weight is read with it.
+        """
+        packed = [site for site in self._sites(model) if site.packing is not None]
+        apart = {site.name for site in packed}
+        written = WeightDelta({name: update for name, update in self.updates.items() if name not in apart})
+        originals = written.merge_(model)
+        before = {name: values for name, (_, values) in zip(written.updates, originals.weights, strict=True)}
         try:
-            with in_place(model, InPlace(self.updates, before)):
+            with ExitStack() as stack:
+                for site in packed:
+                    update = self.updates[site.name]
+                    stack.enter_context(_attached_at(site, [update], None))
+                    stack.enter_context(reads_with(site.module, partial(getattr, update, "matrix")))
+                stack.enter_context(in_place(model, InPlace(self.updates, before)))
                 yield
         finally:
             originals.restore_()
@@ -216,11 +229,7 @@ class WeightDelta:
         """
         weights = {}
         for site in self._sites(model):
-            if not site.weight.is_floating_point():
-                raise ModelError(
-                    f"{site.name} is quantised ({site.weight.dtype}), so an edit cannot be written into it. Keep "
-                    "the edit apart (`attached`), or load the model in bfloat16 or float32."
-                )
+            check_writable(site)
             weights[site.name] = site.weight
         originals = Originals([(weight, weight.detach().clone()) for weight in weights.values()])
         try:
@@ -301,7 +310,7 @@ def attached(model: PreTrainedModel, deltas: Sequence[WeightDelta], rows: Tensor
 @contextmanager
 def _attached_at(site: EditSite, updates: list[Update | None], rows: Tensor | None) -> Iterator[None]:
     """Within the block, one module gives what it would with the updates: W k + B A k."""
-    device = site.weight.device
+    device = site.device
     if rows is None:
         (update,) = updates
         stacked = () if update is None else update.factors

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,8 @@ from torch import Tensor
 
 from lga_lightning.editing.updates import Update
 from lga_lightning.exceptions import ModelError
-from lga_lightning.models.architecture import EditSite
+from lga_lightning.models.architecture import EditSite, blocks, edit_site
+from lga_lightning.models.packed import unpacked
 from lga_lightning.utils.per_model import PerModel
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ class InPlace:
 
     Attributes:
         updates: Update of each module, by name.
-        before: The weights [d_out, d_in] as they were right before, by the same names.
+        before: The weights [d_out, d_in] that it is written into as they were right before, by the same names.
     """
 
     updates: Mapping[str, Update]
@@ -56,15 +57,10 @@ def unedited_weight(model: PreTrainedModel, site: EditSite) -> Tensor:
     Args:
         model: A language model.
         site: The module.
-
-    Raises:
-        ModelError: If the weight is quantised.
     """
-    if not site.weight.is_floating_point():
-        raise ModelError(
-            f"{site.name} is quantised ({site.weight.dtype}), so a guard cannot tell how large an edit of it is, nor which directions it "
-            "must spare. Edit without guards, or load the model in bfloat16 or float32."
-        )
+    if site.packing is not None:  # nothing is ever written into it
+        weight = unpacked(site.module)
+        return weight.T if site.transposed else weight
     found = (edit.before[site.name] for edit in _IN_PLACE.get(model, ()) if site.name in edit.before)
     return next(found, site.weight)
 
@@ -81,3 +77,37 @@ def update_in_place(model: PreTrainedModel, name: str) -> Update | None:
         if name in edit.updates:
             total = edit.updates[name] if total is None else total + edit.updates[name]
     return total
+
+
+def check_mergeable(model: PreTrainedModel) -> None:
+    """Refuse a model into whose out-projections nothing can be written, before edits are made that are to be.
+
+    Args:
+        model: A causal language model.
+
+    Raises:
+        ModelError: If the weight of one is packed.
+    """
+    sites = []
+    for layer in range(len(blocks(model))):
+        with suppress(ModelError):  # a block may have no out-projection
+            sites.append(edit_site(model, layer))
+    for site in sites:
+        check_writable(site)
+
+
+def check_writable(site: EditSite) -> None:
+    """Refuse a module into whose weight nothing can be written.
+
+    Args:
+        site: The module.
+
+    Raises:
+        ModelError: If its weight is packed.
+    """
+    if site.packing is not None:
+        raise ModelError(
+            f"{site.name} is quantised ({site.packing}), so an edit cannot be written into it. Keep the edit as an adapter, which goes "
+            "on top of the quantised model (`save_pretrained`, or lga predict without --edits.merge; `attached` to try it), or "
+            "load the model in bfloat16 or float32."
+        )

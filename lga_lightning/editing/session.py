@@ -123,7 +123,7 @@ class EditSession:
                 facts = facts_from_json(json.loads(tensor.numpy().tobytes()))
             else:
                 name = rest.partition(".")[2]
-                factors.setdefault(name, []).append(tensor.to(named_site(self.model, name).weight.device))
+                factors.setdefault(name, []).append(tensor.to(named_site(self.model, name).device))
         updates: dict[str, Update] = {
             name: LowRankUpdate(*parts) if len(parts) == 2 else DenseUpdate(*parts) for name, parts in factors.items()
         }

@@ -255,7 +255,7 @@ class FineTuning(EditMethod):
 
 def like_changes(model: PreTrainedModel, site: EditSite) -> Tensor:
     """An empty tensor of the dtype and on the device that changes of a matrix are trained in."""
-    return at_least_float32(torch.empty(0, dtype=model.dtype, device=site.weight.device))
+    return at_least_float32(torch.empty(0, dtype=model.dtype, device=site.device))
 
 
 def _unchanged(gradient: Tensor) -> Tensor:

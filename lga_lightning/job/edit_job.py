@@ -75,7 +75,7 @@ def load_below(folder: Path, model: PreTrainedModel, asked: Sequence[EditRequest
                 "(`lga facts` and `lga remove`), or leave the new one out."
             )
     placed = {
-        name: type(update)(*(factor.to(named_site(model, name).weight.device) for factor in update.factors))
+        name: type(update)(*(factor.to(named_site(model, name).device) for factor in update.factors))
         for name, update in below.updates.items()
     }
     return WeightDelta(placed, below.facts)

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from lga_lightning.exceptions import LayerError, ModelError
 from lga_lightning.models.experts import DOWN, ExpertMatrix, is_fused
+from lga_lightning.models.packed import is_packed, packing, read_weight
 from lga_lightning.models.structure import is_matrix, is_transposed, matrix_names, matrix_shape, structure_of
 
 Scope = Literal["mlp", "mlp_out", "attention", "block", "value"]
@@ -90,9 +91,6 @@ class EditSite:
 
     def values(self, keys: Tensor) -> Tensor:
         """W k + b for keys [..., d_in], in the keys' dtype, which may be wider than the weights'."""
-        if not self.weight.is_floating_point():
-            values: Tensor = self.module(keys)
-            return values
         bias = getattr(self.module, "bias", None)
         return functional.linear(keys, self.weight.to(keys.dtype), None if bias is None else bias.to(keys.dtype))
 
@@ -105,9 +103,20 @@ class EditSite:
 
     @property
     def weight(self) -> Tensor:
-        """The stored weight as a [d_out, d_in] view: writing to it writes to the model."""
-        weight = self.module.get_parameter("weight")
+        """The weight as a [d_out, d_in] view: writing to it writes to the model. Of a packed one, a copy that is unpacked."""
+        weight = read_weight(self.module)
         return weight.T if self.transposed else weight
+
+    @property
+    def packing(self) -> str | None:
+        """What the weight is packed in, in a word (``Int8Tensor``); None if it can be written to."""
+        weight = self.module.get_parameter("weight")
+        return packing(weight) if is_packed(weight) else None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weight is."""
+        return self.module.get_parameter("weight").device
 
 
 def blocks(model: PreTrainedModel) -> list[nn.Module]:

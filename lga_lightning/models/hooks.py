@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from lga_lightning.models.packed import gradients_through_packed
+
 
 def per_row(tensor: Tensor, rows: int) -> Tensor:
     """A module's input or output as [rows, T, d]: some families (OPT) flatten the batch, some norms see heads apart."""
@@ -27,7 +29,8 @@ def frozen(model: nn.Module) -> Iterator[None]:
     """Within the ``with`` block, a model is in eval mode and no parameter asks for a gradient; then all is as it was.
 
     Modules that were compiled in place (``module.compile()``) run uncompiled, since compiled code passes over hooks that come later.
-    Embeddings ask for no gradient either, as transformers has them do for the sake of gradient checkpointing.
+    Embeddings ask for no gradient either, as transformers has them do for the sake of gradient checkpointing. Gradients flow through
+    packed weights, see :func:`~lga_lightning.models.packed.gradients_through_packed`.
     """
     modes = [(module, module.training) for module in model.modules()]
     compiled = [(module, module._compiled_call_impl) for module in model.modules() if module._compiled_call_impl]
@@ -40,7 +43,8 @@ def frozen(model: nn.Module) -> Iterator[None]:
             module._compiled_call_impl = None
         for parameter in wanted:
             parameter.requires_grad_(False)
-        yield
+        with gradients_through_packed(model):
+            yield
     finally:
         if hook is not None:
             hook.remove()

@@ -14,6 +14,7 @@ import torch
 from lga_lightning.exceptions import ModelError
 from lga_lightning.models.gguf import dequantise, folder_for, is_gguf
 from lga_lightning.models.packaged import PACKAGED, SMOLLM2
+from lga_lightning.models.quantization import check_quantised, quantization_options
 from lga_lightning.utils.io import user_path
 
 if TYPE_CHECKING:
@@ -25,7 +26,11 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def load_model(
-    name: str, dtype: str = "float32", attn_implementation: str | None = None, trust_remote_code: bool = False
+    name: str,
+    dtype: str = "float32",
+    attn_implementation: str | None = None,
+    trust_remote_code: bool = False,
+    quantization: str | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a frozen causal language model in eval mode, with its tokenizer.
 
@@ -35,24 +40,28 @@ def load_model(
         dtype: ``"float32"``, ``"bfloat16"``, ``"float16"``, ``"float64"``, or ``"auto"`` for the dtype of the checkpoint.
         attn_implementation: Passed to transformers (``"sdpa"``, ``"eager"``, ...); None for its default.
         trust_remote_code: Whether code that comes with the model may run. Without it such a model is refused, and nobody is asked.
+        quantization: What linear maps are kept in: ``"int8"`` or ``"int4"`` (torchao), ``"nf4"`` (bitsandbytes); None for what the
+            checkpoint has. They compute in ``dtype``.
 
     Returns:
         The model, with ``requires_grad`` off everywhere, and its fast tokenizer.
 
     Raises:
         ModelError: If there is no such model, it is not a causal language model, its files lack some of its weights, it needs code
-            of its own that may not run, or it has no fast tokenizer.
+            of its own that may not run, it has no fast tokenizer, or it cannot be quantised so.
     """
     if dtype != "auto" and dtype not in DTYPES:
         raise ModelError(f"`dtype` must be 'auto' or one of {sorted(DTYPES)}, got {dtype!r}.")
     tokenizer = load_tokenizer(name, trust_remote_code)
     try:
+        source = resolve(name)
         model, loaded = _from_pretrained(
-            resolve(name),
+            source,
             dtype=DTYPES.get(dtype, dtype),
             attn_implementation=attn_implementation,
             trust_remote_code=trust_remote_code,
             output_loading_info=True,
+            **quantization_options(source, quantization, DTYPES.get(dtype)),
         )
     except ModelError:
         raise
@@ -64,6 +73,8 @@ def load_model(
             f"{', ...' if len(missing) > 3 else ''}), which would be random. They may be incomplete, or of another class of model: "
             "download them anew, or name the causal language model that they belong to."
         )
+    if quantization is not None:
+        check_quantised(model, quantization)
     return model.requires_grad_(False).eval(), tokenizer
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from lga_lightning.models.packed import is_packed, packing, stored
 from lga_lightning.utils.per_model import PerModel
 
 if TYPE_CHECKING:
@@ -22,24 +23,26 @@ def weights_hash(model: PreTrainedModel) -> str:
         model: A language model.
     """
     named = sorted(model.named_parameters())
-    state = tuple((parameter.data_ptr(), parameter._version) for _, parameter in named)
+    state = tuple((part.data_ptr(), part._version) for _, parameter in named for part in stored(parameter))
     known = _FOUND.get(model)
     if known is not None and known[0] == state:
         return known[1]
     digest = hashlib.sha256()
     for name, parameter in named:
         digest.update(f"{name} {parameter.dtype} {list(parameter.shape)}".encode())
-        digest.update(parameter.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+        for part in stored(parameter):
+            digest.update(part.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     _FOUND[model] = state, digest.hexdigest()
     return digest.hexdigest()
 
 
 def weights_mark(model: PreTrainedModel) -> str:
-    """Dtype and the beginning of :func:`weights_hash`, for result files: ``"float32 1f0c..."``.
+    """Dtype and the beginning of :func:`weights_hash`, for result files: ``"float32 1f0c..."``, of packed weights ``"Int8Tensor 77ab..."``.
 
     The same model in two dtypes has two marks, and there is no telling from these whether it is the same model.
     """
-    return f"{str(model.dtype).removeprefix('torch.')} {weights_hash(model)[:16]}"
+    packed = (packing(parameter) for parameter in model.parameters() if is_packed(parameter))
+    return f"{next(packed, str(model.dtype)).removeprefix('torch.')} {weights_hash(model)[:16]}"
 
 
 def may_be_the_same(one: str | None, other: str) -> bool:

@@ -12,6 +12,7 @@ from torch import nn
 from lga_lightning.exceptions import SettingError
 from lga_lightning.models.architecture import blocks
 from lga_lightning.models.loading import EMBEDDED_NAME, load_model, load_tokenizer, multiplies, name_of
+from lga_lightning.models.quantization import Quantization
 from lga_lightning.models.structure import Structure, register_structure
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class FrozenModule(L.LightningModule):
         trust_remote_code: Whether code that comes with a model that is loaded may run.
         model: A language model that is at hand, instead of one to load.
         tokenizer: Its fast tokenizer; None loads the one of the model's name.
+        quantization: What the linear maps of a model that is loaded are kept in.
 
     Attributes:
         llm: The language model, once it is loaded.
@@ -57,6 +59,7 @@ class FrozenModule(L.LightningModule):
         trust_remote_code: bool,
         model: PreTrainedModel | None,
         tokenizer: PreTrainedTokenizerBase | None,
+        quantization: Quantization | None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -65,6 +68,7 @@ class FrozenModule(L.LightningModule):
         self.attn_implementation = attn_implementation
         self.structure = structure
         self.trust_remote_code = trust_remote_code
+        self.quantization = quantization
         self.model_name = model_name or (EMBEDDED_NAME if model is None else name_of(model))
         self.llm = model
         self.tokenizer = tokenizer
@@ -98,7 +102,7 @@ class FrozenModule(L.LightningModule):
         """Load the language model and its tokenizer, once, as far as they were not given."""
         if self.llm is None:
             self.llm, tokenizer = load_model(
-                self.model_name, self.dtype_name, self.attn_implementation, self.trust_remote_code
+                self.model_name, self.dtype_name, self.attn_implementation, self.trust_remote_code, self.quantization
             )
             self.tokenizer = self.tokenizer or tokenizer
         if self.tokenizer is None:

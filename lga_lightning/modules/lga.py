@@ -22,6 +22,7 @@ from lga_lightning.locators import EditForecast, LayerLocator
 from lga_lightning.locators.score_requests import prepare, score_requests
 from lga_lightning.models.chat import ChatTokenizer, plain
 from lga_lightning.models.lengths import check_lengths
+from lga_lightning.models.quantization import Quantization
 from lga_lightning.models.structure import Structure
 from lga_lightning.models.weights import weights_mark
 from lga_lightning.modules.datamodule import EditDataModule, RunData
@@ -74,6 +75,8 @@ class LGAModule(FrozenModule):
             :class:`~lga_lightning.callbacks.AdapterWriter` says.
         guards: What every edit must spare of the unedited weights, and every layer is scored with (``docs/editing.md``).
         governor: Limits at which the mode ``sequential`` stops, with the edits of the last look within them.
+        quantization: What the linear maps of a model that is loaded are kept in: ``int8`` or ``int4`` (torchao), ``nf4`` (bitsandbytes); None for
+            what the checkpoint has.
 
     Attributes:
         llm: The language model, once it is loaded.
@@ -113,8 +116,11 @@ class LGAModule(FrozenModule):
         evaluation: EvaluationConfig | None = None,
         guards: Sequence[Guard] = (),
         governor: Governor | None = None,
+        quantization: Quantization | None = None,
     ) -> None:
-        super().__init__(model_name, dtype, attn_implementation, structure, trust_remote_code, model, tokenizer)
+        super().__init__(
+            model_name, dtype, attn_implementation, structure, trust_remote_code, model, tokenizer, quantization
+        )
         if mode is not None and mode not in SCHEDULES:
             raise SettingError(f"`mode` must be one of {list(SCHEDULES)}, got {mode!r}.")
         if governor is not None and mode != "sequential":

@@ -15,6 +15,7 @@ from lga_lightning.covariance.estimate import finish, restore_partial, save_part
 from lga_lightning.covariance.store import CovarianceKey, load_covariance
 from lga_lightning.data.corpus import BUNDLED
 from lga_lightning.exceptions import SettingError
+from lga_lightning.models.quantization import Quantization
 from lga_lightning.models.structure import Structure
 from lga_lightning.modules.frozen import Dtype, FrozenModule
 from lga_lightning.results.layer_spec import LayerSpec
@@ -44,6 +45,8 @@ class MomentsModule(FrozenModule):
         trust_remote_code: Whether code that comes with a model that is loaded may run; without it such a model is refused.
         model: A language model that is at hand, instead of one to load.
         tokenizer: Its fast tokenizer; None loads the one of the model's name.
+        quantization: What the linear maps of a model that is loaded are kept in: ``int8`` or ``int4`` (torchao), ``nf4`` (bitsandbytes); None for
+            what the checkpoint has.
     """
 
     def __init__(
@@ -60,8 +63,11 @@ class MomentsModule(FrozenModule):
         trust_remote_code: bool = False,
         model: PreTrainedModel | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
+        quantization: Quantization | None = None,
     ) -> None:
-        super().__init__(model_name, dtype, attn_implementation, structure, trust_remote_code, model, tokenizer)
+        super().__init__(
+            model_name, dtype, attn_implementation, structure, trust_remote_code, model, tokenizer, quantization
+        )
         if min(1 if tokens is None else tokens, sequence_length) < 1 or save_every < 0:
             raise SettingError(
                 "`tokens` and `sequence_length` must be at least 1, and `save_every` at least 0, got "

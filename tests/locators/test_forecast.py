@@ -17,6 +17,7 @@ from lga_lightning.results.attribution import LocatorResult
 from lga_lightning.results.layer_spec import LayerSpec
 from tests.editing.helpers import QUICK
 from tests.helpers.models import requests, tiny_model
+from tests.helpers.quantised import Int8Linear
 
 
 def identity(**settings: object) -> RROME:
@@ -93,28 +94,11 @@ def test_bfloat16(tokenizer):
     assert (fine[:, 1:4] - coarse[:, 1:4]).abs().nanmean() < 0.05
 
 
-def test_quantised_weights(tokenizer):
+def test_quantised_weights_of_an_unknown_kind(tokenizer):
     """Weights that are no floating point numbers: only activations and their gradients are needed."""
-    from torch import nn
-
-    class Int8(nn.Linear):
-        """A linear map whose weight is int8 with a scale a row."""
-
-        def __init__(self, linear: nn.Linear) -> None:
-            super().__init__(linear.in_features, linear.out_features, bias=False, device="meta")
-            scale = linear.weight.abs().amax(1, keepdim=True) / 127
-            del self.weight
-            self.register_buffer("scale", scale)
-            self.register_parameter(
-                "weight", nn.Parameter((linear.weight / scale).round().to(torch.int8), requires_grad=False)
-            )
-
-        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-            return nn.functional.linear(inputs, self.weight.to(inputs.dtype) * self.scale)
-
     plain, model = tiny_model("llama"), tiny_model("llama")
     for block in blocks(model):
-        block.mlp.down_proj = Int8(block.mlp.down_proj)
+        block.mlp.down_proj = Int8Linear(block.mlp.down_proj)
     data = requests(6)
     found, wanted = (EditForecast(identity()).score(one, tokenizer, data).values for one in (model, plain))
     assert found.isnan().equal(wanted.isnan())
