@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import sys
@@ -109,10 +110,15 @@ def _run(processes: Processes) -> int:
 
 
 def _start() -> None:
-    """Make the terminal take any sign, and take note of ``--debug``."""
+    """Make the terminal take any sign, hush what is said of any run where torchao is installed, and take note of ``--debug``."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")
+    for name in (
+        "torchao",
+        "torch.utils._pytree",
+    ):  # of kernels that nothing here needs, when transformers imports the former
+        logging.getLogger(name).setLevel(logging.ERROR)
     if "--debug" in sys.argv:
         sys.argv.remove("--debug")
         os.environ["LGA_DEBUG"] = "1"  # of further processes as well

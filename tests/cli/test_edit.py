@@ -37,6 +37,16 @@ def test_a_file_and_facts_on_the_command_line(quick, tmp_path, capsys):
     assert "The adapter, with its card and report.html" in capsys.readouterr().out
 
 
+def test_a_quantised_model(quick, tmp_path, capsys):
+    pytest.importorskip("torchao")
+    run(["edit", "--fact", FACT, *quick, "--quantization=int8"])
+    note = json.loads((tmp_path / "adapter" / "lga.json").read_text())
+    assert note["edited"]["1"]["packing"] == "Int8Tensor"
+    error = refused(["edit", "--fact", FACT, *quick, "--quantization=int3"], capsys)
+    assert "--quantization" in error
+    assert "int8" in error
+
+
 def test_the_layer_is_found_and_kept(quick, tmp_path, capsys):
     proxies = write_rows(tmp_path / "proxies.jsonl", rows(5))
     words = ["edit", "--fact", FACT, *quick, "--layer=auto", f"--proxies={proxies}", "--race=0", "--overwrite"]

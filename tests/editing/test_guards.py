@@ -7,7 +7,6 @@ from inspect import isfunction
 
 import pytest
 import torch
-from torch import nn
 
 from lga_lightning.editing import (
     FTM,
@@ -23,7 +22,7 @@ from lga_lightning.editing import (
 from lga_lightning.editing.guards import Guard, singular_directions
 from lga_lightning.editing.in_place import unedited_weight, update_in_place
 from lga_lightning.editing.session import EditSession
-from lga_lightning.exceptions import ModelError, SettingError
+from lga_lightning.exceptions import SettingError
 from lga_lightning.models.architecture import edit_site
 from tests.editing.helpers import ALL, delta_for, method_for, name_at
 from tests.helpers.models import requests, tiny_model
@@ -255,11 +254,3 @@ def test_a_guard_from_outside(tokenizer):
 def test_bad_settings(build, said):
     with pytest.raises(SettingError, match=said):
         build()
-
-
-def test_quantised_weights_are_refused():
-    model = tiny_model("llama")
-    edit, module = delta_for(model, {1: 1}, dtype=torch.float32), model.model.layers[1].mlp.down_proj
-    module.weight = nn.Parameter(module.weight.to(torch.int8), requires_grad=False)
-    with pytest.raises(ModelError, match=r"down_proj is quantised \(torch.int8\), so a guard cannot tell"):
-        NormGuard(0.1).apply(model, edit)

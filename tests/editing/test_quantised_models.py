@@ -16,43 +16,48 @@ from lga_lightning.models.architecture import edit_site
 from lga_lightning.models.loading import load_model
 from lga_lightning.models.weights import weights_hash
 from tests.editing.helpers import ids
+from tests.helpers.cli import FAST_METHOD
 from tests.helpers.models import requests, tiny_model
 from tests.helpers.quantised import PACKAGES, SIZES, quantised, saved_model, twin
 
 KINDS = pytest.mark.parametrize("kind", PACKAGES)
-ROME = RROME(steps=3, context_lengths=(3,), contexts_each=1, second_moment="identity")
+ROME = RROME(**FAST_METHOD)
 
 
-@KINDS
 @pytest.mark.parametrize(
-    ("method", "layers"),
+    ("kind", "method", "layers"),
     [
-        (ROME, [1]),
-        (RROME(steps=3, context_lengths=(3,), contexts_each=1, second_moment="identity", clamp=0.5), [0, 1]),
-        (
-            Guarded(MEMIT(steps=3, context_lengths=(3,), contexts_each=1, second_moment="identity"), [NormGuard(0.2)]),
-            [1, 2],
-        ),
-        (FTM(steps=3), [1]),
+        ("int8", ROME, [1]),
+        ("int8", FTM(steps=3), [1]),
+        ("int8", Guarded(MEMIT(**FAST_METHOD), [NormGuard(0.2)]), [1, 2]),
+        ("int4", ROME, [0, 1]),
+        ("int4", FTM(steps=3), [1]),
+        ("nf4", ROME, [1]),
     ],
-    ids=["R-ROME", "R-ROME in a window", "MEMIT with a guard", "FT-M"],
+    ids=[
+        "int8: R-ROME",
+        "int8: FT-M",
+        "int8: MEMIT with a guard",
+        "int4: R-ROME in a window",
+        "int4: FT-M",
+        "nf4: R-ROME",
+    ],
 )
-def test_edits_are_those_of_the_plain_twin(method: EditMethod, layers, kind, quantised_folder, tokenizer):
+def test_edits_are_those_of_the_plain_twin(kind, method: EditMethod, layers, quantised_folder, tokenizer):
     model, data = quantised(quantised_folder, kind), requests(4)
-    before, deltas = weights_hash(model), []
+    before, deltas, norms = weights_hash(model), [], []
     for one in (model, twin(model)):
         session = EditSession(method, one, tokenizer, layers)
         for start in (0, 2):  # the second with the first in place
             session.edit(data[start : start + 2])
         deltas.append(session.delta)
-        norms = session.relative_norms()
+        norms.append(session.relative_norms())
     found, wanted = deltas
     assert list(found.updates) == list(wanted.updates)
     for name in wanted.updates:
         assert wanted.matrix(name).norm() > 1e-3
         torch.testing.assert_close(found.matrix(name), wanted.matrix(name), rtol=1e-3, atol=1e-4)
-    assert EditSession(method, model, tokenizer, layers).relative_norms() == {}
-    assert sorted(norms) == layers
+    assert norms[0] == pytest.approx(norms[1], rel=1e-3)
     assert weights_hash(model) == before
     assert not any(module._forward_hooks for module in model.modules())
 
@@ -62,9 +67,7 @@ def test_scores_are_those_of_the_plain_twin(kind, quantised_folder, tokenizer):
     model = quantised(quantised_folder, kind)
     for locator in (None, LGA()):
         found, wanted = (
-            torch.tensor(
-                find_golden_layer(one, tokenizer, requests(6), editor=ROME, locator=locator, verify=False).scores
-            )
+            torch.tensor(find_golden_layer(one, tokenizer, requests(6), locator, editor=ROME).choice.scores)
             for one in (model, twin(model))
         )
         torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4)
@@ -90,7 +93,7 @@ def test_an_edit_in_place(kind, quantised_folder, tokenizer):
 def test_nothing_is_merged(kind, quantised_folder, tokenizer):
     model = quantised(quantised_folder, kind)
     delta, before = ROME.compute(model, tokenizer, requests(1), 1), weights_hash(model)
-    refused = rf"down_proj is quantised \({edit_site(model, 1).packing}\), so an edit .* as an adapter .*`save_pretrained`.* bfloat16"
+    refused = rf"down_proj is quantised \({edit_site(model, 1).packing}\), so an edit .* as an adapter, .*`save_pretrained`.* bfloat16"
     with pytest.raises(ModelError, match=refused):
         delta.merge_(model)
     with pytest.raises(ModelError, match=refused):
