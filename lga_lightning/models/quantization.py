@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 Quantization = Literal["int8", "int4", "nf4"]
 GROUP = 32
-"""Weights of a row that share a scale in int4."""
+"""Weights of a row that share a scale and a zero in int4."""
 
 
 def quantization_options(source: str, quantization: str | None, compute: torch.dtype | None) -> dict[str, Any]:
@@ -75,7 +75,7 @@ def _config(quantization: str, compute: torch.dtype | None) -> Any:
             import bitsandbytes  # noqa: F401
 
             return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
-        from torchao.quantization import Int8WeightOnlyConfig, IntxWeightOnlyConfig, PerGroup
+        from torchao.quantization import Int8WeightOnlyConfig, IntxWeightOnlyConfig, MappingType, PerGroup
     except ImportError as error:
         package = "bitsandbytes" if quantization == "nf4" else "torchao"
         raise ModelError(
@@ -84,5 +84,6 @@ def _config(quantization: str, compute: torch.dtype | None) -> Any:
             f"The import said: {error}"
         ) from error
     if quantization == "int4":
-        return TorchAoConfig(IntxWeightOnlyConfig(torch.int4, PerGroup(GROUP)))  # type: ignore[attr-defined]
+        four_bits = torch.int4  # type: ignore[attr-defined]
+        return TorchAoConfig(IntxWeightOnlyConfig(four_bits, PerGroup(GROUP), MappingType.ASYMMETRIC))
     return TorchAoConfig(Int8WeightOnlyConfig(set_inductor_config=False))  # which are settings of the whole process
