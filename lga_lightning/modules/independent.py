@@ -57,10 +57,10 @@ class Independent(EditSchedule):
         return scored
 
     def finish(self, rank: int = 0, world_size: int = 1) -> ScoredEdits | None:
-        """What an earlier run has found, once."""
-        mine = list(self._earlier)[rank::world_size]
-        requests, results = [self._requests[place] for place in mine], [self._earlier[place] for place in mine]
-        return ScoredEdits(mine, requests, [WeightDelta({})] * len(mine), results) if mine else None
+        """What an earlier run has found, all of it on each process: one that looked later may have found more. It counts once."""
+        places = list(self._earlier)
+        requests, results = [self._requests[place] for place in places], list(self._earlier.values())
+        return ScoredEdits(places, requests, [WeightDelta({})] * len(places), results) if places else None
 
     def _save(self, state: RunState) -> None:
         rows = [(place, [asdict(one) for one in found]) for place, found in {**self._earlier, **self._now}.items()]
