@@ -14,7 +14,7 @@ import torch
 from lga_lightning.exceptions import ModelError
 from lga_lightning.models.gguf import dequantise, folder_for, is_gguf
 from lga_lightning.models.packaged import PACKAGED, SMOLLM2
-from lga_lightning.models.quantization import check_quantised, quantization_options
+from lga_lightning.models.quantization import check_quantised, not_quantised, quantization_options
 from lga_lightning.utils.io import user_path
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def load_model(
     except ModelError:
         raise
     except Exception as error:  # whatever its readers say of broken files: SafetensorError, RuntimeError, KeyError, ...
-        raise _not_found(name, error) from error
+        raise _not_found(name, error) if quantization is None else not_quantised(name, quantization, error) from error
     if missing := sorted(loaded["missing_keys"]):
         raise ModelError(
             f"The files of {name!r} lack {len(missing)} of the weights of a {type(model).__name__} ({', '.join(missing[:3])}"

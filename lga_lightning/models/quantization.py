@@ -62,9 +62,25 @@ def check_quantised(model: PreTrainedModel, quantization: str) -> None:
     """
     if not packed_modules(model):
         raise ModelError(
-            f"Nothing of a {type(model).__name__} (model type {model.config.model_type!r}) can be kept in {quantization}: it has no "
+            f"Nothing of a {type(model).__name__} can be kept in {quantization}: it has no "
             "`nn.Linear` but its output embedding. Load it without `quantization`, in bfloat16 if memory is short."
         )
+
+
+def not_quantised(name: str, quantization: str, error: Exception) -> ModelError:
+    """What to say of a model that could not be loaded so.
+
+    Args:
+        name: Name of the model.
+        quantization: How it was to be quantised.
+        error: What transformers has raised.
+    """
+    reason = str(error).strip().splitlines()
+    return ModelError(
+        f"Could not load the model {name!r} in {quantization}. int4 takes matrices whose inputs are a multiple of {GROUP} wide, and nf4 may need a "
+        "GPU; int8 takes all. Try that, or leave `quantization` out, to see whether the model loads at all. The loader said: "
+        f"{reason[0] if reason else type(error).__name__}"
+    )
 
 
 def _config(quantization: str, compute: torch.dtype | None) -> Any:

@@ -37,8 +37,16 @@ def test_a_model_without_linear_modules(tmp_path):
     pytest.importorskip("torchao")
     tiny_model("gpt2").save_pretrained(tmp_path)
     tiny_tokenizer().save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match=r"Nothing of a GPT2LMHeadModel .* can be kept in int8"):
+    with pytest.raises(ModelError, match=r"Nothing of a GPT2LMHeadModel can be kept in int8"):
         load_model(str(tmp_path), quantization="int8")
+
+
+def test_rows_that_are_no_whole_groups(model_folder):
+    pytest.importorskip("torchao")
+    with pytest.raises(
+        ModelError, match=r"Could not load the model .* in int4. .* a multiple of 32 wide.* int8 takes all"
+    ):
+        load_model(str(model_folder), quantization="int4")
 
 
 def test_a_checkpoint_that_comes_quantised(quantised_folder, tmp_path):
