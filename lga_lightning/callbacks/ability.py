@@ -11,6 +11,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from lga_lightning.callbacks.shares import in_step, share_of
 from lga_lightning.editing import WeightDelta
 from lga_lightning.evaluation.general import compare_scores
 from lga_lightning.evaluation.harness import check_harness, harness_version, run_harness
@@ -82,7 +83,15 @@ class AbilityCheck:
 
         Args:
             module: The module that edits.
+
+        Raises:
+            SettingError: If lm-evaluation-harness is to run a model that is in shards.
         """
+        if self.harness and in_step(module.trainer):
+            raise SettingError(
+                "`harness` runs in one process, and with a model in shards (ModelParallelStrategy) all processes have to run it together. "
+                "Leave it out, or load the model whole."
+            )
         self._edits, self._sample = {}, []
         if self.general and module.run_mode == "independent":
             count = len(module.data.requests)
@@ -133,7 +142,8 @@ class AbilityCheck:
         """The items of this process by edit: its share of all, or those that fall to the edits that it has made."""
         trainer = module.trainer
         if not self._sample:
-            return [(list(range(count))[trainer.global_rank :: trainer.world_size], module.schedule.delta)]
+            rank, processes = share_of(trainer)
+            return [(list(range(count))[rank::processes], module.schedule.delta)]
         found = [
             (list(range(number, count, len(self._sample))), self._edits[place])
             for number, place in enumerate(self._sample)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ import lightning as L
 import torch
 
 from lga_lightning.callbacks.edit_collector import EditCollector
+from lga_lightning.callbacks.shares import in_step
 from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing import WeightDelta
 from lga_lightning.editing.adapter import NOTE, errors_in_json, save_updates
@@ -22,6 +23,7 @@ from lga_lightning.evaluation.evaluator import evaluate
 from lga_lightning.exceptions import SettingError
 from lga_lightning.models.chat import plain
 from lga_lightning.models.loading import hub_name
+from lga_lightning.models.storage import is_sharded, whole_state
 from lga_lightning.reports.model_card import leave_card
 from lga_lightning.reports.terminal import print_edits, print_written
 from lga_lightning.results.validation import ValidationResult
@@ -120,7 +122,8 @@ class AdapterWriter(EditCollector):
             requests = [outputs.requests[row] for row in rows]
             mine = self._stage / f".{trainer.global_rank}"  # the last batches may be dealt to two processes
             folder = mine / f"{outputs.index[rows[0]]:04d}-{_slug(requests[0])}"
-            if not folder.exists():
+            written = folder.exists()
+            if not (trainer.strategy.broadcast(written) if in_step(trainer) else written):
                 result = self.build_result(pl_module, requests, [outputs.results[row] for row in rows])
                 self._write(pl_module, outputs.deltas[rows[0]], folder, requests, result)
 
@@ -131,11 +134,12 @@ class AdapterWriter(EditCollector):
         if self.error is not None:
             largest = torch.tensor(self.error, device=pl_module.device)
             self.error = float(trainer.strategy.reduce(largest, reduce_op="max"))
+        together = pl_module.schedule.delta is not None
+        if together and (trainer.is_global_zero or in_step(trainer)):
+            self._write(pl_module, pl_module.schedule.delta, self.folder, requests, self.result, self.overwrite)
         if not trainer.is_global_zero:
             return
-        if pl_module.schedule.delta is not None:
-            self._write(pl_module, pl_module.schedule.delta, self.folder, requests, self.result, self.overwrite)
-        elif pl_module.run_mode == "independent":
+        if not together and pl_module.run_mode == "independent":
             self._put_together()
         print_edits(self.result)
         print_written(self.result, self.folder, self.merge, self.error, self.folded)
@@ -171,7 +175,9 @@ class AdapterWriter(EditCollector):
         result: ValidationResult,
         overwrite: bool = False,
     ) -> None:
+        """Write an edit; with a model in shards all processes call this, and the first writes."""
         llm, tokenizer = module.language_model
+        writes = module.trainer.is_global_zero or not in_step(module.trainer)
         base = hub_name(module.model_name)
         note, error, folded = result.to_dict(), None, None
         if self.max_rank is not None:
@@ -194,17 +200,23 @@ class AdapterWriter(EditCollector):
             leave_card(scratch, result, requests, ranks, kind, error, folded)
 
         if not self.merge:
-            save_updates(delta.updates, folder, llm, base, note, overwrite, delta.facts, rank, add_card)
+            save_updates(delta.updates, folder, llm, base, note, overwrite, delta.facts, rank, add_card, writes)
             return
 
-        def write(scratch: Path) -> None:
+        weights = None
+        if is_sharded(llm):
             with delta.applied(llm):
-                llm.save_pretrained(scratch)
+                weights = whole_state(llm, keep=writes)
+
+        def write(scratch: Path) -> None:
+            with delta.applied(llm) if weights is None else nullcontext():
+                llm.save_pretrained(scratch, state_dict=weights)
             plain(tokenizer).save_pretrained(scratch)
             write_json(scratch / NOTE, {"base_model": base, **result.to_dict()})
             add_card(scratch)
 
-        write_folder(folder, write, overwrite)
+        if writes:
+            write_folder(folder, write, overwrite)
 
 
 def _slug(request: EditRequest) -> str:

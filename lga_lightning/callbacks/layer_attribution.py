@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import lightning as L
 
 from lga_lightning.callbacks.host import language_model_of, layer_metrics
+from lga_lightning.callbacks.shares import share_of
 from lga_lightning.data import load_requests
 from lga_lightning.data.loading import LoadedRequests
 from lga_lightning.data.requests import EditRequest
@@ -109,7 +110,7 @@ class LayerAttribution(L.Callback):
     def _score(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Score the layers and log them; a collective operation."""
         self.result = self._host.score_layers(
-            self.locator, self._loaded, self.batch_size, trainer.global_rank, trainer.world_size, pl_module.device
+            self.locator, self._loaded, self.batch_size, *share_of(trainer), pl_module.device
         )
         for logger in trainer.loggers:
             logger.log_metrics(layer_metrics(self.result), step=trainer.global_step)

@@ -9,6 +9,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from lga_lightning.callbacks.shares import share_of
 from lga_lightning.locators.race import RaceSettings
 from lga_lightning.locators.race_runner import EditRace, expected_scores
 from lga_lightning.results.evidence import LocatorEvidence
@@ -92,5 +93,5 @@ def race_layers(
     if bar is not None:  # it ends here: a bar of rich holds the terminal as long as it lasts
         bar.on_train_end(trainer, module)
         bar.teardown(trainer, module, "fit")
-    race.run(trainer.global_rank, trainer.world_size, module.device, show, save)
+    race.run(*share_of(trainer), module.device, show, save)
     return race

@@ -24,7 +24,7 @@ from lga_lightning.job import FinishedEdit
 # what Lightning says about any run, or about one in which nothing is trained: true, meant, and no news
 EXPECTED = re.compile(
     "Tip: |TPU available|GPU available: False|`Trainer.fit` stopped: `max_epochs=1` reached|Seed set to|"
-    "`LightningModule.configure_optimizers` returned `None`|in eval mode at the start of training|"
+    "in eval mode at the start of training|"
     "Total length of `list` across ranks is zero|have no `val_dataloader`|isinstance\\(treespec, LeafSpec\\)"
 )
 

@@ -64,7 +64,7 @@ class CovarianceAccumulator(Metric):
             torch.no_grad(),
             frozen(model),
             inputs_seen(modules, lambda number, inputs: self._add(self.layers[number], inputs, real)),
-            ends_after(blocks(model)[self.layers[-1]]),
+            ends_after(model, blocks(model)[self.layers[-1]]),
         ):
             model(input_ids=ids, use_cache=False)
         self.tokens += int(real.sum())

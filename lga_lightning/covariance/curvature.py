@@ -130,7 +130,7 @@ def curvature_of(
         layers: Indices of the blocks.
         batches: The rows; each has a label at least.
     """
-    found = CurvatureAccumulator(model, layers).to(model.device)
+    found = CurvatureAccumulator(model, layers).to(input_device(model))
     for batch in batches:
         found.update(model, batch)
     return found.curvatures()

@@ -19,6 +19,8 @@ from lga_lightning.covariance.curvature import Curvature, curvature_of, encode_p
 from lga_lightning.covariance.store import CovarianceKey, load_covariance, load_layer, save_covariances, save_layer
 from lga_lightning.data.corpus import BUNDLED
 from lga_lightning.exceptions import DataError
+from lga_lightning.models.likelihood import input_device
+from lga_lightning.models.storage import is_sharded
 from lga_lightning.utils.checksums import load_tensors, save_tensors
 from lga_lightning.utils.progress import hidden
 
@@ -54,11 +56,11 @@ def find_covariances(
     """
     tokens = tokens or token_budget(model, layers[0])
     key = CovarianceKey.of(model, tokenizer, source, tokens, sequence_length)
-    with _lock(key.folder, [key.folder / f"{layer}.safetensors" for layer in layers]):
+    with _lock(model, key.folder, [key.folder / f"{layer}.safetensors" for layer in layers]):
         found = {layer: load_covariance(key.folder, layer, key) for layer in layers}
         missing = [layer for layer, covariance in found.items() if covariance is None]
         if missing:
-            moments = CovarianceAccumulator(model, missing).to(model.device)
+            moments = CovarianceAccumulator(model, missing).to(input_device(model))
             done = restore_partial(moments, key)
             if done:
                 log.warning("Going on with the second moments after %d tokens.", int(moments.tokens))
@@ -114,7 +116,7 @@ def find_curvatures(
     """
     key = CovarianceKey.of(model, tokenizer, source, tokens, sequence_length)
     paths = {layer: key.folder / f"curvature-{layer}.safetensors" for layer in layers}
-    with _lock(key.folder, paths.values()):
+    with _lock(model, key.folder, paths.values()):
         held = {layer: load_layer(path, layer, key, ("keys", "gradients")) for layer, path in paths.items()}
         found = {layer: Curvature(**part[0], tokens=part[1]) for layer, part in held.items() if part is not None}
         missing = [layer for layer in layers if layer not in found]
@@ -130,13 +132,18 @@ def find_curvatures(
     return {layer: found[layer] for layer in layers}
 
 
-def _lock(folder: Path, paths: Iterable[Path]) -> AbstractContextManager[object]:
-    """The lock on a folder of the cache; none where all files are there, which may be in a cache that is only read."""
+def _lock(model: PreTrainedModel, folder: Path, paths: Iterable[Path]) -> AbstractContextManager[object]:
+    """The lock on a folder of the cache; none where all files are there, which may be in a cache that is only read.
+
+    Nor where processes run a sharded model in step: each writes the same files, whole.
+    """
     from filelock import FileLock
 
     if all(path.is_file() for path in paths):
         return nullcontext()
     folder.mkdir(parents=True, exist_ok=True)
+    if is_sharded(model):
+        return nullcontext()
     return FileLock(folder / "lock")
 
 

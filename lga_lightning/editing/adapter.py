@@ -44,6 +44,7 @@ def save_updates(
     facts: Facts = NO_FACTS,
     rank: int | None = None,
     more: Callable[[Path], None] = lambda folder: None,
+    writes: bool = True,
 ) -> None:
     """Write an edit as a folder that ``PeftModel.from_pretrained(model, folder)`` reads; it appears whole or not at all.
 
@@ -60,6 +61,7 @@ def save_updates(
         facts: The facts that the edit holds, for ``facts.json``.
         rank: Rank that all factors are filled up to, with zeros; None writes each with the rank that it has.
         more: Puts other files into the folder before it appears, a ``README.md``, say.
+        writes: Whether this process writes. With a model in shards all processes call this, and one of them writes.
 
     Raises:
         SettingError: If the folder is there and is not to be overwritten, or some update has a higher rank.
@@ -75,7 +77,8 @@ def save_updates(
         "fused": any(map(is_fused, model.modules())),
         "rank": rank,
     }
-    _write({site.name: updates[site.name] for site in sites}, folder, content, overwrite, facts, more)
+    if writes:
+        _write({site.name: updates[site.name] for site in sites}, folder, content, overwrite, facts, more)
 
 
 def resave_updates(
@@ -333,7 +336,7 @@ def _config(
 
 def _digest(site: EditSite) -> str:
     """Hash of a weight, the same whether it was loaded in bfloat16 or float32."""
-    weight = site.weight.detach().cpu().to(torch.bfloat16).contiguous()
+    weight = site.whole_weight().detach().cpu().to(torch.bfloat16).contiguous()
     return hashlib.sha256(weight.view(torch.uint8).numpy().data).hexdigest()
 
 

@@ -22,6 +22,7 @@ from lga_lightning.models.architecture import EditSite, named_site
 from lga_lightning.models.hooks import added_to_output
 from lga_lightning.models.loading import hub_name, name_of
 from lga_lightning.models.packed import reads_with
+from lga_lightning.models.storage import like_stored, reshard_
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -199,16 +200,16 @@ class WeightDelta:
     def applied(self, model: PreTrainedModel) -> Iterator[None]:
         """Within the block, the edit is in the weights; afterwards they are what they were, bit for bit.
 
-        Nothing can be written into packed weights: there it is added to the module's outputs, and the weight is read with it.
+        Where nothing can be written (:attr:`EditSite.is_writable`), it is added to the module's outputs, and the weight is read with it.
         """
-        packed = [site for site in self._sites(model) if site.packing is not None]
-        apart = {site.name for site in packed}
-        written = WeightDelta({name: update for name, update in self.updates.items() if name not in apart})
+        apart = [site for site in self._sites(model) if not site.is_writable]
+        names = {site.name for site in apart}
+        written = WeightDelta({name: update for name, update in self.updates.items() if name not in names})
         originals = written.merge_(model)
         before = {name: values for name, (_, values) in zip(written.updates, originals.weights, strict=True)}
         try:
             with ExitStack() as stack:
-                for site in packed:
+                for site in apart:
                     update = self.updates[site.name]
                     stack.enter_context(_attached_at(site, [update], None))
                     stack.enter_context(reads_with(site.module, partial(getattr, update, "matrix")))
@@ -224,9 +225,10 @@ class WeightDelta:
             The weights as they were, with which to undo it exactly.
 
         Raises:
-            ModelError: If the model lacks one of the modules, or a weight is quantised, so that nothing can be added to it.
+            ModelError: If the model lacks one of the modules, or a weight is quantised or put aside, so that nothing can be added to it.
             ValueError: If a module of the model has another shape.
         """
+        reshard_(model)
         weights = {}
         for site in self._sites(model):
             check_writable(site)
@@ -235,7 +237,9 @@ class WeightDelta:
         try:
             with torch.no_grad():
                 for name, weight in weights.items():
-                    weight.copy_(weight + self.matrix(name).to(weight.device))  # added in the wider of the two dtypes
+                    weight.copy_(
+                        weight + like_stored(self.matrix(name), weight)
+                    )  # added in the wider of the two dtypes
         except BaseException:
             originals.restore_()
             raise

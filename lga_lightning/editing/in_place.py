@@ -13,6 +13,7 @@ from lga_lightning.editing.updates import Update
 from lga_lightning.exceptions import ModelError
 from lga_lightning.models.architecture import EditSite, blocks, edit_site
 from lga_lightning.models.packed import unpacked
+from lga_lightning.models.storage import whole
 from lga_lightning.utils.per_model import PerModel
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ class InPlace:
 
     Attributes:
         updates: Update of each module, by name.
-        before: The weights [d_out, d_in] that it is written into as they were right before, by the same names.
+        before: The weights [d_out, d_in] that it is written into as they were right before, by the same names, stored as they are.
     """
 
     updates: Mapping[str, Update]
@@ -58,11 +59,12 @@ def unedited_weight(model: PreTrainedModel, site: EditSite) -> Tensor:
         model: A language model.
         site: The module.
     """
-    if site.packing is not None:  # nothing is ever written into it
+    if not site.is_writable:  # nothing is ever written into it
         weight = unpacked(site.module)
         return weight.T if site.transposed else weight
     found = (edit.before[site.name] for edit in _IN_PLACE.get(model, ()) if site.name in edit.before)
-    return next(found, site.weight)
+    before = next(found, None)
+    return site.whole_weight() if before is None else whole(before)
 
 
 def update_in_place(model: PreTrainedModel, name: str) -> Update | None:
@@ -86,7 +88,7 @@ def check_mergeable(model: PreTrainedModel) -> None:
         model: A causal language model.
 
     Raises:
-        ModelError: If the weight of one is packed.
+        ModelError: If the weight of one is packed, put aside, or a shard of experts.
     """
     sites = []
     for layer in range(len(blocks(model))):
@@ -103,11 +105,21 @@ def check_writable(site: EditSite) -> None:
         site: The module.
 
     Raises:
-        ModelError: If its weight is packed.
+        ModelError: If its weight is packed, put aside, or a shard of experts.
     """
     if site.packing is not None:
         raise ModelError(
             f"{site.name} is quantised ({site.packing}), so an edit cannot be written into it. Keep the edit as an adapter, which goes "
             "on top of the quantised model (`save_pretrained`, or lga predict without --edits.merge; `attached` to try it), or "
             "load the model in bfloat16 or float32."
+        )
+    if not site.is_writable:
+        stored = (
+            "put aside until it runs (`device_map`)"
+            if site.module.get_parameter("weight").is_meta
+            else "in shards of whole experts"
+        )
+        raise ModelError(
+            f"The weight of {site.name} is {stored}, so an edit cannot be written into it. Keep the edit as an adapter (`save_pretrained`, or "
+            "lga predict without --edits.merge; `attached` to try it), or load the model whole."
         )

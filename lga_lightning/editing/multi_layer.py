@@ -192,7 +192,7 @@ class MultiLayerMethod(LocateThenEditMethod):
                 attached(model, deltas, rows),
                 captured_inputs([site.module], batch.subject) as inputs,
                 captured_outputs([site.module, target_module], batch.subject) as outputs,
-                ends_after(blocks(model)[target_layer]),
+                ends_after(model, blocks(model)[target_layer]),
             ):
                 model(input_ids=batch.input_ids, use_cache=False)
             keys = at_least_float32(inputs[0]).unflatten(0, (-1, len(contexts)))

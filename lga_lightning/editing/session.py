@@ -18,6 +18,7 @@ from lga_lightning.editing.session_memory import pack_history, unpack_history
 from lga_lightning.editing.targets import EditTargets
 from lga_lightning.editing.updates import DenseUpdate, LowRankUpdate, Update
 from lga_lightning.models.architecture import named_site
+from lga_lightning.models.likelihood import input_device
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -86,7 +87,7 @@ class EditSession:
         norms = {}
         for layer, sites in self.delta.by_block(self.model).items():
             changes = torch.stack([self.delta.matrix(site.name).norm().cpu() for site in sites])
-            weights = torch.stack([site.weight.float().norm().cpu() for site in sites])
+            weights = torch.stack([site.whole_weight().float().norm().cpu() for site in sites])
             norms[layer] = (changes.norm() / weights.norm()).item()
         return norms
 
@@ -118,7 +119,7 @@ class EditSession:
         for key, tensor in sorted(state.items()):
             kind, _, rest = key.partition(".")
             if kind == "history":
-                history[rest] = tensor.to(self.model.device)
+                history[rest] = tensor.to(input_device(self.model))
             elif kind == "facts":
                 facts = facts_from_json(json.loads(tensor.numpy().tobytes()))
             else:

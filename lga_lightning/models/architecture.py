@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from lga_lightning.exceptions import LayerError, ModelError
 from lga_lightning.models.experts import DOWN, ExpertMatrix, is_fused
 from lga_lightning.models.packed import is_packed, packing, read_weight
+from lga_lightning.models.storage import device_of, gathered, is_shard, whole_parameter
 from lga_lightning.models.structure import is_matrix, is_transposed, matrix_names, matrix_shape, structure_of
 
 Scope = Literal["mlp", "mlp_out", "attention", "block", "value"]
@@ -85,14 +86,16 @@ class EditSite:
                 f"A LayerNorm stands between {self.name} and the residual stream, and edits that aim at the residual stream know "
                 "RMS norms alone. Use a method that aims at the matrix's own output (RROME, ROME, PMET, FTL, FTM)."
             )
-        ones = torch.ones_like(outputs)
-        scale = self.norm(ones).to(outputs) / outputs.square().mean(-1, keepdim=True).sqrt().clamp_min(1e-12)
+        with gathered(self.norm):
+            scale = self.norm(torch.ones_like(outputs)).to(outputs)
+        scale = scale / outputs.square().mean(-1, keepdim=True).sqrt().clamp_min(1e-12)
         return change * scale / (scale.square() + 1e-6 * scale.square().mean(-1, keepdim=True))
 
     def values(self, keys: Tensor) -> Tensor:
         """W k + b for keys [..., d_in], in the keys' dtype, which may be wider than the weights'."""
-        bias = getattr(self.module, "bias", None)
-        return functional.linear(keys, self.weight.to(keys.dtype), None if bias is None else bias.to(keys.dtype))
+        has_bias = getattr(self.module, "bias", None) is not None
+        bias = whole_parameter(self.module, "bias").to(keys) if has_bias else None
+        return functional.linear(keys, self.whole_weight().to(keys), bias)
 
     @property
     def parts(self) -> list[str]:
@@ -103,20 +106,35 @@ class EditSite:
 
     @property
     def weight(self) -> Tensor:
-        """The weight as a [d_out, d_in] view: writing to it writes to the model. Of a packed one, a copy that is unpacked."""
+        """The weight as a [d_out, d_in] view: writing to it writes to the model. Where that cannot be, :meth:`whole_weight`.
+
+        Of a model in shards it is this process's shard.
+        """
+        weight = self.module.get_parameter("weight") if self.is_writable else read_weight(self.module)
+        return weight.T if self.transposed else weight
+
+    def whole_weight(self) -> Tensor:
+        """The weight [d_out, d_in] to be read alone, wherever and in whatever it is stored; of a model in shards a collective operation."""
         weight = read_weight(self.module)
         return weight.T if self.transposed else weight
 
     @property
+    def is_writable(self) -> bool:
+        """Whether edits can be written into the weight: not where it is packed, put aside until the module runs, or a shard of experts."""
+        weight = self.module.get_parameter("weight")
+        in_parts = isinstance(self.module, ExpertMatrix) and is_shard(weight)
+        return not (is_packed(weight) or weight.is_meta or in_parts)
+
+    @property
     def packing(self) -> str | None:
-        """What the weight is packed in, in a word (``Int8Tensor``); None if it can be written to."""
+        """What the weight is packed in, in a word (``Int8Tensor``); None if it is not."""
         weight = self.module.get_parameter("weight")
         return packing(weight) if is_packed(weight) else None
 
     @property
     def device(self) -> torch.device:
-        """Where the weight is."""
-        return self.module.get_parameter("weight").device
+        """The device on which the module runs."""
+        return device_of(self.module)
 
 
 def blocks(model: PreTrainedModel) -> list[nn.Module]:

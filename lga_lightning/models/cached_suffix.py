@@ -93,7 +93,7 @@ class CachedSuffix:
         for some in torch.arange(len(self.batch), device=self.batch.input_ids.device).split(rows):
             part = self.select(some)
             found.append(part._block_input)
-            with torch.no_grad(), part._entered(), ends_after(blocks(self.model)[self.layer]):
+            with torch.no_grad(), part._entered(), ends_after(self.model, blocks(self.model)[self.layer]):
                 part._run()
         hidden = [entry.hidden for entry in found if entry.hidden is not None]
         self._block_input = replace(found[0], hidden=torch.cat(hidden))

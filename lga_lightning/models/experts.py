@@ -20,6 +20,7 @@ from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
 from lga_lightning.exceptions import ModelError
+from lga_lightning.models.storage import whole
 
 DOWN = "down_proj"
 
@@ -79,7 +80,7 @@ class ExpertMatrix(nn.Module):
 
     def forward(self, keys: Tensor) -> Tensor:
         """W k for keys [..., d_in]."""
-        return functional.linear(keys, self.get_parameter("weight").to(keys.dtype))
+        return functional.linear(keys, whole(self.get_parameter("weight")).to(keys.dtype))
 
     def register_forward_hook(self, hook: Callable[..., Any], **options: Any) -> RemovableHandle:  # type: ignore[override]
         """As of any module; the handle leaves the experts as they were, too."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from lga_lightning.models.checkpointing import checkpointed
 from lga_lightning.models.packed import gradients_through_packed
 
 
@@ -30,7 +31,7 @@ def frozen(model: nn.Module) -> Iterator[None]:
 
     Modules that were compiled in place (``module.compile()``) run uncompiled, since compiled code passes over hooks that come later.
     Embeddings ask for no gradient either, as transformers has them do for the sake of gradient checkpointing. Gradients flow through
-    packed weights, see :func:`~lga_lightning.models.packed.gradients_through_packed`.
+    packed weights, see :func:`~lga_lightning.models.packed.gradients_through_packed`, and checkpointing goes on where it is enabled.
     """
     modes = [(module, module.training) for module in model.modules()]
     compiled = [(module, module._compiled_call_impl) for module in model.modules() if module._compiled_call_impl]
@@ -43,7 +44,7 @@ def frozen(model: nn.Module) -> Iterator[None]:
             module._compiled_call_impl = None
         for parameter in wanted:
             parameter.requires_grad_(False)
-        with gradients_through_packed(model):
+        with gradients_through_packed(model), checkpointed(model):
             yield
     finally:
         if hook is not None:

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from lga_lightning.models.encoding import IGNORE, EncodedAnswers
 from lga_lightning.models.hooks import logits_at
+from lga_lightning.models.storage import device_of
 from lga_lightning.utils.tensors import at_least_float32
 
 
@@ -52,5 +53,4 @@ def _log_normaliser(logits: Tensor, width: int = 512) -> Tensor:
 
 def input_device(model: PreTrainedModel) -> torch.device:
     """The device on which a model takes its token ids."""
-    device: torch.device = model.get_input_embeddings().weight.device
-    return device
+    return device_of(model.get_input_embeddings())

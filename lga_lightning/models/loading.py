@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 EMBEDDED_NAME = SMOLLM2.name
 
+Made = TypeVar("Made")
+DeviceMap = str | dict[str, int | str]
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 
 
@@ -31,6 +35,7 @@ def load_model(
     attn_implementation: str | None = None,
     trust_remote_code: bool = False,
     quantization: str | None = None,
+    device_map: DeviceMap | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a frozen causal language model in eval mode, with its tokenizer.
 
@@ -42,6 +47,8 @@ def load_model(
         trust_remote_code: Whether code that comes with the model may run. Without it such a model is refused, and nobody is asked.
         quantization: What linear maps are kept in: ``"int8"`` or ``"int4"`` (torchao), ``"nf4"`` (bitsandbytes); None for what the
             checkpoint has. They compute in ``dtype``.
+        device_map: How its modules are spread over devices, passed to transformers: ``"auto"``, or a device (``"cuda:1"``, ``"cpu"``,
+            ``"disk"``) by name of a module. None leaves the model whole, on the CPU.
 
     Returns:
         The model, with ``requires_grad`` off everywhere, and its fast tokenizer.
@@ -61,6 +68,7 @@ def load_model(
             attn_implementation=attn_implementation,
             trust_remote_code=trust_remote_code,
             output_loading_info=True,
+            **({} if device_map is None else {"device_map": device_map}),
             **quantization_options(source, quantization, DTYPES.get(dtype)),
         )
     except ModelError:
@@ -79,16 +87,58 @@ def load_model(
 
 
 def _from_pretrained(name: str, **settings: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """As a causal language model, or as one that answers questions about pictures, whose text decoder is what is looked at."""
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
+    kinds = AutoModelForCausalLM, AutoModelForImageTextToText
+    return _of_either([partial(kind.from_pretrained, name, **settings) for kind in kinds])
+
+
+def _of_either(makers: Sequence[Callable[[], Made]]) -> Made:
+    """As a causal language model, or as one that answers questions about pictures, whose text decoder is what is looked at."""
+    first, second = makers
     try:
-        return AutoModelForCausalLM.from_pretrained(name, **settings)
+        return first()
     except ValueError as error:
         if "Unrecognized configuration class" in str(error):
             with suppress(ValueError):
-                return AutoModelForImageTextToText.from_pretrained(name, **settings)
+                return second()
         raise
+
+
+def empty_model(
+    name: str, dtype: str = "float32", attn_implementation: str | None = None, trust_remote_code: bool = False
+) -> PreTrainedModel:
+    """The model that :func:`load_model` would load, with weights that take no memory and hold nothing.
+
+    Args:
+        name: As :func:`load_model` takes it.
+        dtype: As there.
+        attn_implementation: As there.
+        trust_remote_code: As there.
+
+    Raises:
+        ModelError: If there is no such model, or it needs code of its own that may not run.
+    """
+    from accelerate import init_empty_weights
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+
+    try:
+        config = AutoConfig.from_pretrained(resolve(name), trust_remote_code=trust_remote_code)
+        with init_empty_weights(include_buffers=False):
+            kinds = AutoModelForCausalLM, AutoModelForImageTextToText
+            settings = {
+                "dtype": DTYPES.get(dtype, config.dtype),
+                "attn_implementation": attn_implementation,
+                "trust_remote_code": trust_remote_code,
+            }
+            model = _of_either([partial(kind.from_config, config, **settings) for kind in kinds])
+    except ModelError:
+        raise
+    except Exception as error:  # as above
+        raise _not_found(name, error) from error
+    model.tie_weights()
+    empty: PreTrainedModel = model.requires_grad_(False).eval()
+    return empty
 
 
 def multiplies(dtype: torch.dtype) -> bool:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from lga_lightning.models.storage import whole_parameter
 from lga_lightning.models.structure import is_matrix, is_transposed, matrix_shape
 from lga_lightning.utils.per_model import PerModel
 
@@ -45,14 +46,14 @@ def stored(weight: Tensor) -> list[Tensor]:
 
 
 def unpacked(module: nn.Module) -> Tensor:
-    """The weight of a linear map as plain numbers, in the module's layout: the weight itself, or a copy of a packed one.
+    """The weight of a linear map as plain numbers, in the module's layout: the weight itself, or a copy of one that is packed, in shards or put aside.
 
     Args:
         module: A linear map. One of a kind that is not known is asked what it makes of unit vectors.
     """
     weight = module.get_parameter("weight")
     if not is_packed(weight):
-        return weight
+        return whole_parameter(module, "weight")
     with torch.no_grad():
         if type(weight).dequantize is not Tensor.dequantize:
             return weight.dequantize()
@@ -67,7 +68,7 @@ def unpacked(module: nn.Module) -> Tensor:
 
 
 def read_weight(module: nn.Module) -> Tensor:
-    """As :func:`unpacked`, with what is added to a packed weight for the time being."""
+    """As :func:`unpacked`, with what is added for the time being to a weight that cannot be written."""
     weight = unpacked(module)
     for change in _ADDED.get(module, ()):
         added = change().to(weight.device)
@@ -77,7 +78,7 @@ def read_weight(module: nn.Module) -> Tensor:
 
 @contextmanager
 def reads_with(module: nn.Module, change: Callable[[], Tensor]) -> Iterator[None]:
-    """Within the ``with`` block, a packed weight is read as if something were added to it.
+    """Within the ``with`` block, a weight is read as if something were added to it.
 
     Args:
         module: The linear map, to whose outputs somebody else adds what the change makes of its inputs.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
+
+from lga_lightning.models.storage import forget_pass_
 
 
 @dataclass
@@ -66,13 +68,27 @@ def bypass_blocks(blocks: Iterable[nn.Module], in_tuple: int = 0) -> Iterator[No
 
     with ExitStack() as stack:
         for module in blocks:
-            before = module.__dict__.get("forward")  # there may be one already (accelerate moves inputs that way)
-            module.__dict__["forward"] = hand_on
-            if before is None:
-                stack.callback(module.__dict__.pop, "forward")
-            else:
-                stack.callback(module.__dict__.__setitem__, "forward", before)
+            stack.enter_context(covered(module, hand_on))
         yield
+
+
+@contextmanager
+def covered(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Within the ``with`` block, another function takes the place of a module's ``forward``; its hooks go on.
+
+    Args:
+        module: The module.
+        forward: The function.
+    """
+    before = module.__dict__.get("forward")  # there may be one already (accelerate moves inputs that way)
+    module.__dict__["forward"] = forward
+    try:
+        yield
+    finally:
+        if before is None:
+            del module.__dict__["forward"]
+        else:
+            module.__dict__["forward"] = before
 
 
 class StopForward(Exception):  # noqa: N818 - no error, a signal, as StopIteration
@@ -80,15 +96,19 @@ class StopForward(Exception):  # noqa: N818 - no error, a signal, as StopIterati
 
 
 @contextmanager
-def ends_after(module: nn.Module) -> Iterator[None]:
+def ends_after(model: nn.Module, module: nn.Module) -> Iterator[None]:
     """Within the ``with`` block, the model's forward pass ends when a module is through, and the ``with`` block with it.
 
     Args:
-        module: The last module that is needed.
+        model: The model.
+        module: The last of its modules that is needed.
     """
 
     def stop(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         raise StopForward
 
-    with suppress(StopForward), module.register_forward_hook(stop):
-        yield
+    try:
+        with module.register_forward_hook(stop):
+            yield
+    except StopForward:
+        forget_pass_(model)

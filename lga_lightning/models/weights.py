@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from lga_lightning.models.packed import is_packed, packing, stored
+from lga_lightning.models.storage import held, whole_parameters
 from lga_lightning.utils.per_model import PerModel
 
 if TYPE_CHECKING:
@@ -19,16 +20,17 @@ _FOUND: PerModel[tuple[tuple[tuple[int, int], ...], str]] = PerModel()
 def weights_hash(model: PreTrainedModel) -> str:
     """SHA-256 of all weights with their names, dtypes and shapes; worked out anew only where one of them has changed since.
 
+    With a sharded model a collective operation, which gathers one weight at a time.
+
     Args:
         model: A language model.
     """
-    named = sorted(model.named_parameters())
-    state = tuple((part.data_ptr(), part._version) for _, parameter in named for part in stored(parameter))
+    state = tuple((part.data_ptr(), part._version) for tensor in held(model) for part in stored(tensor))
     known = _FOUND.get(model)
     if known is not None and known[0] == state:
         return known[1]
     digest = hashlib.sha256()
-    for name, parameter in named:
+    for name, parameter in whole_parameters(model):
         digest.update(f"{name} {parameter.dtype} {list(parameter.shape)}".encode())
         for part in stored(parameter):
             digest.update(part.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)

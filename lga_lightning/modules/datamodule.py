@@ -13,6 +13,7 @@ from typing import Any, Literal
 import lightning as L
 from torch.utils.data import Dataset, IterableDataset
 
+from lga_lightning.callbacks.shares import share_of
 from lga_lightning.data.batching import RequestBatches
 from lga_lightning.data.formats import Format, FormatName, ZsreTarget
 from lga_lightning.data.loading import AT_HAND, LoadedRequests, load_requests, name_of_requests
@@ -200,5 +201,5 @@ class EditDataModule(L.LightningDataModule):
         return RequestBatches(self.loaded.requests, self.batch_size, in_order=True)
 
     def _batches(self, done: Collection[int] = ()) -> RequestBatches:
-        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        rank, world_size = share_of(self.trainer) if self.trainer else (0, 1)
         return RequestBatches(self.loaded.requests, self.batch_size, rank, world_size, done)

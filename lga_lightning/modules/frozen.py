@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 import lightning as L
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
-from torch import nn
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
+from lga_lightning.callbacks.shares import check_strategy, in_step
 from lga_lightning.exceptions import SettingError
 from lga_lightning.models.architecture import blocks
-from lga_lightning.models.loading import EMBEDDED_NAME, load_model, load_tokenizer, multiplies, name_of
+from lga_lightning.models.checkpointing import enable_checkpointing_
+from lga_lightning.models.loading import EMBEDDED_NAME, DeviceMap, load_model, load_tokenizer, multiplies, name_of
 from lga_lightning.models.quantization import Quantization
+from lga_lightning.models.sharding import load_sharded
+from lga_lightning.models.storage import is_spread
 from lga_lightning.models.structure import Structure, register_structure
 
 if TYPE_CHECKING:
@@ -43,6 +49,8 @@ class FrozenModule(L.LightningModule):
         model: A language model that is at hand, instead of one to load.
         tokenizer: Its fast tokenizer; None loads the one of the model's name.
         quantization: What the linear maps of a model that is loaded are kept in.
+        device_map: How the modules of a model that is loaded are spread over devices (``auto``, or a device by name of a module).
+        activation_checkpointing: Whether blocks run again on the way back, instead of keeping their activations.
 
     Attributes:
         llm: The language model, once it is loaded.
@@ -59,9 +67,17 @@ class FrozenModule(L.LightningModule):
         trust_remote_code: bool,
         model: PreTrainedModel | None,
         tokenizer: PreTrainedTokenizerBase | None,
-        quantization: Quantization | None,
+        quantization: Quantization | None = None,
+        device_map: DeviceMap | None = None,
+        activation_checkpointing: bool = False,
     ) -> None:
         super().__init__()
+        if device_map is not None and model is not None:
+            raise SettingError(
+                "`device_map` spreads a model that is loaded by its name, and `model` gives one that is loaded already. Leave out one of them."
+            )
+        self.device_map = device_map
+        self.activation_checkpointing = activation_checkpointing
         self.automatic_optimization = False
         self.strict_loading = False  # checkpoints hold no weights
         self.dtype_name = dtype
@@ -70,7 +86,7 @@ class FrozenModule(L.LightningModule):
         self.trust_remote_code = trust_remote_code
         self.quantization = quantization
         self.model_name = model_name or (EMBEDDED_NAME if model is None else name_of(model))
-        self.llm = model
+        self.llm: PreTrainedModel | None = model
         self.tokenizer = tokenizer
         # DDP wants one parameter that has a gradient, and must not copy the frozen model about
         self.anchor = nn.Parameter(torch.zeros(()))
@@ -82,6 +98,12 @@ class FrozenModule(L.LightningModule):
         Raises:
             SettingError: If its precision is one for all weights, or it makes no epoch, step or batch, or epochs without an end.
         """
+        check_strategy(self.trainer, self.device_map is not None, self.llm)
+        if self.quantization is not None and in_step(self.trainer):
+            raise SettingError(
+                "Weights in few bits (`quantization`) cannot be put in shards. Leave `quantization` out, or spread the model over the devices of "
+                "one process (--model.device_map auto --trainer.devices 1)."
+            )
         limits = LIMITS.get(stage, ())
         for name in (name for name in limits if getattr(self.trainer, name) == 0):
             raise SettingError(
@@ -101,10 +123,10 @@ class FrozenModule(L.LightningModule):
     def configure_model(self) -> None:
         """Load the language model and its tokenizer, once, as far as they were not given."""
         if self.llm is None:
-            self.llm, tokenizer = load_model(
-                self.model_name, self.dtype_name, self.attn_implementation, self.trust_remote_code, self.quantization
-            )
+            self.llm, tokenizer = self._load()
             self.tokenizer = self.tokenizer or tokenizer
+        if self.activation_checkpointing:
+            enable_checkpointing_(self.llm)
         if self.tokenizer is None:
             self.tokenizer = load_tokenizer(self.llm.config.name_or_path, self.trust_remote_code)
         if self.structure is not None:
@@ -122,8 +144,27 @@ class FrozenModule(L.LightningModule):
         named = [pair for of in tensors for pair in of(prefix="llm", remove_duplicate=False)]
         self._ddp_params_and_buffers_to_ignore = [name for name, _ in named]
 
-    def configure_optimizers(self) -> None:
+    def _load(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        settings = (self.model_name, self.dtype_name, self.attn_implementation, self.trust_remote_code)
+        if self._trainer is not None and in_step(self._trainer):
+            strategy = self._trainer.strategy
+            return load_sharded(strategy.device_mesh["data_parallel"], strategy.root_device, *settings)
+        return load_model(*settings, self.quantization, self.device_map)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FrozenModule:
+        """As of any module, but modules that were given devices of their own stay there."""
+        llm = self._modules["llm"] if self.llm is not None and is_spread(self.llm) else None
+        if llm is None:
+            return super()._apply(fn, recurse)
+        self._modules["llm"] = None
+        try:
+            return super()._apply(fn, recurse)
+        finally:
+            self._modules["llm"] = llm
+
+    def configure_optimizers(self) -> list[Optimizer]:
         """Nothing is optimised."""
+        return []
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """Empty: the language model is frozen and has files of its own."""

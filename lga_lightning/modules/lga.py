@@ -12,6 +12,7 @@ from torch.utils.data._utils.collate import default_collate_fn_map
 
 from lga_lightning.callbacks import AdapterWriter, EditReport, ScoreCollector
 from lga_lightning.callbacks.edit_collector import EditCollector
+from lga_lightning.callbacks.shares import check_dealing, share_of
 from lga_lightning.data.batching import RequestBatch, collate_requests
 from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing import RROME, EditMethod, Guard, Guarded
@@ -22,6 +23,7 @@ from lga_lightning.locators import EditForecast, LayerLocator
 from lga_lightning.locators.score_requests import prepare, score_requests
 from lga_lightning.models.chat import ChatTokenizer, plain
 from lga_lightning.models.lengths import check_lengths
+from lga_lightning.models.loading import DeviceMap
 from lga_lightning.models.quantization import Quantization
 from lga_lightning.models.structure import Structure
 from lga_lightning.models.weights import weights_mark
@@ -77,6 +79,10 @@ class LGAModule(FrozenModule):
         governor: Limits at which the mode ``sequential`` stops, with the edits of the last look within them.
         quantization: What the linear maps of a model that is loaded are kept in: ``int8`` or ``int4`` (torchao), ``nf4`` (bitsandbytes); None for
             what the checkpoint has.
+        device_map: How the modules of a model that is loaded are spread over devices, in one process: ``auto``, or a device by name of a
+            module (``docs/scaling.md``).
+        activation_checkpointing: Whether blocks run again on the way back, instead of keeping their activations: less memory, and a third
+            more time.
 
     Attributes:
         llm: The language model, once it is loaded.
@@ -117,9 +123,20 @@ class LGAModule(FrozenModule):
         guards: Sequence[Guard] = (),
         governor: Governor | None = None,
         quantization: Quantization | None = None,
+        device_map: DeviceMap | None = None,
+        activation_checkpointing: bool = False,
     ) -> None:
         super().__init__(
-            model_name, dtype, attn_implementation, structure, trust_remote_code, model, tokenizer, quantization
+            model_name,
+            dtype,
+            attn_implementation,
+            structure,
+            trust_remote_code,
+            model,
+            tokenizer,
+            quantization,
+            device_map,
+            activation_checkpointing,
         )
         if mode is not None and mode not in SCHEDULES:
             raise SettingError(f"`mode` must be one of {list(SCHEDULES)}, got {mode!r}.")
@@ -174,6 +191,7 @@ class LGAModule(FrozenModule):
 
     def on_train_start(self) -> None:
         """Let the locator see all requests before the first is scored."""
+        check_dealing(self.trainer)
         prepare(self.locator, *self.language_model, self.data.requests)
 
     def training_step(self, batch: RequestBatch | list[EditRequest], batch_idx: int) -> dict[str, Tensor]:
@@ -251,11 +269,12 @@ class LGAModule(FrozenModule):
         self._found.check_weights(llm)
         self.edited_layers, self.layer_source = self._found.layers_for(self.editor, llm)
         schedule = SCHEDULES[self.run_mode]
-        if schedule.joint and self.trainer.world_size > 1 and self._data_module is None:
+        if schedule.joint and share_of(self.trainer)[1] > 1 and self._data_module is None:
             raise SettingError(
                 f"In the mode {self.run_mode!r} every process makes all edits, so each needs all requests, in order. A DataLoader "
                 "gives each its share: use EditDataModule, the mode 'independent', or one process."
             )
+        check_dealing(self.trainer)
         self.editor.check_requests(self.data.requests)  # what is no request is refused here, too
         check_lengths(llm, tokenizer, self.data.requests)
         if self.governor is not None:
@@ -293,7 +312,7 @@ class LGAModule(FrozenModule):
     def finish_edits(self) -> ScoredEdits | None:
         """Score this process's share of what the steps left unscored, once, whoever asks."""
         if self._rest is None:
-            self._rest = self._schedule.finish(self.trainer.global_rank, self.trainer.world_size)
+            self._rest = self._schedule.finish(*share_of(self.trainer))
         return self._rest
 
     def _state_of_edits(self, schedule: type[EditSchedule]) -> RunState | None:

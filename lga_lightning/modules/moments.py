@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from lga_lightning.callbacks.shares import in_step, share_of
 from lga_lightning.covariance.accumulator import CovarianceAccumulator
 from lga_lightning.covariance.batches import PIECES, SAMPLED, batches, token_budget
 from lga_lightning.covariance.estimate import finish, restore_partial, save_partial
 from lga_lightning.covariance.store import CovarianceKey, load_covariance
 from lga_lightning.data.corpus import BUNDLED
 from lga_lightning.exceptions import SettingError
+from lga_lightning.models.loading import DeviceMap
 from lga_lightning.models.quantization import Quantization
 from lga_lightning.models.structure import Structure
 from lga_lightning.modules.frozen import Dtype, FrozenModule
@@ -47,6 +49,7 @@ class MomentsModule(FrozenModule):
         tokenizer: Its fast tokenizer; None loads the one of the model's name.
         quantization: What the linear maps of a model that is loaded are kept in: ``int8`` or ``int4`` (torchao), ``nf4`` (bitsandbytes); None for
             what the checkpoint has.
+        device_map: How the modules of a model that is loaded are spread over devices, in one process.
     """
 
     def __init__(
@@ -64,9 +67,18 @@ class MomentsModule(FrozenModule):
         model: PreTrainedModel | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
         quantization: Quantization | None = None,
+        device_map: DeviceMap | None = None,
     ) -> None:
         super().__init__(
-            model_name, dtype, attn_implementation, structure, trust_remote_code, model, tokenizer, quantization
+            model_name,
+            dtype,
+            attn_implementation,
+            structure,
+            trust_remote_code,
+            model,
+            tokenizer,
+            quantization,
+            device_map,
         )
         if min(1 if tokens is None else tokens, sequence_length) < 1 or save_every < 0:
             raise SettingError(
@@ -103,7 +115,7 @@ class MomentsModule(FrozenModule):
             return MomentBatches(iter(()), 0, 0, 1)
         self.moments = CovarianceAccumulator(llm, missing).to(self.device)
         self.done, self._saved = restore_partial(self.moments, self.key), time.monotonic()
-        if self.global_rank:  # the sums so far count once
+        if share_of(self.trainer)[0]:  # the sums so far count once
             self.moments.reset()
         pending: Iterator[Any] = batches(llm, tokenizer, self.text, self.tokens, self.sequence_length, self.done)
         if self.text == SAMPLED:
@@ -111,7 +123,7 @@ class MomentsModule(FrozenModule):
         else:  # token ids of the whole budget are no more than some megabytes
             whole = list(pending)
             pending, count = iter(whole), len(whole)
-        return MomentBatches(pending, count, self.global_rank, self.trainer.world_size)
+        return MomentBatches(pending, count, *share_of(self.trainer))
 
     def predict_step(self, batch: list[list[int]], batch_idx: int) -> None:
         """Take in a batch of pieces of text, and now and then note how far all processes are."""
@@ -121,14 +133,15 @@ class MomentsModule(FrozenModule):
         self.moments.update(llm, batch)
         if self.trainer.strategy.broadcast(time.monotonic() - self._saved >= self.save_every):  # one clock for all
             self._saved = time.monotonic()
-            with self.moments.sync_context():
+            with self.moments.sync_context(should_sync=not in_step(self.trainer)):
                 if self.trainer.is_global_zero:
-                    save_partial(self.moments, self.key, self.done + (batch_idx + 1) * self.trainer.world_size)
+                    done = self.done + (batch_idx + 1) * share_of(self.trainer)[1]
+                    save_partial(self.moments, self.key, done)
 
     def on_predict_epoch_end(self) -> None:
         """Add up the processes' sums and put them into the cache."""
         if self.moments is not None and self.key is not None:
-            with self.moments.sync_context():
+            with self.moments.sync_context(should_sync=not in_step(self.trainer)):
                 if self.trainer.is_global_zero:
                     finish(self.moments, self.key)
 

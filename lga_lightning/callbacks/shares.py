@@ -1,0 +1,88 @@
+"""Which of several processes does what."""
+
+from __future__ import annotations
+
+import lightning as L
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy, SingleDeviceStrategy
+from torch import nn
+
+from lga_lightning.exceptions import SettingError
+from lga_lightning.models.storage import is_sharded
+
+
+def in_step(trainer: L.Trainer) -> bool:
+    """Whether a trainer's processes hold a model in shards, so that all of them run all of its passes, together.
+
+    Args:
+        trainer: The trainer.
+    """
+    return isinstance(trainer.strategy, ModelParallelStrategy)
+
+
+def share_of(trainer: L.Trainer) -> tuple[int, int]:
+    """Number of this process, and among how many the requests are dealt out; with a model in shards all processes do all of them.
+
+    Args:
+        trainer: The trainer.
+    """
+    return (0, 1) if in_step(trainer) else (trainer.global_rank, trainer.world_size)
+
+
+def check_strategy(trainer: L.Trainer, spread: bool, model: nn.Module | None) -> None:
+    """Refuse a strategy that cannot hold the language model.
+
+    Args:
+        trainer: The trainer.
+        spread: Whether the model is loaded with a ``device_map``.
+        model: The model, where it is not to be loaded.
+
+    Raises:
+        SettingError: Says what the strategy can hold, or which one can.
+    """
+    strategy = trainer.strategy
+    if spread and not isinstance(strategy, SingleDeviceStrategy):
+        raise SettingError(
+            f"`device_map` spreads one model over all devices, in one process, and {type(strategy).__name__} starts "
+            f"{trainer.world_size}. Give --trainer.devices 1 (in Python: Trainer(devices=1)), or leave `device_map` out."
+        )
+    if isinstance(strategy, FSDPStrategy | DeepSpeedStrategy):
+        raise SettingError(
+            f"{type(strategy).__name__} rebuilds a model, in which blocks and matrices cannot be found. For a model in shards take "
+            "ModelParallelStrategy (docs/scaling.md)."
+        )
+    if not isinstance(strategy, ModelParallelStrategy):
+        return
+    if strategy.device_mesh["tensor_parallel"].size() > 1:
+        raise SettingError(
+            "Tensor parallelism splits the keys that edits are made of, which is not supported. Share the weights out with "
+            f"ModelParallelStrategy(data_parallel_size={trainer.world_size}, tensor_parallel_size=1) (--trainer.strategy.data_parallel_size "
+            f"{trainer.world_size} --trainer.strategy.tensor_parallel_size 1)."
+        )
+    if model is not None and not is_sharded(model):
+        raise SettingError(
+            "ModelParallelStrategy takes a model in shards, and `model` is whole. Give its name (`model_name`), by which it is loaded in shards, "
+            "or put it in shards yourself (`torch.distributed.fsdp.fully_shard`, each block and the whole)."
+        )
+    strategy._save_distributed_checkpoint = False  # checkpoints hold no weights
+
+
+def check_dealing(trainer: L.Trainer) -> None:
+    """Refuse a sampler that deals requests out to processes that have to work in step.
+
+    Args:
+        trainer: The trainer, in a run.
+
+    Raises:
+        SettingError: If there is one.
+    """
+    loaders = {
+        "fit": trainer.train_dataloader,
+        "validate": trainer.val_dataloaders,
+        "predict": trainer.predict_dataloaders,
+    }
+    sampler = getattr(loaders.get(str(trainer.state.fn)), "sampler", None)
+    if in_step(trainer) and getattr(sampler, "num_replicas", 1) > 1:
+        raise SettingError(
+            "With a model in shards every process runs all requests, in step with the others, and this DataLoader gives each its share. Use "
+            "EditDataModule, or Trainer(use_distributed_sampler=False)."
+        )

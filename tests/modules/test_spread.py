@@ -1,0 +1,81 @@
+"""A model whose modules are spread over devices (``device_map``): the results are those of the whole model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.utils.data import DataLoader
+
+from lga_lightning import MEMIT, RROME, EvaluationConfig, LGAModule, edit
+from lga_lightning.callbacks import AdapterWriter
+from lga_lightning.exceptions import ModelError
+from lga_lightning.models.loading import load_model
+from lga_lightning.models.weights import weights_hash
+from tests.helpers.cli import FAST_METHOD
+from tests.helpers.models import requests, tiny_model, tiny_tokenizer
+from tests.helpers.sharded import trainer
+
+EDITORS = {"llama": RROME, "gpt2": RROME, "gemma3_text": MEMIT}
+FORCED = EvaluationConfig(generate=False)
+
+
+@pytest.fixture(params=sorted(EDITORS))
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A tiny model, in a folder of its family's name."""
+    tiny_model(request.param).save_pretrained(tmp_path / request.param)
+    tiny_tokenizer().save_pretrained(tmp_path / request.param)
+    return tmp_path / request.param
+
+
+def half_on_disk(folder: Path) -> dict[str, str]:
+    """A map that has every other block, and the last norm, read from the disk whenever it runs."""
+    blocks, norm = ("transformer.h", "transformer.ln_f") if folder.name == "gpt2" else ("model.layers", "model.norm")
+    first = (
+        ["transformer.wte", "transformer.wpe"] if folder.name == "gpt2" else ["model.embed_tokens", "model.rotary_emb"]
+    )
+    found = dict.fromkeys([*first, "lm_head"], "cpu")
+    return {**found, **{f"{blocks}.{layer}": ("disk", "cpu")[layer % 2] for layer in range(4)}, norm: "disk"}
+
+
+def test_results_are_those_of_the_whole_model(folder, tmp_path):
+    asked, found = requests(4), {}
+    for name, device_map in (("whole", None), ("spread", half_on_disk(folder))):
+        root = tmp_path / name
+        module = LGAModule(
+            str(folder),
+            [1, 2] if folder.name == "gemma3_text" else 2,
+            editor=EDITORS[folder.name](**FAST_METHOD),
+            mode="sequential",
+            evaluation=FORCED,
+            device_map=device_map,
+        )
+        trainer(root, False).fit(module, DataLoader(asked, batch_size=2))
+        trainer(root, False).validate(module, DataLoader(asked, batch_size=2), verbose=False)
+        trainer(root, False, AdapterWriter(general=False)).predict(module, DataLoader(asked, batch_size=2))
+        found[name] = module, json.loads((root / "validation.json").read_text())
+    (whole, one), (spread, two) = found.values()
+    assert any(parameter.is_meta for parameter in spread.llm.parameters())
+    assert weights_hash(spread.llm) == weights_hash(whole.llm)
+    assert spread.result.choice.scores == pytest.approx(whole.result.choice.scores, rel=1e-5)
+    for name, metric in one["metrics"].items():
+        assert two["metrics"][name]["after"] == pytest.approx(metric["after"], abs=1e-5), name
+    factors, others = (load_file(tmp_path / name / "adapter/adapter_model.safetensors") for name in found)
+    for name, factor in factors.items():
+        torch.testing.assert_close(others[name], factor, rtol=1e-3, atol=1e-5)
+
+
+def test_what_is_put_aside_is_not_written_to(tmp_path):
+    folder = tmp_path / "llama"
+    tiny_model("llama").save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    model, tokenizer = load_model(str(folder), device_map=half_on_disk(folder))
+    delta = edit(model, tokenizer, requests(1), layer=0, editor=RROME(**FAST_METHOD))
+    with pytest.raises(ModelError, match=r"put aside until it runs .*`attached`"):
+        delta.merge_(model)
+    module = LGAModule(str(folder), 1, editor=RROME(**FAST_METHOD), device_map=half_on_disk(folder))
+    with pytest.raises(ModelError, match=r"without --edits\.merge"):
+        trainer(tmp_path, False, AdapterWriter(merge=True)).predict(module, DataLoader(requests(1)))
