@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lga_lightning.data.requests import EditRequest
+from lga_lightning.editing.adapter import read_note
 from lga_lightning.editing.serving import check_servable, served_rank
 from lga_lightning.models.loading import hub_name
 from lga_lightning.reports.edit_wording import governor_stop
@@ -29,6 +30,7 @@ def model_card(
     error: float | None = None,
     folded: Mapping[str, Metric] | None = None,
     refused: Sequence[str] | None = None,
+    packing: str = "",
 ) -> str:
     """Text of a README.md for the Hub: metadata in YAML, the rest in Markdown.
 
@@ -40,6 +42,7 @@ def model_card(
         error: Largest relative error of a matrix's change that is written with a lower rank; None if all are whole.
         folded: Scores of what is written, by metric, where it is of a lower rank.
         refused: What keeps vLLM from serving it; None where nobody looked.
+        packing: What the edited weights were kept in, where that is few bits.
     """
     from huggingface_hub import ModelCard, ModelCardData
 
@@ -61,6 +64,7 @@ def model_card(
         ranks=", ".join(map(str, sorted(set(ranks.values())))),
         low_rank=None if not error else low_rank_in_words(error),
         refused=refused,
+        packing=packing,
         served_rank=served_rank(max(ranks.values(), default=1)),
         stopped=governor_stop(result),
         facts=[[r.prompt, r.target_old or "", r.target_new] for r in requests[:SHOWN]],
@@ -107,7 +111,9 @@ def leave_card(
         folded: Scores of what is written.
     """
     refused = check_servable(folder) if kind == "adapter" else None
-    card = model_card(result, requests, ranks, kind, error, folded, refused)
+    edited = [] if kind == "merged" else read_note(folder)["edited"].values()
+    packing = ", ".join(sorted({entry["packing"] for entry in edited if "packing" in entry}))
+    card = model_card(result, requests, ranks, kind, error, folded, refused, packing)
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 

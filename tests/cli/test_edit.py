@@ -42,6 +42,7 @@ def test_a_quantised_model(quick, tmp_path, capsys):
     run(["edit", "--fact", FACT, *quick, "--quantization=int8"])
     note = json.loads((tmp_path / "adapter" / "lga.json").read_text())
     assert note["edited"]["1"]["packing"] == "Int8Tensor"
+    assert "scored on quantised weights (Int8Tensor)" in (tmp_path / "adapter" / "README.md").read_text()
     error = refused(["edit", "--fact", FACT, *quick, "--quantization=int3"], capsys)
     assert "--quantization" in error
     assert "int8" in error
