@@ -20,7 +20,7 @@ from lga_lightning.covariance.store import CovarianceKey, load_covariance, load_
 from lga_lightning.data.corpus import BUNDLED
 from lga_lightning.exceptions import DataError
 from lga_lightning.models.likelihood import input_device
-from lga_lightning.models.storage import is_sharded
+from lga_lightning.models.storage import is_sharded, of_any, writes
 from lga_lightning.utils.checksums import load_tensors, save_tensors
 from lga_lightning.utils.progress import hidden
 
@@ -58,10 +58,10 @@ def find_covariances(
     key = CovarianceKey.of(model, tokenizer, source, tokens, sequence_length)
     with _lock(model, key.folder, [key.folder / f"{layer}.safetensors" for layer in layers]):
         found = {layer: load_covariance(key.folder, layer, key) for layer in layers}
-        missing = [layer for layer, covariance in found.items() if covariance is None]
+        missing = of_any(model, (layer for layer, covariance in found.items() if covariance is None))
         if missing:
             moments = CovarianceAccumulator(model, missing).to(input_device(model))
-            done = restore_partial(moments, key)
+            done = 0 if is_sharded(model) else restore_partial(moments, key)
             if done:
                 log.warning("Going on with the second moments after %d tokens.", int(moments.tokens))
             else:
@@ -69,9 +69,13 @@ def find_covariances(
             pending = batches(model, tokenizer, source, tokens, sequence_length, done)
             for number, batch in enumerate(_shown(pending, "Second moments", done, key, missing), start=done + 1):
                 moments.update(model, batch)
-                save_partial_now_and_then(moments, key, number)
-            finish(moments, key)
-            found |= {layer: load_covariance(key.folder, layer, key) for layer in missing}
+                if not is_sharded(model):
+                    save_partial_now_and_then(moments, key, number)
+            if writes(model):
+                finish(moments, key)
+            found |= {
+                layer: mean.float().double().cpu() for layer, mean in moments.means().items()
+            }  # as the files have it
     return {layer: covariance for layer, covariance in found.items() if covariance is not None}
 
 
@@ -119,13 +123,13 @@ def find_curvatures(
     with _lock(model, key.folder, paths.values()):
         held = {layer: load_layer(path, layer, key, ("keys", "gradients")) for layer, path in paths.items()}
         found = {layer: Curvature(**part[0], tokens=part[1]) for layer, part in held.items() if part is not None}
-        missing = [layer for layer in layers if layer not in found]
+        missing = of_any(model, set(layers) - found.keys())
         if missing:
             shown = _shown(batches(model, tokenizer, source, tokens, sequence_length), "Curvature", 0, key, missing)
             pieces = (piece for batch in shown for piece in batch if len(piece) > 1)
             groups = iter(lambda: list(islice(pieces, BACKWARD_ROWS)), [])
             estimated = curvature_of(model, missing, map(encode_pieces, groups))
-            for layer, curvature in estimated.items():
+            for layer, curvature in estimated.items() if writes(model) else ():
                 moments = {"keys": curvature.keys, "gradients": curvature.gradients}
                 save_layer(paths[layer], layer, key, moments, curvature.tokens)
             found |= estimated
@@ -135,7 +139,7 @@ def find_curvatures(
 def _lock(model: PreTrainedModel, folder: Path, paths: Iterable[Path]) -> AbstractContextManager[object]:
     """The lock on a folder of the cache; none where all files are there, which may be in a cache that is only read.
 
-    Nor where processes run a sharded model in step: each writes the same files, whole.
+    Nor where processes run a model in shards, in step: one of them writes.
     """
     from filelock import FileLock
 

@@ -19,6 +19,33 @@ def is_sharded(model: nn.Module) -> bool:
     return any(hasattr(module, "reshard") for module in model.modules()) or any(map(is_shard, model.parameters()))
 
 
+def writes(model: nn.Module) -> bool:
+    """Whether it is this process that writes what all processes of a model in shards have found; of a whole model it always is.
+
+    Args:
+        model: A model.
+    """
+    return not is_sharded(model) or torch.distributed.get_rank() == 0
+
+
+def of_any(model: nn.Module, numbers: Iterable[int]) -> list[int]:
+    """The numbers that any process of a model in shards has, so that all do the same; of a whole model these are its own.
+
+    Args:
+        model: A model.
+        numbers: Those of this process.
+
+    Returns:
+        The numbers, ascending.
+    """
+    mine = sorted(numbers)
+    if not is_sharded(model):
+        return mine
+    every: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(every, mine)
+    return sorted({number for some in every for number in some})
+
+
 def is_spread(model: nn.Module) -> bool:
     """Whether a model was loaded with a ``device_map``, so that its modules stay on the devices that they were given.
 

@@ -97,7 +97,7 @@ def main() -> None:
     """Every family in turn."""
     torch.set_num_threads(1)
     folder = Path(sys.argv[1])
-    for family in PLANS:
+    for family in sys.argv[2:] or PLANS:
         run_verbs(folder, family, sharded=True)
     resume(folder, "llama")
     count_moments(folder, sharded=True)
