@@ -11,10 +11,11 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from lga_lightning.exceptions import DataError
+from lga_lightning.models.answers import read_answers
 from lga_lightning.models.architecture import edit_site
 from lga_lightning.models.encoding import IGNORE, EncodedAnswers, pad_right
 from lga_lightning.models.hooks import OutputGradients, frozen, per_row
-from lga_lightning.models.likelihood import answer_logits, answer_nll, input_device
+from lga_lightning.models.likelihood import input_device
 from lga_lightning.utils.tensors import at_least_float32
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ class CurvatureAccumulator(Metric):
             frozen(model),
             watcher.watch([(site.layer, site.module) for site in sites]),
         ):
-            nll = answer_nll(answer_logits(model, batch), batch.labels)
+            nll = read_answers(model, batch).nll
             watcher.backward((nll * scored.sum(1).to(nll)).sum())
         self.tokens += int(scored.sum())
 

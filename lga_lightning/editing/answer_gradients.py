@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from lga_lightning.editing.targets import EditTargets
+from lga_lightning.models.answers import read_answers
 from lga_lightning.models.architecture import EditSite
 from lga_lightning.models.encoding import IGNORE, encode_answers
 from lga_lightning.models.hooks import OutputGradients, frozen, per_row
-from lga_lightning.models.likelihood import answer_logits, answer_nll, input_device
+from lga_lightning.models.likelihood import input_device
 from lga_lightning.utils.tensors import at_least_float32
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def answer_gradients(
         frozen(model),
         watcher.watch((site.name, site.module) for site in sites),
     ):
-        nll = answer_nll(answer_logits(model, batch), batch.labels)
+        nll = read_answers(model, batch).nll
         watcher.backward((nll * lengths.to(nll)).sum())
     return AnswerGradients(list(requests), found)
 

@@ -16,6 +16,7 @@ from lga_lightning.editing.first_order import LinearisedFacts
 from lga_lightning.editing.targets import EditTargets
 from lga_lightning.exceptions import DataError, SettingError
 from lga_lightning.models.architecture import check_layer
+from lga_lightning.utils.dealing import Deal, alone
 from lga_lightning.utils.settings import ShowsSettings, check_at_least_one
 
 if TYPE_CHECKING:
@@ -69,6 +70,21 @@ class EditMethod(ShowsSettings, ABC):
             tokenizer: Its fast tokenizer.
             layers: Indices of blocks.
         """
+
+    def target_batches(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, requests: Sequence[EditRequest]
+    ) -> list[list[int]]:
+        """Which requests :meth:`optimize_targets` had best be given together, where they may come apart; by default all of them.
+
+        Args:
+            model: A causal language model.
+            tokenizer: Its fast tokenizer.
+            requests: The facts to edit.
+
+        Returns:
+            Positions of the requests, batch by batch.
+        """
+        return [list(range(len(requests)))]
 
     @abstractmethod
     def optimize_targets(
@@ -180,6 +196,7 @@ class EditMethod(ShowsSettings, ABC):
         layers: int | Sequence[int],
         batch_size: int = 8,
         history: dict[Any, Any] | None = None,
+        deal: Deal = alone,
     ) -> WeightDelta:
         """One edit for all requests together.
 
@@ -190,6 +207,7 @@ class EditMethod(ShowsSettings, ABC):
             layers: Index of the block to edit, or several.
             batch_size: Number of requests whose targets are optimised at once.
             history: See :meth:`write`.
+            deal: How batches of targets are optimised: by this process alone, or among several, each of which then has the edit.
 
         Raises:
             DataError: If there is no request, two contradict each other, or one lacks a subject that the method needs.
@@ -205,11 +223,16 @@ class EditMethod(ShowsSettings, ABC):
             )
         layers = ascending(model, layers)
         self.check_requests(requests)
-        starts = range(0, len(requests), batch_size)
-        parts = [
-            self.optimize_targets(model, tokenizer, requests[start : start + batch_size], layers) for start in starts
+        batches = [
+            [start + row for row in rows]
+            for start in range(0, len(requests), batch_size)
+            for rows in self.target_batches(model, tokenizer, requests[start : start + batch_size])
         ]
-        return self.write_groups(model, tokenizer, [parts[0].join(parts)], layers, history)[0]
+        parts = deal(
+            lambda rows: self.optimize_targets(model, tokenizer, [requests[row] for row in rows], layers), batches
+        )
+        targets = EditTargets.in_order(batches, parts)
+        return self.write_groups(model, tokenizer, [targets], layers, history)[0]
 
     def write_groups(
         self,

@@ -64,6 +64,12 @@ class Guarded(EditMethod):
         for guard in self.guards:
             guard.prepare(model, layers)
 
+    def target_batches(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, requests: Sequence[EditRequest]
+    ) -> list[list[int]]:
+        """The method's own."""
+        return self.method.target_batches(model, tokenizer, requests)
+
     def optimize_targets(
         self,
         model: PreTrainedModel,

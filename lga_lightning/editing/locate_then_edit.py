@@ -15,7 +15,7 @@ from lga_lightning.data.corpus import BUNDLED
 from lga_lightning.editing.base import EditMethod
 from lga_lightning.editing.context_templates import ContextTemplates
 from lga_lightning.editing.first_order import LinearisedFacts
-from lga_lightning.editing.target_value import TargetValues, TargetValueSettings, find_target_values
+from lga_lightning.editing.target_value import TargetValues, TargetValueSettings, find_target_values, search_batches
 from lga_lightning.models.architecture import edit_site
 
 if TYPE_CHECKING:
@@ -102,6 +102,12 @@ class LocateThenEditMethod(EditMethod):
     ) -> None:
         """Find the second moments of the layers in one pass."""
         self.covariance.prepare(model, tokenizer, layers)
+
+    def target_batches(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, requests: Sequence[EditRequest]
+    ) -> list[list[int]]:
+        """Requests of like length; see :class:`EditMethod`."""
+        return search_batches(model, tokenizer, requests, len(self.contexts.of(model, tokenizer)))
 
     def optimize_targets(
         self,

@@ -19,6 +19,7 @@ from lga_lightning.editing.targets import EditTargets
 from lga_lightning.editing.updates import DenseUpdate, LowRankUpdate, Update
 from lga_lightning.models.architecture import named_site
 from lga_lightning.models.likelihood import input_device
+from lga_lightning.utils.dealing import Deal, alone
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -52,19 +53,20 @@ class EditSession:
         self.requests: list[EditRequest] = []
         self.history: dict[Any, Any] | None = method.new_history()
 
-    def edit(self, requests: Sequence[EditRequest], batch_size: int = 8) -> None:
+    def edit(self, requests: Sequence[EditRequest], batch_size: int = 8, deal: Deal = alone) -> None:
         """Edit a group of requests together.
 
         Args:
             requests: The group.
             batch_size: Number of requests whose targets are optimised at once.
+            deal: See :meth:`EditMethod.compute`.
 
         Raises:
             DataError: If two of them contradict each other.
         """
         with self.delta.applied(self.model):
             added = self.method.compute(
-                self.model, self.tokenizer, requests, self.layers, batch_size, history=self.history
+                self.model, self.tokenizer, requests, self.layers, batch_size, self.history, deal
             )
         self._add(added, requests)
 

@@ -7,9 +7,10 @@ output, and PMET (arXiv 2308.08742), section 3, eq. 7, to the attention's and th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -24,11 +25,15 @@ from lga_lightning.models.architecture import EditSite
 from lga_lightning.models.cached_suffix import CachedSuffix
 from lga_lightning.models.encoding import IGNORE, EncodedAnswers, encode_answers, encode_subjects
 from lga_lightning.models.hooks import added_to_output, captured_inputs, captured_outputs, frozen
-from lga_lightning.models.likelihood import answer_nll, input_device
+from lga_lightning.models.likelihood import input_device
+from lga_lightning.utils.pieces import row_by_row
 from lga_lightning.utils.tensors import at_least_float32
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+ROWS_ON_CPU, ROWS_ELSEWHERE = 64, 1024  # of a batch, where nothing else is said
+MOST_TOKENS, PIECE = 2**14, 2**12  # of a pass that is kept for its gradient; and of a piece, where there are more
 
 
 @dataclass(frozen=True)
@@ -104,25 +109,35 @@ def find_target_values(
         max_rows: Number of rows (a request in a context) of a batch; requests of like length share one. By default 64 on a
             CPU, where padding costs more than a larger batch saves, else 1,024.
     """
-    rows = max_rows or (64 if input_device(model).type == "cpu" else 1024)
-    order, step = _by_length(tokenizer, requests), max(1, rows // len(contexts))
+    batches = search_batches(model, tokenizer, requests, len(contexts), max_rows)
     parts = [
         _find_in_one_batch(
-            model,
-            tokenizer,
-            [requests[i] for i in order[start : start + step]],
-            contexts,
-            site,
-            settings,
-            intervention_modules,
+            model, tokenizer, [requests[row] for row in rows], contexts, site, settings, intervention_modules
         )
-        for start in range(0, len(order), step)
+        for rows in batches
     ]
-    targets = TargetValues.join(parts)
-    back = torch.tensor(sorted(range(len(order)), key=order.__getitem__), device=targets.keys.device)
-    return TargetValues(
-        list(requests), targets.keys[back], targets.before[back], targets.delta[back], targets.loss[back]
-    )
+    return TargetValues.in_order(batches, parts)
+
+
+def search_batches(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    requests: Sequence[EditRequest],
+    contexts: int,
+    max_rows: int | None = None,
+) -> list[list[int]]:
+    """The batches in which :func:`find_target_values` goes through requests, as their positions.
+
+    Args:
+        model: A causal language model.
+        tokenizer: Its fast tokenizer.
+        requests: The requests.
+        contexts: Number of contexts.
+        max_rows: See :func:`find_target_values`.
+    """
+    rows = max_rows or (ROWS_ON_CPU if input_device(model).type == "cpu" else ROWS_ELSEWHERE)
+    order, step = _by_length(tokenizer, requests), max(1, rows // contexts)
+    return [order[start : start + step] for start in range(0, len(order), step)]
 
 
 def _by_length(tokenizer: PreTrainedTokenizerBase, requests: Sequence[EditRequest]) -> list[int]:
@@ -150,7 +165,7 @@ def _find_in_one_batch(
         with torch.no_grad():
             at = answers.batch.subject
             with captured_inputs([site.module], at) as inputs, captured_outputs(intervention_modules, at) as outputs:
-                answers.logits()
+                answers.read()
             keys = at_least_float32(inputs[0]).unflatten(0, (len(requests), len(contexts)))
             before = torch.stack([at_least_float32(output)[:: len(contexts)] for output in outputs], 1)
             original = subjects.logits()[:, 0].log_softmax(-1)
@@ -177,10 +192,9 @@ def _optimize(
     for step in range(1, max(settings.steps, 2)):
         leaf = delta[active].requires_grad_()
         looked_at = answers if seen == contexts else _in_turn(answers, contexts, seen, step)
-        nll = answer_nll(
-            _logits_with(looked_at, intervention_modules, leaf.repeat_interleave(seen, 0)), looked_at.batch.labels
-        )
-        edited = _logits_with(subjects, intervention_modules, leaf)[:, 0].log_softmax(-1)
+        nll = _nll_with(looked_at, intervention_modules, leaf.repeat_interleave(seen, 0))
+        with _added(intervention_modules, leaf):
+            edited = subjects.logits()[:, 0].log_softmax(-1)
         # the gradient of KL without the term sum dp, which is 0 but for rounding: at delta = 0 it is 0 exactly
         divergence = (edited.exp() * (edited - original).detach()).sum(-1)
         loss = nll.unflatten(0, (-1, seen)).mean(1) + settings.kl_factor * divergence
@@ -245,8 +259,24 @@ class RowAdam:
         self.parameters[rows] -= self.learning_rate * (moment / (1 - 0.9**steps)) / root
 
 
-def _logits_with(rows: CachedSuffix, intervention_modules: Sequence[nn.Module], deltas: Tensor) -> Tensor:
-    """Logits with deltas [N, P, d] added to the outputs of P modules at the subject's last token of each row."""
+def _nll_with(rows: CachedSuffix, intervention_modules: Sequence[nn.Module], deltas: Tensor) -> Tensor:
+    """Mean negative log-likelihoods [N] of the rows' answers with deltas [N, P, d]; of very many tokens in pieces."""
+
+    def nll(rows: CachedSuffix, deltas: Tensor) -> tuple[Tensor, Tensor]:
+        with _added(intervention_modules, deltas):
+            answers = rows.read()
+        return answers.nll, answers.predicted
+
+    length = rows.batch.input_ids.shape[1]
+    if len(deltas) * length <= MOST_TOKENS:
+        return nll(rows, deltas)[0]
+    pieces = torch.arange(len(deltas), device=deltas.device).split(max(1, PIECE // length))
+    return torch.cat([row_by_row(partial(nll, rows.select(piece)), deltas[piece])[0] for piece in pieces])
+
+
+@contextmanager
+def _added(intervention_modules: Sequence[nn.Module], deltas: Tensor) -> Iterator[None]:
+    """Within the block, deltas [N, P, d] are added to the outputs of P modules at the subject's last token of each row."""
 
     def at_subject(delta: Tensor, inputs: Tensor) -> Tensor:
         return functional.pad(delta.unsqueeze(1), (0, 0, 0, inputs.shape[1] - 1))
@@ -256,7 +286,7 @@ def _logits_with(rows: CachedSuffix, intervention_modules: Sequence[nn.Module], 
             stack.enter_context(
                 added_to_output(module, lambda inputs, delta=delta: at_subject(delta, inputs), rows=len(deltas))  # type: ignore[misc]
             )
-        return rows.logits()
+        yield
 
 
 def _encode_in_contexts(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from itertools import chain
 from typing import TypeVar
@@ -30,6 +30,22 @@ class EditTargets:
         names = [f.name for f in fields(cls) if f.name != "requests"]
         requests = list(chain.from_iterable(part.requests for part in parts))
         return cls(requests, **{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
+
+    @staticmethod
+    def in_order(places: Iterable[Sequence[int]], parts: Iterable[EditTargetsT]) -> EditTargetsT:
+        """Parts of a whole as one, each request once.
+
+        Args:
+            places: For each part, the places of its requests in the whole.
+            parts: The parts, at least one.
+        """
+        found = {
+            place: one
+            for rows, part in zip(places, parts, strict=True)
+            for place, one in zip(rows, part.each(), strict=True)
+        }
+        each = [found[place] for place in sorted(found)]
+        return each[0].join(each)
 
     def part(self: EditTargetsT, rows: slice) -> EditTargetsT:
         """Those of some of the requests."""

@@ -22,7 +22,7 @@ from lga_lightning.exceptions import SettingError
 from lga_lightning.models.architecture import EditSite, edit_site
 from lga_lightning.models.cached_suffix import CachedSuffix
 from lga_lightning.models.hooks import added_to_output, frozen
-from lga_lightning.models.likelihood import answer_nll, input_device
+from lga_lightning.models.likelihood import input_device
 from lga_lightning.utils.tensors import at_least_float32
 
 if TYPE_CHECKING:
@@ -242,7 +242,7 @@ class FineTuning(EditMethod):
         at = active.to(device)
         leaves = [matrix.change[at].requires_grad_() for matrix in matrices]
         with _changed([matrix.site for matrix in matrices], leaves, index.to(device)):
-            nll = answer_nll(rows.logits(), rows.batch.labels)
+            nll = rows.read().nll
         losses = nll.new_zeros(len(active)).index_add(0, index.to(nll.device), nll)
         members = torch.bincount(index).to(losses)
         gradients = torch.autograd.grad((losses / members).sum(), leaves)

@@ -13,11 +13,12 @@ from torch import Tensor
 from lga_lightning.evaluation.judge import Judgement
 from lga_lightning.evaluation.prompts import FLUENCY, PERPLEXITY, EvalPrompt
 from lga_lightning.metrics.text import exact_match
+from lga_lightning.models.answers import read_answers
 from lga_lightning.models.cached_prompts import Attach, CachedPrompts
 from lga_lightning.models.chat import plain
 from lga_lightning.models.encoding import IGNORE, EncodedAnswers, pad_right, prompt_ids, target_ids
 from lga_lightning.models.generation import answer_prefixes, full_stops
-from lga_lightning.models.likelihood import answer_logits, answer_nll, input_device
+from lga_lightning.models.likelihood import input_device
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -129,4 +130,4 @@ def _passage_nll(
     positions = torch.arange(labels.shape[1]).expand_as(labels)
     batch = EncodedAnswers(ids, positions, labels, torch.full((len(rows),), -1)).to(input_device(model))
     with torch.no_grad(), attach(torch.arange(len(rows))):
-        return answer_nll(answer_logits(model, batch), batch.labels).tolist()
+        return read_answers(model, batch).nll.tolist()

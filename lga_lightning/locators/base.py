@@ -23,10 +23,11 @@ from lga_lightning.locators.aggregation import (
 )
 from lga_lightning.locators.selection import Choice, choose
 from lga_lightning.metrics.accuracy import token_accuracy
+from lga_lightning.models.answers import read_answers
 from lga_lightning.models.architecture import Scope
 from lga_lightning.models.encoding import encode_answers
 from lga_lightning.models.hooks import frozen
-from lga_lightning.models.likelihood import answer_logits, input_device
+from lga_lightning.models.likelihood import input_device
 from lga_lightning.utils.settings import ShowsSettings
 
 if TYPE_CHECKING:
@@ -152,7 +153,7 @@ def knows_old_answer(
         rows, prompts, answers = (list(column) for column in zip(*asked, strict=True))
         batch = encode_answers(tokenizer, prompts, answers).to(known.device)
         with torch.no_grad(), frozen(model):
-            predicted = answer_logits(model, batch).argmax(-1)
+            predicted = read_answers(model, batch).predicted
         known[rows] = (token_accuracy(predicted, batch.labels) == 1).to(known.device)
     return known
 

@@ -29,10 +29,10 @@ from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing import EditMethod
 from lga_lightning.editing.first_order import LinearisedFacts
 from lga_lightning.metrics.accuracy import token_accuracy
+from lga_lightning.models.answers import read_answers
 from lga_lightning.models.architecture import blocks, edit_site
 from lga_lightning.models.encoding import IGNORE, EncodedAnswers, encode_answers
 from lga_lightning.models.hooks import OutputGradients, frozen, per_row, whole_outputs
-from lga_lightning.models.likelihood import answer_logits, answer_nll
 from lga_lightning.utils.tensors import at_least_float32
 
 if TYPE_CHECKING:
@@ -158,11 +158,11 @@ def forecast_rows(model: PreTrainedModel, editor: EditMethod, rows: Rows, count:
         watcher.watch(watched),
         whole_outputs(blocks(model)) as streams,
     ):
-        logits, labels = answer_logits(model, rows.batch), rows.batch.labels
-        behind = behind_the_top(logits[:, 0], rows.rival)
-        nll = answer_nll(logits, labels)
+        answers = read_answers(model, rows.batch)
+        behind, nll = behind_the_top(answers.first, rows.rival), answers.nll
         watcher.backward(torch.where(elsewhere, behind, nll).sum())
-    return ForecastRows(behind.detach().double(), token_accuracy(logits.argmax(-1), labels).double(), -changes)
+    right = token_accuracy(answers.predicted, rows.batch.labels)
+    return ForecastRows(behind.detach().double(), right.double(), -changes)
 
 
 def saturation(stream: Tensor, moved: Tensor) -> Tensor:

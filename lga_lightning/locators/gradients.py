@@ -15,10 +15,11 @@ from lga_lightning.locators.base import Evidence, LayerLocator
 from lga_lightning.locators.gram import matrix_gram, norm_gram, vector_gram
 from lga_lightning.locators.old_answers import all_with_old_targets
 from lga_lightning.metrics.accuracy import token_accuracy
+from lga_lightning.models.answers import read_answers
 from lga_lightning.models.architecture import SCOPES, Scope, Site, scored_sites
 from lga_lightning.models.encoding import EncodedAnswers, encode_answers, with_prompts
 from lga_lightning.models.hooks import OutputGradients, frozen, per_row
-from lga_lightning.models.likelihood import answer_logits, answer_nll, input_device
+from lga_lightning.models.likelihood import input_device
 from lga_lightning.models.structure import is_matrix, normalised
 
 if TYPE_CHECKING:
@@ -100,14 +101,13 @@ class GradientLocator(LayerLocator):
         requests = all_with_old_targets(model, tokenizer, requests)
         batch = encode_pairs(tokenizer, requests).to(input_device(model))
         whole = self.loss == "text"
-        gram, logits = gradient_grams(model, with_prompts(batch) if whole else batch, self.scope)
+        gram, predicted = gradient_grams(model, with_prompts(batch) if whole else batch, self.scope)
         # a gradient of zero may come out a rounding error below zero
         old, new = (gram[..., side, side].clamp_min(0).sqrt() for side in range(2))
         dot = gram[..., 0, 1]
         cosine = dot / (old * new).clamp_min(torch.finfo(dot.dtype).tiny)
         scores = gradient_statistics(dot, cosine, old, new)[self.statistic]
         values = torch.stack([scores, cosine, old, new], dim=1)
-        predicted = logits.argmax(-1)
         if whole:  # at every position: take those of the answer
             predicted = predicted.gather(1, batch.positions.to(predicted.device))
         right = token_accuracy(predicted, batch.labels)
@@ -164,7 +164,7 @@ def gradient_grams(model: PreTrainedModel, batch: EncodedAnswers, scope: Scope) 
         scope: What gradients are taken of.
 
     Returns:
-        [B, L, 2, 2] Gram matrices, and the logits [2B, A, V] at the batch's positions.
+        [B, L, 2, 2] Gram matrices, and the most likely tokens [2B, A] at the batch's positions.
     """
     batch, sites = batch.as_read(), scored_sites(model, scope)
     grams: list[Tensor | None] = [None] * len(sites)
@@ -185,11 +185,11 @@ def gradient_grams(model: PreTrainedModel, batch: EncodedAnswers, scope: Scope) 
         ((layer, site), site.module) for layer, found in enumerate(sites) for site in found
     ]
     with torch.inference_mode(False), torch.enable_grad(), frozen(model), watcher.watch(modules):
-        logits = answer_logits(model, batch)
+        answers = read_answers(model, batch)
         # the sum, not the mean: requests do not scale each other
-        watcher.backward(answer_nll(logits, batch.labels).sum())
+        watcher.backward(answers.nll.sum())
     collected = [gram.to(batch.labels.device) for gram in grams if gram is not None]
-    return torch.stack(collected, dim=1), logits.detach()
+    return torch.stack(collected, dim=1), answers.predicted
 
 
 def _site_gram(module: nn.Module, inputs: Tensor, gradients: Tensor, bias: bool) -> Tensor:

@@ -20,10 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from lga_lightning.data.requests import EditRequest
+from lga_lightning.models.answers import tokens_at_once
 from lga_lightning.models.architecture import attention, blocks, edit_site
 from lga_lightning.models.encoding import encode_answers, token_at
 from lga_lightning.models.hooks import captured_calls, first_tensor, logits_at, per_row, replaced_output, whole_outputs
-from lga_lightning.models.likelihood import answer_nll, input_device
+from lga_lightning.models.likelihood import input_device, token_nll
 from lga_lightning.utils.tensors import at_least_float32
 
 if TYPE_CHECKING:
@@ -203,18 +204,17 @@ class Tracer:
         with logits_at(self.model, ids.new_zeros(len(ids), 1)):  # logits are not wanted here
             self.model(input_ids=ids, position_ids=positions, past_key_values=cache, use_cache=True)
 
-    def _probability(self, hidden: Tensor, rows: int = 256) -> Tensor:
+    def _probability(self, hidden: Tensor) -> Tensor:
         """Probability of the answer, [N, A, d] -> [N], for what comes out of the last block where it is predicted."""
-        found = []
-        for part in hidden.split(rows):
+        answer = self.fact.answer.expand(len(hidden), -1)
+        states, tokens = hidden.flatten(0, 1).unsqueeze(1), answer.flatten()
+        step, found = tokens_at_once(self.model), []
+        for part, right in zip(states.split(step), tokens.split(step), strict=True):
             # the model's own way from there to its logits, on one token a row: it is given another's output of its blocks
-            flat = part.flatten(0, 1).unsqueeze(1)
-            with replaced_output(self.blocks[-1], lambda output, flat=flat: flat):  # type: ignore[misc]
+            with replaced_output(self.blocks[-1], lambda output, part=part: part):  # type: ignore[misc]
                 logits = self.model(input_ids=self.fact.input_ids[:, :1], use_cache=False).logits
-            logits = at_least_float32(logits).view(*part.shape[:2], -1)
-            answer = self.fact.answer.expand(len(part), -1)
-            found.append((-answer_nll(logits, answer) * answer.shape[1]).exp())
-        return torch.cat(found)
+            found.append(token_nll(at_least_float32(logits[:, 0]), right))
+        return (-torch.cat(found).view(answer.shape).sum(1)).exp()
 
 
 def _with_cache(given: Any, cache: Any) -> Any:

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from lga_lightning.models.answers import read_answers
 from lga_lightning.models.architecture import longest_text
 from lga_lightning.models.chat import end_tokens
-from lga_lightning.models.encoding import IGNORE, pad_right, prompt_ids
+from lga_lightning.models.encoding import IGNORE, EncodedAnswers, pad_right, prompt_ids
 from lga_lightning.models.hooks import logits_at
 from lga_lightning.models.kv_cache import cache_of, copy_of_cache, pad_left
-from lga_lightning.models.likelihood import answer_nll, input_device
+from lga_lightning.models.likelihood import input_device, token_nll
 from lga_lightning.utils.tensors import at_least_float32
 
 if TYPE_CHECKING:
@@ -98,9 +99,9 @@ class CachedPrompts:
         for same in ((lengths == 1).nonzero().flatten(), (lengths > 1).nonzero().flatten()):
             for part in same.split(step) if len(same) else ():
                 read = labels[part, : int(lengths[part].max())]
-                logits = self._answer_logits(torch.tensor(rows)[part], read)
-                tokens[part, : read.shape[1]] = logits.argmax(-1).cpu().where(read != IGNORE, IGNORE)
-                nll[part] = answer_nll(logits, read).double().cpu()
+                said, each = self._read(torch.tensor(rows)[part], read)
+                tokens[part, : read.shape[1]] = said.cpu().where(read != IGNORE, IGNORE)
+                nll[part] = (each.sum(1).cpu() / (read != IGNORE).sum(1)).double()
         return tokens, labels, nll
 
     def continuations(self, limit: int, finished: Callable[[int, str], bool]) -> list[str]:
@@ -159,16 +160,25 @@ class CachedPrompts:
             positions = torch.tensor([[lengths[row] + len(said[row]) - 1] for row in live.tolist()], device=mask.device)
             tokens = self._run(live, tokens.unsqueeze(1).to(mask.device), mask, positions, cache)[:, -1].argmax(-1)
 
-    def _answer_logits(self, rows: Tensor, labels: Tensor) -> Tensor:
-        """Logits [M, A, V] that predict the answers' tokens, in float32 or better."""
-        first = self._logits[rows]
+    def _read(self, rows: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """What answers [M, A] are read as: the most likely tokens, and the negative log-likelihoods of theirs, both [M, A]."""
+        first = at_least_float32(self._logits[rows])
+        predicted, nll = first.argmax(-1), token_nll(first, labels[:, :1])
         if labels.shape[1] == 1:
-            return at_least_float32(first)
-        cache = copy_of_cache(self._cache, rows)
+            return predicted, nll
         ids = labels[:, :-1].clamp_min(0).to(self._mask.device)
         mask = torch.cat([self._mask[rows], torch.ones_like(ids)], 1)
-        positions = self._lengths[rows].unsqueeze(1) + torch.arange(ids.shape[1], device=ids.device)
-        return at_least_float32(torch.cat([first, self._run(rows, ids, mask, positions, cache)], 1))
+        places = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+        positions = self._lengths[rows].unsqueeze(1) + places
+
+        def logits(at: Tensor) -> Tensor:
+            with logits_at(self.model, at):
+                return at_least_float32(self._run(rows, ids, mask, positions, copy_of_cache(self._cache, rows)))
+
+        batch = EncodedAnswers(ids, places, labels[:, 1:].to(ids.device), torch.full_like(rows, -1))
+        with torch.no_grad():
+            later = read_answers(self.model, batch, logits)
+        return torch.cat([predicted, later.predicted], 1), torch.cat([nll, later.token_nll], 1)
 
     def _run(self, rows: Tensor, ids: Tensor, mask: Tensor, positions: Tensor, cache: Any = None) -> Tensor:
         with torch.no_grad(), self.attach(rows):

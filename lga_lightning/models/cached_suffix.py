@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from lga_lightning.models.answers import AnswerReading, read_answers
 from lga_lightning.models.architecture import blocks
 from lga_lightning.models.encoding import EncodedAnswers
 from lga_lightning.models.hooks import logits_at
@@ -98,9 +99,20 @@ class CachedSuffix:
         hidden = [entry.hidden for entry in found if entry.hidden is not None]
         self._block_input = replace(found[0], hidden=torch.cat(hidden))
 
-    def logits(self) -> Tensor:
-        """Logits [N, A, V] at the positions, in float32 or better."""
-        with logits_at(self.model, self.batch.positions), self._entered():
+    def read(self) -> AnswerReading:
+        """What the model makes of the answers."""
+        return read_answers(self.model, self.batch, self.logits)
+
+    def logits(self, positions: Tensor | None = None) -> Tensor:
+        """Logits in float32 or better.
+
+        Args:
+            positions: Positions [N, P] in the batch; those of the answers by default, P = A.
+
+        Returns:
+            [N, P, V].
+        """
+        with logits_at(self.model, self.batch.positions if positions is None else positions), self._entered():
             logits: Tensor = self._run().logits
         return at_least_float32(logits)
 

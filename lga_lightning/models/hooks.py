@@ -160,6 +160,21 @@ def whole_outputs(modules: Iterable[nn.Module]) -> Iterator[list[Tensor]]:
 
 
 @contextmanager
+def kept_output(module: nn.Module) -> Iterator[list[Any]]:
+    """Within the ``with`` block, keep what a module gives, whatever its type; the list fills as the model runs.
+
+    Args:
+        module: The module.
+
+    Yields:
+        A list that holds one output a call.
+    """
+    kept: list[Any] = []
+    with module.register_forward_hook(lambda module, args, output: kept.append(output)):
+        yield kept
+
+
+@contextmanager
 def captured_calls(modules: Iterable[nn.Module]) -> Iterator[list[tuple[tuple[Any, ...], dict[str, Any]]]]:
     """Within the ``with`` block, keep the arguments that each module is called with.
 

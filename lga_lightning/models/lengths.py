@@ -13,14 +13,12 @@ from lga_lightning.models.encoding import prompt_ids, target_ids
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-MOST_LOGITS = 2**27
-"""Logits of one answer, at most: half a GiB in float32."""
 AROUND = 64  # tokens that a tokenizer or a chat puts around a text
 LONGEST_TOKEN = 256  # characters, more than any token has
 
 
 def check_lengths(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, requests: Sequence[EditRequest]) -> None:
-    """Refuse texts that take more positions than a model has, and answers whose logits would take all memory.
+    """Refuse texts that take more positions than a model has.
 
     Args:
         model: A causal language model.
@@ -30,21 +28,18 @@ def check_lengths(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, re
     Raises:
         InvalidRequest: Names the first such text, and how long it may be.
     """
-    vocabulary = model.config.get_text_config().vocab_size
-    most = MOST_LOGITS // vocabulary
     for request in requests:
         for prompt, answer in _asked(request):
-            size, of_answer = (len(text.encode()) for text in (prompt + answer, answer))
-            if longest_text(model, size + AROUND) == size + AROUND and of_answer <= most:  # a token has a byte or more
+            size = len((prompt + answer).encode()) + AROUND
+            if longest_text(model, size) == size:  # a token has a byte or more
                 continue
             if (tokens := _count(model, tokenizer, prompt, answer)) is not None:
-                limit = longest_text(model, tokens)
-                raise _too_long(
-                    request, prompt, f"takes {tokens:,} tokens with its answer, and the model has {limit:,} positions"
+                place = f" ({request.id})" if request.id else ""
+                raise InvalidRequest(
+                    "too long for the model",
+                    f"The prompt {prompt[:60]!r}{place} takes {tokens:,} tokens with its answer, and the model has "
+                    f"{longest_text(model, tokens):,} positions. Shorten it, or leave the request out.",
                 )
-            if (tokens := len(target_ids(tokenizer, answer))) > most:
-                reason = f"has an answer of {tokens:,} tokens, and with a vocabulary of {vocabulary:,} the logits of {most:,} are all that is held at once"
-                raise _too_long(request, prompt, reason)
 
 
 def _asked(request: EditRequest) -> Iterator[tuple[str, str]]:
@@ -66,10 +61,3 @@ def _count(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: s
         return least
     tokens = len(prompt_ids(tokenizer, [prompt])[0]) + (len(target_ids(tokenizer, answer)) if answer else 0)
     return tokens if longest_text(model, tokens) < tokens else None
-
-
-def _too_long(request: EditRequest, prompt: str, reason: str) -> InvalidRequest:
-    place = f" ({request.id})" if request.id else ""
-    return InvalidRequest(
-        "too long for the model", f"The prompt {prompt[:60]!r}{place} {reason}. Shorten it, or leave the request out."
-    )

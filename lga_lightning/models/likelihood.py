@@ -13,14 +13,15 @@ from lga_lightning.models.storage import device_of
 from lga_lightning.utils.tensors import at_least_float32
 
 
-def answer_logits(model: PreTrainedModel, batch: EncodedAnswers) -> Tensor:
+def answer_logits(model: PreTrainedModel, batch: EncodedAnswers, positions: Tensor | None = None) -> Tensor:
     """Logits [N, A, V] that predict the answers' tokens, in float32 or better.
 
     Args:
         model: A causal language model.
         batch: N rows of prompt and answer, on the model's device.
+        positions: Other positions [N, P] than those of the answers.
     """
-    with logits_at(model, batch.positions):
+    with logits_at(model, batch.positions if positions is None else positions):
         logits: Tensor = model(input_ids=batch.input_ids, use_cache=False).logits
     return at_least_float32(logits)
 
@@ -35,10 +36,23 @@ def answer_nll(logits: Tensor, labels: Tensor) -> Tensor:
     Returns:
         [N] nats a token.
     """
+    return token_nll(logits, labels).sum(1) / (labels != IGNORE).sum(1).to(logits.device)
+
+
+def token_nll(logits: Tensor, labels: Tensor) -> Tensor:
+    """Negative log-likelihood of each token.
+
+    Args:
+        logits: [..., V] logits.
+        labels: [...] tokens, ``IGNORE`` on padding.
+
+    Returns:
+        [...] nats, 0 on padding.
+    """
     labels = labels.to(logits.device)
     counted = labels != IGNORE
     right = logits.gather(-1, labels.where(counted, 0).unsqueeze(-1)).squeeze(-1)
-    return ((_log_normaliser(logits) - right) * counted).sum(1) / counted.sum(1)
+    return (_log_normaliser(logits) - right) * counted
 
 
 def _log_normaliser(logits: Tensor, width: int = 512) -> Tensor:

@@ -56,8 +56,6 @@ def entered_at(blocks: Sequence[nn.Module], layer: int, entry: BlockInput) -> It
 def bypass_blocks(blocks: Iterable[nn.Module], in_tuple: int = 0) -> Iterator[None]:
     """Within the ``with`` block, transformer blocks hand the hidden states on, and compute nothing.
 
-    A hook cannot keep a module from computing, so its ``forward`` is covered up for as long as the ``with`` block lasts.
-
     Args:
         blocks: Blocks of a model.
         in_tuple: Length of the tuple that the model expects from them; 0 where it expects the hidden states alone.

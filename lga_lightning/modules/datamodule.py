@@ -195,11 +195,12 @@ class EditDataModule(L.LightningDataModule):
         return self._edits()
 
     def _edits(self) -> RequestBatches:
-        """Dealt out to processes where every request is edited alone; else all of them, in order, for every process."""
-        if self.trainer is None or getattr(self.trainer.lightning_module, "run_mode", "independent") == "independent":
-            return self._batches()
-        return RequestBatches(self.loaded.requests, self.batch_size, in_order=True)
+        """In their order where they end up in one edit; dealt out, but for edits one after the other, which each process needs all."""
+        mode = getattr(self.trainer and self.trainer.lightning_module, "run_mode", "independent")
+        if mode == "sequential":
+            return RequestBatches(self.loaded.requests, self.batch_size, in_order=True)
+        return self._batches(in_order=mode == "batch")
 
-    def _batches(self, done: Collection[int] = ()) -> RequestBatches:
+    def _batches(self, done: Collection[int] = (), in_order: bool = False) -> RequestBatches:
         rank, world_size = share_of(self.trainer) if self.trainer else (0, 1)
-        return RequestBatches(self.loaded.requests, self.batch_size, rank, world_size, done)
+        return RequestBatches(self.loaded.requests, self.batch_size, rank, world_size, done, in_order)

@@ -17,6 +17,7 @@ from lga_lightning.evaluation.results import EvalResult
 from lga_lightning.modules.run_state import RunState
 from lga_lightning.results.retention import Cohort, GrowthPoint
 from lga_lightning.results.validation_parts import DriftPoint
+from lga_lightning.utils.dealing import Deal, alone
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -54,6 +55,7 @@ class EditSchedule(ABC):
         layers: The blocks to edit.
         evaluation: What is measured.
         governor: Limits at which the mode ``sequential`` stops; None for none.
+        deal: How the work on edits that are made together is shared out; not at all by default.
 
     Attributes:
         delta: All edits together; None where every request is edited alone.
@@ -62,7 +64,9 @@ class EditSchedule(ABC):
     """
 
     joint: ClassVar[bool] = True
-    """Whether edits are made on top of each other, so that every process needs all requests, in order."""
+    """Whether all requests end up in one edit."""
+    dealt: ClassVar[bool] = True
+    """Whether a process needs its share of the batches alone; else it needs all of them, in order."""
     resumes: ClassVar[bool] = False
     """Whether a run that was cut off can go on; see :meth:`keep_state`."""
 
@@ -72,6 +76,7 @@ class EditSchedule(ABC):
     layers: list[int]
     evaluation: EvaluationConfig
     governor: Governor | None = None
+    deal: Deal = alone
     delta: WeightDelta | None = field(default=None, init=False)
     drift: list[DriftPoint] = field(default_factory=list, init=False)
     group_size: int | None = field(default=None, init=False)

@@ -23,6 +23,7 @@ from lga_lightning.locators import EditForecast, LayerLocator
 from lga_lightning.locators.score_requests import prepare, score_requests
 from lga_lightning.models.chat import ChatTokenizer, plain
 from lga_lightning.models.lengths import check_lengths
+from lga_lightning.models.likelihood import input_device
 from lga_lightning.models.loading import DeviceMap
 from lga_lightning.models.quantization import Quantization
 from lga_lightning.models.structure import Structure
@@ -34,6 +35,7 @@ from lga_lightning.modules.run_state import RESULTS_FILE, STATE_FILE, RunState, 
 from lga_lightning.modules.schedules import SCHEDULES, Mode
 from lga_lightning.results.attribution import LocatorResult
 from lga_lightning.results.layer_spec import LayerSpec
+from lga_lightning.utils.dealing import AmongProcesses, Deal, alone
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -269,17 +271,18 @@ class LGAModule(FrozenModule):
         self._found.check_weights(llm)
         self.edited_layers, self.layer_source = self._found.layers_for(self.editor, llm)
         schedule = SCHEDULES[self.run_mode]
-        if schedule.joint and share_of(self.trainer)[1] > 1 and self._data_module is None:
+        if not schedule.dealt and share_of(self.trainer)[1] > 1 and self._data_module is None:
             raise SettingError(
-                f"In the mode {self.run_mode!r} every process makes all edits, so each needs all requests, in order. A DataLoader "
-                "gives each its share: use EditDataModule, the mode 'independent', or one process."
+                f"In the mode {self.run_mode!r} every process needs all requests, in order, and a DataLoader gives each its share. Use "
+                "EditDataModule, the mode 'batch' or 'independent', or one process."
             )
         check_dealing(self.trainer)
         self.editor.check_requests(self.data.requests)  # what is no request is refused here, too
         check_lengths(llm, tokenizer, self.data.requests)
         if self.governor is not None:
             self.governor.check_requests(self.data.requests)
-        self.schedule = schedule(self.editor, llm, tokenizer, self.edited_layers, self.evaluation, self.governor)
+        deal: Deal = AmongProcesses(input_device(llm)) if share_of(self.trainer)[1] > 1 else alone
+        self.schedule = schedule(self.editor, llm, tokenizer, self.edited_layers, self.evaluation, self.governor, deal)
         self._rest = None
         self.run_state = self._state_of_edits(schedule) if schedule.resumes else None
         if self.run_state is not None:

@@ -19,8 +19,12 @@ from lga_lightning.results.validation_parts import DriftPoint
 
 @dataclass
 class Sequential(JointSchedule):
-    """Requests edited one group after the other, with all earlier edits in place, then scored."""
+    """Requests edited one group after the other, with all earlier edits in place, then scored.
 
+    Of a group, each process finds its share of the targets; the update is made by all.
+    """
+
+    dealt: ClassVar[bool] = False
     resumes: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -54,8 +58,9 @@ class Sequential(JointSchedule):
             self._look_back()
         before = len(self.session.requests)
         self.group_size = max(self.group_size or 0, len(new))
+        self.editor.prepare(self.llm, self.tokenizer, self.layers)  # on every process, before there is an edit
         with self._growth.measured(lambda: len(self.session.requests)):
-            self.session.edit(new, len(new))
+            self.session.edit(new, len(new), self.deal)
         after = len(self.session.requests)
         self._passed_a_milestone = any(before < point <= after for point in milestones(10 * after))
         if (cohort := self._cohorts.add(list(self._places)[known:])) is not None:

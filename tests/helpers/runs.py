@@ -15,7 +15,7 @@ from tests.helpers.cli import FAST_METHOD
 from tests.helpers.models import tiny_model
 
 
-def trainer(folder: Path, *callbacks: L.Callback) -> L.Trainer:
+def trainer(folder: Path, *callbacks: L.Callback, **options: object) -> L.Trainer:
     """A trainer that leaves its results in a folder."""
     return L.Trainer(
         accelerator="cpu",
@@ -26,6 +26,7 @@ def trainer(folder: Path, *callbacks: L.Callback) -> L.Trainer:
         enable_progress_bar=False,
         enable_model_summary=False,
         inference_mode=False,
+        **options,
     )
 
 

@@ -10,7 +10,6 @@ import pytest
 from lga_lightning.data.requests import EditRequest, Probe
 from lga_lightning.exceptions import InvalidRequest
 from lga_lightning.functional import edit, find_golden_layer
-from lga_lightning.models import lengths
 from lga_lightning.models.lengths import check_lengths
 from tests.helpers.cli import FAST_EDIT, refused
 from tests.helpers.data import rows, write_rows
@@ -42,17 +41,6 @@ def test_each_text_is_looked_at(change, tokenizer):
     model = tiny_model("gpt2")  # 64 positions
     with pytest.raises(InvalidRequest, match=r"\(line 3\) takes \d+ tokens with its answer, and the model has 64 posi"):
         check_lengths(model, tokenizer, [REQUEST, replace(REQUEST, **change)])
-
-
-def test_an_answer_whose_logits_would_fill_the_memory(tokenizer, monkeypatch):
-    model = tiny_model("llama")
-    long = replace(REQUEST, target_new="France " * 40)
-    check_lengths(model, tokenizer, [long])
-    monkeypatch.setattr(lengths, "MOST_LOGITS", 20 * 320)
-    with pytest.raises(
-        InvalidRequest, match=r"has an answer of .* tokens, and with a vocabulary of 320 the logits of 20"
-    ):
-        check_lengths(model, tokenizer, [REQUEST, long])
 
 
 def test_functions_refuse_it_too(tokenizer):

@@ -230,9 +230,9 @@ def test_two_processes_find_what_one_does(what, tmp_path):
     assert scores_of_two == pytest.approx(scores, rel=1e-6)
 
 
-def test_joint_edits_need_all_requests_on_every_process(tokenizer, monkeypatch):
+def test_edits_one_after_the_other_need_all_requests_on_every_process(tokenizer, monkeypatch):
     module = LGAModule(
-        layer=1, editor=RROME(**FAST_METHOD), mode="batch", model=tiny_model("llama"), tokenizer=tokenizer
+        layer=1, editor=RROME(**FAST_METHOD), mode="sequential", model=tiny_model("llama"), tokenizer=tokenizer
     )
     monkeypatch.setattr(L.Trainer, "world_size", 2)
     with pytest.raises(SettingError, match="use EditDataModule"):

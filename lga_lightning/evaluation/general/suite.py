@@ -11,12 +11,13 @@ from torch import Tensor
 
 from lga_lightning.editing.delta import WeightDelta, attached
 from lga_lightning.evaluation.general.held_out import Question
+from lga_lightning.models.answers import read_answers
 from lga_lightning.models.architecture import longest_text
 from lga_lightning.models.cached_prompts import CachedPrompts
 from lga_lightning.models.chat import plain
 from lga_lightning.models.encoding import IGNORE, EncodedAnswers, pad_right, prompt_ids, target_ids
 from lga_lightning.models.hooks import frozen
-from lga_lightning.models.likelihood import answer_logits, answer_nll, input_device
+from lga_lightning.models.likelihood import input_device
 from lga_lightning.utils.settings import check_at_least_one
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ class GeneralSuite:
         batch = batch.to(input_device(self.model))
         scores = torch.full((len(rows), 3), math.nan, dtype=torch.float64)
         with torch.no_grad():
-            scores[:, 2] = answer_nll(answer_logits(self.model, batch), batch.labels).double().cpu()
+            scores[:, 2] = read_answers(self.model, batch).nll.double().cpu()
         return scores
 
 
