@@ -252,8 +252,14 @@ def scores(result: ValidationResult) -> dict[str, float]:
     return {name: score for name, score in found.items() if not math.isnan(score)}
 
 
-def write_page(cells: list[Cell], failed: list[str]) -> str:
-    """The page of all models in a record."""
+def write_page(cells: list[Cell], failed: list[str], left: int = 0) -> str:
+    """The page of all models in a record.
+
+    Args:
+        cells: What was found.
+        failed: What could not be done, with the reasons.
+        left: Number of cells that are still to be made.
+    """
     parts = [
         "# All methods, alone and in a row\n",
         "Made by `python benchmarks/lifelong.py`. Scores in percent, of facts that share no subject with the proxies: efficacy, generalisation and locality "
@@ -270,6 +276,8 @@ def write_page(cells: list[Cell], failed: list[str]) -> str:
                 how += f", {first.settings['group']} at a time" if way == "in a row" else ""
                 title = f"{Path(model).name}, {first.settings['dtype']}: {how}"
                 parts.append(Sheet(title, HEADINGS, [_row(cell) for cell in those]).markdown())
+    if left:
+        parts.append(f"{left} more cells are not made yet: the same command goes on with them.\n")
     if failed:
         parts.append("Not done:\n\n" + "".join(f"- {line}\n" for line in failed))
     return "\n".join(parts)
@@ -306,7 +314,8 @@ def run(tried: Field, options: argparse.Namespace) -> list[str]:
         except LGAError as error:  # the others may do
             failed.append(f"{cell.method}, {cell.choice}, {cell.way}: {str(error).splitlines()[0]}")
             CONSOLE.print(f"Not done: {failed[-1]}")
-        write_text(options.output, write_page(record.cells, failed))
+        left = sum(one not in record for one in cells[number:])
+        write_text(options.output, write_page(record.cells, failed, left))
     write_text(options.output, write_page(record.cells, failed))
     return failed
 
