@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -89,7 +90,12 @@ def test_says_what_is_replaced(tmp_path, capsys, monkeypatch):
 
 def test_bars_are_for_terminals(monkeypatch, capsys):
     made = []
-    monkeypatch.setattr(LGACLI, "_instantiate_trainer", lambda self, config, callbacks: made.append((self, config)))
+
+    def make(self, config, callbacks):
+        made.append((self, config))
+        return SimpleNamespace(strategy=SimpleNamespace(launcher=None))
+
+    monkeypatch.setattr(LGACLI, "_instantiate_trainer", make)
     monkeypatch.setattr(LGACLI, "_run_subcommand", lambda self, subcommand: None)
     for terminal in (False, True):
         monkeypatch.setattr(sys.stderr, "isatty", lambda terminal=terminal: terminal)
@@ -97,7 +103,7 @@ def test_bars_are_for_terminals(monkeypatch, capsys):
         cli, config = made[-1]
         assert config["enable_progress_bar"] is terminal
         bars = [type(callback).__name__ for callback in cli.trainer_defaults.get("callbacks", [])]
-        assert bars == ["TQDMProgressBar"] * terminal
+        assert bars == ["EndsAtOnce", *["TQDMProgressBar"] * terminal]
 
 
 def test_a_terminal_of_another_encoding(tmp_path):

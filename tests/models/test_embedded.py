@@ -35,13 +35,13 @@ def fingerprint(model: PreTrainedModel) -> str:
 def test_scores_equal_autograd(embedded):
     # float32 against float64: plain autograd in float32 is itself 3e-4 off (see lga_lightning.models.likelihood)
     model, tokenizer = embedded
-    data = load_requests(split="proxy", limit=3).requests
+    data = load_requests(split="proxy", limit=2).requests
     in_float32 = {scope: LGA(scope, statistic="dot").score(model, tokenizer, data).values.double() for scope in SCOPES}
     try:
         model.double()
         for scope, values in in_float32.items():
-            expected = torch.stack([reference(model, tokenizer, request, scope) for request in data[:2]])
-            assert relative_error(values[:2], expected) < 1e-4
+            expected = torch.stack([reference(model, tokenizer, request, scope) for request in data[:1]])
+            assert relative_error(values[:1], expected) < 1e-4
     finally:
         model.float()
 

@@ -235,7 +235,7 @@ def test_edits_one_after_the_other_need_all_requests_on_every_process(tokenizer,
         layer=1, editor=RROME(**FAST_METHOD), mode="sequential", model=tiny_model("llama"), tokenizer=tokenizer
     )
     monkeypatch.setattr(L.Trainer, "world_size", 2)
-    with pytest.raises(SettingError, match="use EditDataModule"):
+    with pytest.raises(SettingError, match="Use EditDataModule"):
         trainer(inference_mode=False).validate(module, DataLoader(requests(3), batch_size=2), verbose=False)
 
 

@@ -162,7 +162,7 @@ def test_shares_of_two_processes_are_those_of_one(tmp_path, data, tokenizer):
     from lga_lightning.callbacks.ability import AbilityCheck
 
     def shares(rank: int, size: int) -> list[int]:
-        trainer = SimpleNamespace(global_rank=rank, world_size=size)
+        trainer = SimpleNamespace(global_rank=rank, world_size=size, strategy=None)
         owner = SimpleNamespace(trainer=trainer, schedule=SimpleNamespace(delta=None))
         return [item for items, _ in AbilityCheck()._shares(owner, 11) for item in items]
 

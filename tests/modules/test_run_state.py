@@ -55,11 +55,11 @@ def cut_off(monkeypatch, group: int) -> list[int]:
     begun: list[int] = []
     edit = EditSession.edit
 
-    def count(self, requests, batch_size=8):
+    def count(self, requests, *more):
         begun.append(len(self.requests))
         if len(begun) == group:
             raise RuntimeError("cut off")
-        edit(self, requests, batch_size)
+        edit(self, requests, *more)
 
     monkeypatch.setattr(EditSession, "edit", count)
     return begun
