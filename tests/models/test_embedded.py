@@ -12,7 +12,6 @@ from lga_lightning.data import load_requests
 from lga_lightning.editing import RROME, attached
 from lga_lightning.evaluation.evaluator import evaluate_each, prompt_columns
 from lga_lightning.locators import LGA
-from lga_lightning.models.architecture import SCOPES
 from lga_lightning.models.encoding import encode_answers
 from lga_lightning.models.generation import greedy_answers
 from lga_lightning.models.likelihood import answer_logits
@@ -32,11 +31,15 @@ def fingerprint(model: PreTrainedModel) -> str:
     return digest.hexdigest()
 
 
+@pytest.mark.timeout(600)
 def test_scores_equal_autograd(embedded):
+    """Of two scopes: plain autograd in float64 takes a minute for each; tiny models have all of them."""
     # float32 against float64: plain autograd in float32 is itself 3e-4 off (see lga_lightning.models.likelihood)
     model, tokenizer = embedded
     data = load_requests(split="proxy", limit=2).requests
-    in_float32 = {scope: LGA(scope, statistic="dot").score(model, tokenizer, data).values.double() for scope in SCOPES}
+    in_float32 = {
+        scope: LGA(scope, statistic="dot").score(model, tokenizer, data).values.double() for scope in ("mlp", "value")
+    }
     try:
         model.double()
         for scope, values in in_float32.items():
