@@ -114,10 +114,8 @@ def _start() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")
-    for name in (
-        "torchao",
-        "torch.utils._pytree",
-    ):  # of kernels that nothing here needs, when transformers imports the former
+    # of kernels that nothing here needs, when transformers imports torchao
+    for name in ("torchao", "torch.utils._pytree"):
         logging.getLogger(name).setLevel(logging.ERROR)
     if "--debug" in sys.argv:
         sys.argv.remove("--debug")

@@ -23,7 +23,7 @@ from lga_lightning.evaluation.evaluator import evaluate
 from lga_lightning.exceptions import SettingError
 from lga_lightning.models.chat import plain
 from lga_lightning.models.loading import hub_name
-from lga_lightning.models.storage import is_sharded, whole_state
+from lga_lightning.models.storage import is_sharded, whole_state, writes
 from lga_lightning.reports.model_card import leave_card
 from lga_lightning.reports.terminal import print_edits, print_written
 from lga_lightning.results.validation import ValidationResult
@@ -177,7 +177,7 @@ class AdapterWriter(EditCollector):
     ) -> None:
         """Write an edit; with a model in shards all processes call this, and the first writes."""
         llm, tokenizer = module.language_model
-        writes = module.trainer.is_global_zero or not in_step(module.trainer)
+        here = writes(llm)
         base = hub_name(module.model_name)
         note, error, folded = result.to_dict(), None, None
         if self.max_rank is not None:
@@ -200,13 +200,13 @@ class AdapterWriter(EditCollector):
             leave_card(scratch, result, requests, ranks, kind, error, folded)
 
         if not self.merge:
-            save_updates(delta.updates, folder, llm, base, note, overwrite, delta.facts, rank, add_card, writes)
+            save_updates(delta.updates, folder, llm, base, note, overwrite, delta.facts, rank, add_card, here)
             return
 
         weights = None
         if is_sharded(llm):
             with delta.applied(llm):
-                weights = whole_state(llm, keep=writes)
+                weights = whole_state(llm, keep=here)
 
         def write(scratch: Path) -> None:
             with delta.applied(llm) if weights is None else nullcontext():
@@ -215,7 +215,7 @@ class AdapterWriter(EditCollector):
             write_json(scratch / NOTE, {"base_model": base, **result.to_dict()})
             add_card(scratch)
 
-        if writes:
+        if here:
             write_folder(folder, write, overwrite)
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import inspect
 import multiprocessing
-import signal
 import sys
-import threading
 from argparse import ArgumentError
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,7 +21,7 @@ from lga_lightning.cli.words import in_order
 from lga_lightning.exceptions import LGAError, SettingError
 from lga_lightning.models.loading import EMBEDDED_NAME
 from lga_lightning.utils.processes import Processes
-from lga_lightning.utils.signals import take
+from lga_lightning.utils.signals import take_again
 from lga_lightning.utils.text import complain
 
 TRAINER_DEFAULTS = {
@@ -54,10 +52,7 @@ class EndsAtOnce(L.Callback):
 
     def on_train_start(self, *_: Any) -> None:
         """Lightning has taken the signal just before."""
-        if multiprocessing.parent_process() is None:
-            take()
-        elif threading.current_thread() is threading.main_thread():  # whoever waits for this process has the last word
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        take_again()
 
     on_validation_start = on_predict_start = on_train_start
 

@@ -73,9 +73,8 @@ def find_covariances(
                     save_partial_now_and_then(moments, key, number)
             if writes(model):
                 finish(moments, key)
-            found |= {
-                layer: mean.float().double().cpu() for layer, mean in moments.means().items()
-            }  # as the files have it
+            # in the precision that the files have
+            found |= {layer: mean.float().double().cpu() for layer, mean in moments.means().items()}
     return {layer: covariance for layer, covariance in found.items() if covariance is not None}
 
 

@@ -237,9 +237,8 @@ class WeightDelta:
         try:
             with torch.no_grad():
                 for name, weight in weights.items():
-                    weight.copy_(
-                        weight + like_stored(self.matrix(name), weight)
-                    )  # added in the wider of the two dtypes
+                    # added in the wider of the two dtypes
+                    weight.copy_(weight + like_stored(self.matrix(name), weight))
         except BaseException:
             originals.restore_()
             raise

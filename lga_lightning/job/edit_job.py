@@ -177,8 +177,8 @@ class EditJob:
             name: What to call them in results.
 
         Raises:
-            DataError: If there is no fact, two contradict each other, one is too long for the model, the adapter to edit on cannot be used or has a fact already, or
-                there are no proxies to find the layer by.
+            DataError: If there is no fact, two contradict each other, one is too long for the model, the adapter to edit on cannot be used
+                or has a fact already, or there are no proxies to find the layer by.
             LayerError: If the model lacks the layer.
             SettingError: If a requirement cannot be judged.
             RequirementError: If the edits do not reach what is required.

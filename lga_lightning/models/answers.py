@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lga_lightning.models.encoding import IGNORE, EncodedAnswers
 from lga_lightning.models.hooks import kept_output
-from lga_lightning.models.likelihood import answer_logits, input_device, token_nll
+from lga_lightning.models.likelihood import answer_logits, input_device, mean_nll, token_nll
 from lga_lightning.models.partial_passes import covered
 from lga_lightning.utils.pieces import row_by_row
 from lga_lightning.utils.tensors import at_least_float32
@@ -45,7 +45,7 @@ class AnswerReading:
     @property
     def nll(self) -> Tensor:
         """[N] mean negative log-likelihood of each answer, in nats a token."""
-        return self.token_nll.sum(1) / (self.labels != IGNORE).sum(1).to(self.token_nll.device)
+        return mean_nll(self.token_nll, self.labels)
 
 
 def read_answers(

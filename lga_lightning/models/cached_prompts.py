@@ -16,7 +16,7 @@ from lga_lightning.models.chat import end_tokens
 from lga_lightning.models.encoding import IGNORE, EncodedAnswers, pad_right, prompt_ids
 from lga_lightning.models.hooks import logits_at
 from lga_lightning.models.kv_cache import cache_of, copy_of_cache, pad_left
-from lga_lightning.models.likelihood import input_device, token_nll
+from lga_lightning.models.likelihood import input_device, mean_nll, token_nll
 from lga_lightning.utils.tensors import at_least_float32
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class CachedPrompts:
                 read = labels[part, : int(lengths[part].max())]
                 said, each = self._read(torch.tensor(rows)[part], read)
                 tokens[part, : read.shape[1]] = said.cpu().where(read != IGNORE, IGNORE)
-                nll[part] = (each.sum(1).cpu() / (read != IGNORE).sum(1)).double()
+                nll[part] = mean_nll(each, read).double().cpu()
         return tokens, labels, nll
 
     def continuations(self, limit: int, finished: Callable[[int, str], bool]) -> list[str]:

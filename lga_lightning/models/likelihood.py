@@ -36,7 +36,20 @@ def answer_nll(logits: Tensor, labels: Tensor) -> Tensor:
     Returns:
         [N] nats a token.
     """
-    return token_nll(logits, labels).sum(1) / (labels != IGNORE).sum(1).to(logits.device)
+    return mean_nll(token_nll(logits, labels), labels)
+
+
+def mean_nll(each: Tensor, labels: Tensor) -> Tensor:
+    """Mean negative log-likelihood of each answer.
+
+    Args:
+        each: [N, A] nats of the tokens, 0 on padding, as :func:`token_nll` gives them.
+        labels: [N, A] tokens, ``IGNORE`` on padding.
+
+    Returns:
+        [N] nats a token.
+    """
+    return each.sum(1) / (labels != IGNORE).sum(1).to(each.device)
 
 
 def token_nll(logits: Tensor, labels: Tensor) -> Tensor:

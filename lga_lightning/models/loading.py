@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -62,15 +61,14 @@ def load_model(
     tokenizer = load_tokenizer(name, trust_remote_code)
     try:
         source = resolve(name)
-        model, loaded = _from_pretrained(
-            source,
-            dtype=DTYPES.get(dtype, dtype),
-            attn_implementation=attn_implementation,
-            trust_remote_code=trust_remote_code,
-            output_loading_info=True,
+        settings = {
+            "dtype": DTYPES.get(dtype, dtype),
+            "attn_implementation": attn_implementation,
+            "trust_remote_code": trust_remote_code,
             **({} if device_map is None else {"device_map": device_map}),
             **quantization_options(source, quantization, DTYPES.get(dtype)),
-        )
+        }
+        model, loaded = _of_either(lambda kind: kind.from_pretrained(source, output_loading_info=True, **settings))
     except ModelError:
         raise
     except Exception as error:  # whatever its readers say of broken files: SafetensorError, RuntimeError, KeyError, ...
@@ -86,22 +84,16 @@ def load_model(
     return model.requires_grad_(False).eval(), tokenizer
 
 
-def _from_pretrained(name: str, **settings: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
+def _of_either(make: Callable[[Any], Made]) -> Made:
+    """What is made of a causal language model's class, or of that of models for images and text, whose text decoder is what is looked at."""
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
-    kinds = AutoModelForCausalLM, AutoModelForImageTextToText
-    return _of_either([partial(kind.from_pretrained, name, **settings) for kind in kinds])
-
-
-def _of_either(makers: Sequence[Callable[[], Made]]) -> Made:
-    """As a causal language model, or as one that answers questions about pictures, whose text decoder is what is looked at."""
-    first, second = makers
     try:
-        return first()
+        return make(AutoModelForCausalLM)
     except ValueError as error:
         if "Unrecognized configuration class" in str(error):
             with suppress(ValueError):
-                return second()
+                return make(AutoModelForImageTextToText)
         raise
 
 
@@ -120,18 +112,17 @@ def empty_model(
         ModelError: If there is no such model, or it needs code of its own that may not run.
     """
     from accelerate import init_empty_weights
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+    from transformers import AutoConfig
 
     try:
         config = AutoConfig.from_pretrained(resolve(name), trust_remote_code=trust_remote_code)
         with init_empty_weights(include_buffers=False):
-            kinds = AutoModelForCausalLM, AutoModelForImageTextToText
             settings = {
                 "dtype": DTYPES.get(dtype, config.dtype),
                 "attn_implementation": attn_implementation,
                 "trust_remote_code": trust_remote_code,
             }
-            model = _of_either([partial(kind.from_config, config, **settings) for kind in kinds])
+            model = _of_either(lambda kind: kind.from_config(config, **settings))
     except ModelError:
         raise
     except Exception as error:  # as above

@@ -46,7 +46,9 @@ def stored(weight: Tensor) -> list[Tensor]:
 
 
 def unpacked(module: nn.Module) -> Tensor:
-    """The weight of a linear map as plain numbers, in the module's layout: the weight itself, or a copy of one that is packed, in shards or put aside.
+    """The weight of a linear map as plain numbers, in the module's layout.
+
+    The weight itself, or a copy of one that is packed, in shards or put aside.
 
     Args:
         module: A linear map. One of a kind that is not known is asked what it makes of unit vectors.
@@ -109,9 +111,8 @@ def gradients_through_packed(model: nn.Module) -> Iterator[None]:
         return through
 
     with ExitStack() as stack:
-        for module in packed_modules(
-            model
-        ):  # before other hooks, whose changes of the output have gradients of their own
+        # before other hooks, whose changes of the output have gradients of their own
+        for module in packed_modules(model):
             stack.enter_context(module.register_forward_hook(forward, prepend=True))
         yield
 

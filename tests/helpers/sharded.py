@@ -17,6 +17,7 @@ from lga_lightning.callbacks.checkpoint import CHECKPOINT_FILE
 from lga_lightning.models.storage import is_sharded
 from lga_lightning.models.weights import weights_hash
 from lga_lightning.modules.moments import MomentsModule
+from tests.helpers import runs
 from tests.helpers.cli import FAST_METHOD
 
 
@@ -40,17 +41,11 @@ PLANS = {
 
 def trainer(folder: Path, sharded: bool, *callbacks: L.Callback, **settings: Any) -> L.Trainer:
     """A quiet trainer, of one process or of two that hold a shard each."""
-    return L.Trainer(
-        accelerator="cpu",
+    return runs.trainer(
+        folder,
+        *callbacks,
         devices=2 if sharded else 1,
         strategy=ModelParallelStrategy(2, 1, process_group_backend="gloo") if sharded else "auto",
-        callbacks=list(callbacks),
-        default_root_dir=folder,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        inference_mode=False,
         use_distributed_sampler=False,
         **settings,
     )
