@@ -1,16 +1,17 @@
 """Kill each verb of the command line at random moments, run it again, and compare with what an undisturbed run leaves.
 
-``python benchmarks/kills.py --kills 20`` prints a line a verb. With ``--devices 2`` what was killed as one process goes on as two.
+``python benchmarks/kills.py --model folder --kills 20`` prints a line a verb. With ``--devices 2`` what was killed as one process goes on
+as two. Each run is a copy of this process, which has imported everything: so the kills fall into the work, and not into imports.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -18,6 +19,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from lga_lightning.cli import run
 
 TIMES = {"seconds", "speed_up", "growth", "checksum", "versions"}  # no two runs take the same time
 QUICK_EDITS = [
@@ -148,11 +151,30 @@ def _without_times(content: Any) -> Any:
     return [_without_times(part) for part in content] if isinstance(content, list) else content
 
 
-def _start(words: list[str], folder: Path) -> int:
-    environment = {**os.environ, "XDG_CACHE_HOME": str(folder / "cache")}
-    command = [sys.executable, "-m", "lga_lightning", *words]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    return subprocess.Popen(command, env=environment, **quiet).pid  # type: ignore[call-overload]
+def forked(words: list[str], cache: Path | None = None) -> int:
+    """Run a command in a copy of this process.
+
+    Args:
+        words: The command line.
+        cache: The user's cache folder of that process; None for that of this one.
+
+    Returns:
+        The process's number.
+    """
+    sys.stdout.flush()
+    process = os.fork()
+    if process:
+        return process
+    code = 1
+    with contextlib.suppress(BaseException), open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+        os.dup2(nowhere.fileno(), 2)
+        if cache is not None:
+            os.environ["XDG_CACHE_HOME"] = str(cache)
+        sys.argv = ["lga"]
+        run(words)
+        code = 0
+    os._exit(code)
 
 
 def main() -> None:
@@ -181,20 +203,21 @@ def main() -> None:
                 "--data.batch_size=2",
                 *([f"--data.requests={given.requests}"] if given.requests else []),
             ]
-        again = [*common, f"--trainer.devices={given.devices}"]
+        several = [f"--trainer.devices={given.devices}", "--trainer.strategy=ddp_fork"] if given.devices > 1 else []
         with tempfile.TemporaryDirectory() as scratch:
             whole = Path(scratch, "whole")
             begun = time.monotonic()
-            os.waitpid(_start(case.words(whole, common), whole), 0)
+            os.waitpid(forked(case.words(whole, common), whole / "cache"), 0)
             seconds, expected = time.monotonic() - begun, case.result(whole)
             killed = equal = 0
             for number in range(given.kills):
                 folder = Path(scratch, str(number))
 
                 def start(words: list[str], folder: Path = folder) -> int:
-                    return _start(words, folder)
+                    return forked(words, folder / "cache")
 
-                was_running, found = kill_and_go_on(case, folder, common, start, draw.uniform(0, seconds), again)
+                after, again = draw.uniform(0, seconds), [*common, *several]
+                was_running, found = kill_and_go_on(case, folder, common, start, after, again)
                 killed += was_running
                 equal += expected is not None and alike(found, expected)
         print(f"{name}: {given.kills} runs, {killed} killed before their end, {equal} end as the undisturbed one does")

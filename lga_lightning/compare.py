@@ -6,7 +6,7 @@ import copy
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import lightning as L
 import torch
@@ -159,6 +159,36 @@ class LocatorComparison:
         return locators | {"MiddleLayer": MiddleLayer()}
 
 
+class EvidenceCollector(ScoreCollector):
+    """Collects a locator's evidence, and keeps it in a file.
+
+    Args:
+        path: The file.
+        made_with: What the evidence depends on.
+
+    Attributes:
+        evidence: That of all processes' requests, in each process that has collected, once ``fit`` is over.
+    """
+
+    def __init__(self, path: Path, made_with: dict[str, Any]) -> None:
+        super().__init__(checkpoint_every=1, verbose=False)
+        self.path, self.made_with = path, made_with
+        self.evidence: LocatorEvidence | None = None
+
+    @property
+    def state_key(self) -> str:
+        """Its checkpoints are those of any collector."""
+        return ScoreCollector.__qualname__
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Keep what all processes have collected."""
+        super().on_train_end(trainer, pl_module)
+        index, values, status = self.collected
+        self.evidence = LocatorEvidence(index, values, status, self.seconds, self.made_with)
+        if trainer.is_global_zero:
+            self.evidence.save(self.path)
+
+
 def folder_name(name: str) -> str:
     """A locator's name as that of a folder.
 
@@ -213,17 +243,15 @@ def _gather(
         found = LocatorEvidence.load(path)
         check_fingerprint(found.made_with, made_with)
         return found
-    collector = ScoreCollector(checkpoint_every=1, verbose=False)
+    collector = EvidenceCollector(path, made_with)
     trainer = make_trainer(folder, collector)
     resumed = str(checkpoint) if checkpoint.is_file() else None
     if resumed is not None:
         check_checkpoint(resumed)
     trainer.fit(runner, datamodule=data, ckpt_path=resumed, weights_only=True)
-    index, values, status = collector.collected
-    found = LocatorEvidence(index, values, status, collector.seconds, made_with)
-    if trainer.is_global_zero:
-        found.save(path)
-    return found
+    return collector.evidence or LocatorEvidence.load(
+        path
+    )  # Lightning has forked or spawned those who have collected it
 
 
 def _sweep_result(data: str, swept: LocatorEvidence, layers: list[int] | None, own_layer: int | None) -> SweepResult:

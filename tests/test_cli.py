@@ -6,8 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -19,7 +17,7 @@ from lga_lightning.cli import run
 from lga_lightning.exceptions import SettingError
 from lga_lightning.locators import ValueGradient
 from lga_lightning.models.loading import load_model
-from tests.helpers.cli import FAST_EDIT, QUICK, refused, shell
+from tests.helpers.cli import FAST_EDIT, QUICK, TWO, Forked, forked, refused, shell
 from tests.helpers.data import rows, write_rows
 from tests.helpers.models import tiny_model, tiny_tokenizer
 
@@ -299,8 +297,8 @@ def test_two_processes_give_the_scores_of_one(arguments, tmp_path):
         root = tmp_path / str(devices)
         common = [*arguments, f"--trainer.devices={devices}", f"--trainer.default_root_dir={root}"]
         explicit = ["--trainer.strategy=ddp"] if devices == 2 else []  # "auto" for the one, by name for the other
-        for verb, extra in (("fit", []), ("validate", explicit), ("fit", explicit)):
-            done = shell(verb, *common, *FAST_EDIT, *extra)
+        for verb, extra in (("fit", []), ("validate", explicit)):
+            done = forked(verb, *common, *FAST_EDIT, *extra)
             assert done.returncode == 0, done.stderr[-3000:]
             assert "sync_dist" not in done.stderr
             assert "overridden" not in done.stderr
@@ -365,24 +363,18 @@ def test_other_weights_under_the_same_name_are_refused(arguments, model_folder, 
 def test_an_interrupted_fit_leaves_a_checkpoint_that_resumes(devices, asked, arguments, tmp_path):
     data = write_rows(tmp_path / "many.jsonl", rows(4000))
     root = tmp_path / "run"
-    command = [sys.executable, "-m", "lga_lightning", "fit", *arguments, f"--data.requests={data}"]
-    command += [f"--trainer.devices={devices}"]
-    command += [f"--trainer.default_root_dir={root}"]
-
-    def heed() -> None:  # shells and test runners start what runs in the background with SIGINT ignored
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-    with subprocess.Popen(command, stderr=subprocess.PIPE, preexec_fn=heed) as process:
-        deadline = time.time() + 120
-        # the first checkpoint comes with the first batch
-        while not (root / "attribution.ckpt").exists() and time.time() < deadline:
-            time.sleep(0.1)
-        time.sleep(0.5)
-        process.send_signal(asked)
-        _, said = process.communicate(timeout=60)
-    assert process.returncode == 128 + asked
-    assert "--ckpt_path" in said.decode()
-    assert f"lga: ended by {asked.name}." in said.decode()
+    words = ["fit", *arguments, f"--data.requests={data}", f"--trainer.devices={devices}"]
+    run_of_many = Forked(*words, f"--trainer.default_root_dir={root}")
+    deadline = time.time() + 120
+    # the first checkpoint comes with the first batch
+    while not (root / "attribution.ckpt").exists() and time.time() < deadline:
+        time.sleep(0.1)
+    time.sleep(0.5)
+    run_of_many.send(asked)
+    done = run_of_many.end(60)
+    assert done.returncode == 128 + asked
+    assert "--ckpt_path" in done.stderr
+    assert f"lga: ended by {asked.name}." in done.stderr
     left = torch.load(root / "attribution.ckpt")["callbacks"]["ScoreCollector"]["scores"]["index"]
     assert 0 < len(left) < 4000
     assert len(left.unique()) == len(left)
@@ -407,18 +399,15 @@ def test_sigterm_ends_every_verb_within_seconds(verb, options, begun, arguments,
     write_rows(tmp_path / "many.jsonl", rows(4000))
     (tmp_path / "texts.txt").write_text("\n".join(f"Text {number} of the capital." for number in range(60_000)))
     own = arguments if verb != "moments" else [f"--model.model_name={model_folder}", *QUICK]
-    command = [sys.executable, "-m", "lga_lightning", verb, *own, "--trainer.default_root_dir=run", *options]
-    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
-    with subprocess.Popen(command, stderr=subprocess.PIPE, cwd=tmp_path, env=environment) as process:
-        deadline = time.time() + 120
-        while not any(tmp_path.glob(begun)) and time.time() < deadline:
-            time.sleep(0.1)
-        time.sleep(1.0)
-        assert process.poll() is None, process.stderr.read().decode()
-        process.terminate()
-        _, said = process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGTERM
-    assert "Traceback" not in said.decode()
+    run_of_many = Forked(verb, *own, "--trainer.default_root_dir=run", *options, cwd=tmp_path)
+    deadline = time.time() + 120
+    while not any(tmp_path.glob(begun)) and time.time() < deadline:
+        time.sleep(0.1)
+    time.sleep(1.0)
+    run_of_many.send(signal.SIGTERM)
+    done = run_of_many.end(60)
+    assert done.returncode == 128 + signal.SIGTERM, done.stderr
+    assert "Traceback" not in done.stderr
     assert not (tmp_path / "run" / "validation.json").exists()
     assert not (tmp_path / "run" / "adapter").exists()
 
@@ -450,7 +439,7 @@ def test_predict_writes_an_adapter_or_merges(arguments, tmp_path, capsys):
 
 def test_two_processes_write_every_adapter_once(arguments, tmp_path):
     options = ["--model.layer=1", "--model.mode=independent", "--edits.output=out", "--edits.generate=false"]
-    done = shell("predict", *arguments, *options, *FAST_EDIT, "--trainer.devices=2")
+    done = forked("predict", *arguments, *options, *FAST_EDIT, *TWO)
     assert done.returncode == 0, done.stderr[-3000:]
     written = sorted((tmp_path / "out").iterdir())
     assert [int(folder.name[:4]) for folder in written] == list(range(13))
@@ -475,22 +464,16 @@ def test_moments_and_a_method_that_uses_them(model_folder, tmp_path, capsys):
     assert {path.name for path in folder.iterdir()} >= {"1.safetensors", "2.safetensors"}
 
 
-def test_two_processes_take_the_moments_of_one(model_folder, tmp_path):
+def test_two_processes_take_the_moments_of_one(model_folder, tmp_path, monkeypatch):
     (tmp_path / "texts.txt").write_text("\n\n".join(f"The capital of country {n} is old." for n in range(400)))
     found = []
-    for devices in (1, 2):
-        cache = tmp_path / f"cache{devices}"
+    for name, devices in (("one", []), ("two", TWO)):
+        cache = tmp_path / name
+        monkeypatch.setattr("lga_lightning.covariance.store.cache_folder", lambda cache=cache: cache)
         options = ["--model.layers=1-2", "--model.text=texts.txt", "--model.tokens=3000", "--model.save_every=0"]
-        done = shell(
-            "moments",
-            f"--model.model_name={model_folder}",
-            *options,
-            *QUICK,
-            f"--trainer.devices={devices}",
-            env={**os.environ, "XDG_CACHE_HOME": str(cache)},
-        )
+        done = forked("moments", f"--model.model_name={model_folder}", *options, *QUICK, *devices)
         assert done.returncode == 0, done.stderr[-3000:]
-        folder = next((cache / "lga-lightning" / "second-moments").iterdir())
+        folder = next((cache / "second-moments").iterdir())
         assert not (folder / "partial.safetensors").exists()
         found.append([load_file(folder / f"{layer}.safetensors")["moment"] for layer in (1, 2)])
     for one, two in zip(*found, strict=True):
@@ -499,10 +482,10 @@ def test_two_processes_take_the_moments_of_one(model_folder, tmp_path):
 
 def test_two_processes_edit_together_as_one_does(arguments, tmp_path):
     contents = []
-    for devices in (1, 2):
-        root = tmp_path / f"together{devices}"
-        options = ["--model.layer=1", "--model.mode=batch", "--edits.generate=false", f"--trainer.devices={devices}"]
-        done = shell("validate", *arguments, *options, *FAST_EDIT, f"--trainer.default_root_dir={root}")
+    for name, devices in (("one", []), ("two", TWO)):
+        root = tmp_path / name
+        options = ["--model.layer=1", "--model.mode=batch", "--edits.generate=false", *devices]
+        done = forked("validate", *arguments, *options, *FAST_EDIT, f"--trainer.default_root_dir={root}")
         assert done.returncode == 0, done.stderr[-3000:]
         contents.append(json.loads((root / "validation.json").read_text()))
     one, two = contents

@@ -20,7 +20,7 @@ from lga_lightning.locators.score_requests import score_requests
 from lga_lightning.models.loading import load_model
 from lga_lightning.results.comparison import Comparison
 from lga_lightning.results.regret import layer_regret
-from tests.helpers.cli import FAST_EDIT, QUICK, refused, shell
+from tests.helpers.cli import FAST_EDIT, QUICK, TWO, forked, refused
 from tests.helpers.data import rows, write_rows
 from tests.helpers.models import requests
 
@@ -173,7 +173,7 @@ def test_two_processes_compare_as_one(arguments):
     options = ['--compare.locators={"one": {"class_path": "LGA"}, "two": {"class_path": "LayerSweep"}}']
     one = compare([*arguments, *options])
     assert one["rows"][1]["settings"]["editor"] == one["editor"]  # a sweep edits as the run does
-    done = shell("compare", *arguments, *options, "--trainer.devices=2", "--trainer.default_root_dir=two")
+    done = forked("compare", *arguments, *options, *TWO, "--trainer.default_root_dir=two")
     assert done.returncode == 0, done.stderr[-3000:]
     two = json.loads(Path("two/comparison.json").read_text())
     for mine, theirs in zip(one["rows"], two["rows"], strict=True):

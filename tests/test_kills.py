@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import runpy
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from lga_lightning.cli import run
 from tests.helpers.cli import QUICK
 from tests.helpers.data import rows, write_rows
 
@@ -22,23 +19,9 @@ KILLS = 2
 pytestmark = pytest.mark.usefixtures("at_the_shell")
 
 
-def forked(words: list[str]) -> int:
-    """Run a command in a copy of this process, which has imported everything."""
-    sys.stdout.flush()
-    process = os.fork()
-    if process:
-        return process
-    code = 1
-    with contextlib.suppress(BaseException), open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), 1)
-        os.dup2(nowhere.fileno(), 2)
-        run(words)
-        code = 0
-    os._exit(code)
-
-
 @pytest.mark.parametrize("verb", SCRIPT["CASES"])
 def test_a_killed_run_goes_on(verb, model_folder, tmp_path, monkeypatch):
+    forked = SCRIPT["forked"]
     case, common = SCRIPT["CASES"][verb], [f"--model.model_name={model_folder}", *QUICK]
     if verb != "moments":
         common += [f"--data.requests={write_rows(tmp_path / 'requests.jsonl', rows(6))}", "--data.batch_size=2"]

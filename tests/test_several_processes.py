@@ -1,4 +1,4 @@
-"""A layer found, raced for and edited at, on three processes that torchrun starts: the files of one process, once."""
+"""Every verb on three processes that torchrun starts: the files of one process, once."""
 
 from __future__ import annotations
 
@@ -27,17 +27,28 @@ if __name__ == "__main__":
         run([*words, "--trainer.devices=3"])
 """
 BARE = ["--edits.generate=false", "--edits.general=false"]
-OF_THIS_RUN = {"seconds", "growth", "checksum"}
+OF_THIS_RUN = {"seconds", "speed_up", "growth", "checksum"}
 
 
 def verbs(model: Path, folder: Path) -> list[list[str]]:
     """Commands that leave their files in the current folder: of seven requests, and of two, fewer than there are processes."""
     common = [f"--model.model_name={model}", *QUICK]
-    found = []
+    (folder / "texts.txt").write_text("\n\n".join(f"The capital of country {n} is old." for n in range(100)))
+    moments = [
+        "--model.layers=1-2",
+        f"--model.text={folder / 'texts.txt'}",
+        "--model.tokens=900",
+        "--model.save_every=0",
+    ]
+    locators = "--compare.locators={LGA: LGA, Middle: MiddleLayer}"
+    found = [["moments", *common, *moments]]
     for count, verb, options in (
         (7, "fit", ["--verify=true", "--verify.budget=12", "--verify.requests=2"]),
+        (7, "validate", BARE),
         (7, "predict", BARE),
-        (2, "predict", ["--model.layer=1", "--model.mode=sequential", *BARE]),
+        (2, "validate", ["--model.layer=1", "--edits.max_new_tokens=4"]),
+        (2, "predict", ["--model.layer=1", "--model.mode=sequential", "--edits.overwrite=true", *BARE]),
+        (7, "compare", ["--data.proxy_share=0.5", "--model.only_known=false", locators]),
     ):
         data = write_rows(folder / f"{count}.jsonl", rows(count))
         where = [f"--data.requests={data}", "--data.batch_size=3", f"--trainer.default_root_dir={count}"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lightning as L
 from lightning.pytorch.cli import ArgsType
 
 from lga_lightning.cli.frozen import FrozenCLI
@@ -20,6 +21,14 @@ class MomentsCLI(FrozenCLI):
             save_config_callback=None,
             verb="moments",
         )
+        self.trainer.callbacks.append(SaysWhere())
         self.trainer.predict(self.model, return_predictions=False)
-        if self.trainer.is_global_zero:
-            print_moments(self.model.key)
+
+
+class SaysWhere(L.Callback):
+    """Says where the moments are: in the process that has them, which Lightning may have forked or spawned."""
+
+    def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Say it, once."""
+        if trainer.is_global_zero:
+            print_moments(pl_module.key)

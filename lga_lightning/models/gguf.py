@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from lga_lightning.exceptions import ModelError
 from lga_lightning.utils.io import user_path, write_folder
+from lga_lightning.utils.progress import hidden
 
 log = logging.getLogger(__name__)
 
@@ -57,9 +61,10 @@ def dequantise(gguf: Path, target: Path) -> None:
     log.warning("Converting %s, once (about half a minute for a small model) ...", gguf.name)
     source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
     try:
-        quantised, loaded = AutoModelForCausalLM.from_pretrained(
-            **source, dtype=torch.float32, output_loading_info=True
-        )
+        with _bars_for_terminals():
+            quantised, loaded = AutoModelForCausalLM.from_pretrained(
+                **source, dtype=torch.float32, output_loading_info=True
+            )
         tokenizer = AutoTokenizer.from_pretrained(**source)
     except ImportError as error:
         raise ModelError(
@@ -90,3 +95,16 @@ def dequantise(gguf: Path, target: Path) -> None:
         tokenizer.save_pretrained(folder)
 
     write_folder(target, write)
+
+
+@contextmanager
+def _bars_for_terminals() -> Iterator[None]:
+    """Keep the bar of transformers' reader, which knows no switch, out of pipes and files."""
+    from transformers import modeling_gguf_pytorch_utils as reader
+
+    bar = reader.tqdm
+    reader.tqdm = partial(bar, disable=hidden())
+    try:
+        yield
+    finally:
+        reader.tqdm = bar

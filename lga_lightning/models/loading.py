@@ -29,7 +29,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def load_model(
-    name: str,
+    name: str | os.PathLike[str],
     dtype: str = "float32",
     attn_implementation: str | None = None,
     trust_remote_code: bool = False,
@@ -56,6 +56,7 @@ def load_model(
         ModelError: If there is no such model, it is not a causal language model, its files lack some of its weights, it needs code
             of its own that may not run, it has no fast tokenizer, or it cannot be quantised so.
     """
+    name = os.fspath(name)
     if dtype != "auto" and dtype not in DTYPES:
         raise ModelError(f"`dtype` must be 'auto' or one of {sorted(DTYPES)}, got {dtype!r}.")
     tokenizer = load_tokenizer(name, trust_remote_code)
@@ -142,7 +143,7 @@ def multiplies(dtype: torch.dtype) -> bool:
     return dtype not in half or bool(getattr(torch.ops.mkldnn, half[dtype])())
 
 
-def load_tokenizer(name: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+def load_tokenizer(name: str | os.PathLike[str], trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """Load the fast tokenizer of a model by the model's name, as :func:`load_model` takes it.
 
     Args:
@@ -154,6 +155,7 @@ def load_tokenizer(name: str, trust_remote_code: bool = False) -> PreTrainedToke
     """
     from transformers import AutoTokenizer
 
+    name = os.fspath(name)
     try:
         tokenizer = AutoTokenizer.from_pretrained(resolve(name), trust_remote_code=trust_remote_code)
     except ModelError:

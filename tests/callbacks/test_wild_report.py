@@ -11,7 +11,7 @@ from lga_lightning.callbacks import EditReport
 from lga_lightning.cli import run
 from lga_lightning.evaluation.judge import PROMPT, judge_prompt
 from lga_lightning.evaluation.protocols import NEUTRAL_TEXT
-from tests.helpers.cli import FAST_EDIT, refused, shell
+from tests.helpers.cli import FAST_EDIT, TWO, forked, refused
 from tests.helpers.judge import served
 
 pytestmark = pytest.mark.usefixtures("at_the_shell")
@@ -65,15 +65,8 @@ def test_in_the_wild(arguments, tmp_path, capsys):
 
 def test_two_processes_say_what_one_says(arguments, tmp_path):
     one, rows = validate(arguments, tmp_path / "one")
-    found = shell(
-        "validate",
-        *arguments,
-        *FAST_EDIT,
-        *WILD,
-        "--trainer.devices=2",
-        "--trainer.strategy=ddp",
-        f"--trainer.default_root_dir={tmp_path / 'two'}",
-    )
+    root = f"--trainer.default_root_dir={tmp_path / 'two'}"
+    found = forked("validate", *arguments, *FAST_EDIT, *WILD, *TWO, root)
     assert found.returncode == 0, found.stderr
     two = json.loads((tmp_path / "two" / "validation.json").read_text())
     assert two["evaluation"] == one["evaluation"]

@@ -1,9 +1,18 @@
-"""The command line, in this process and in processes of its own."""
+"""The command line: in this process, in copies of it, and in processes of its own."""
 
 from __future__ import annotations
 
+import logging
+import os
+import signal
 import subprocess
 import sys
+import tempfile
+import time
+import traceback
+import warnings
+from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -14,12 +23,93 @@ FAST_METHOD = {"steps": 3, "contexts_each": 1, "context_lengths": (3,), "second_
 FAST_EDIT = [
     f"--model.editor.{name}={list(value) if isinstance(value, tuple) else value}" for name, value in FAST_METHOD.items()
 ]
+TWO = ["--trainer.devices=2", "--trainer.strategy=ddp_fork"]
+"""Two processes, neither of which has anything to import."""
 
 
 def shell(*arguments: str, **kwargs: object) -> subprocess.CompletedProcess:
     """Run ``lga`` as the shell does."""
     command = [sys.executable, "-m", "lga_lightning", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False, **kwargs)
+
+
+class Forked:
+    """``lga`` in a copy of this process, which has imported what takes seconds, with all that a test has patched.
+
+    Args:
+        words: The command line.
+        cwd: Where it runs.
+
+    Attributes:
+        number: The process's number.
+        returncode: The exit code once it has ended, or less than 0, the signal that killed it.
+    """
+
+    def __init__(self, *words: str, cwd: Path | None = None) -> None:
+        self._said = [tempfile.TemporaryFile("w+") for _ in range(2)]  # noqa: SIM115
+        self.returncode: int | None = None
+        sys.stdout.flush()
+        self.number = os.fork()
+        if not self.number:
+            self._run(words, cwd)
+
+    def send(self, asked: signal.Signals) -> None:
+        """Send it a signal."""
+        os.kill(self.number, asked)
+
+    def runs(self) -> bool:
+        """Whether it still runs."""
+        if self.returncode is None:
+            ended, status = os.waitpid(self.number, os.WNOHANG)
+            self.returncode = os.waitstatus_to_exitcode(status) if ended else None
+        return self.returncode is None
+
+    def end(self, timeout: float = 240) -> subprocess.CompletedProcess:
+        """Wait until it has ended; it must."""
+        deadline = time.monotonic() + timeout
+        while self.runs():
+            if time.monotonic() > deadline:
+                self.send(signal.SIGKILL)
+                raise TimeoutError(f"No end within {timeout} s: {self._read(1)}")
+            time.sleep(0.01)
+        return subprocess.CompletedProcess([], self.returncode, self._read(0), self._read(1))
+
+    def _read(self, number: int) -> str:
+        self._said[number].seek(0)
+        return self._said[number].read()
+
+    def _run(self, words: tuple[str, ...], cwd: Path | None) -> NoReturn:
+        code = 1
+        try:
+            for number, file in enumerate(self._said, start=1):
+                os.dup2(file.fileno(), number)
+            sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
+            warnings.showwarning = lambda message, *_: sys.stderr.write(f"{message}\n")
+            for log in map(logging.getLogger, ["", *logging.root.manager.loggerDict]):
+                for handler in log.handlers:
+                    if isinstance(handler, logging.StreamHandler):
+                        handler.setStream(sys.stderr)
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # those who run tests in the background ignore it
+            os.chdir(cwd or Path())
+            sys.modules[
+                "__main__"
+            ].__spec__ = entry.__spec__  # where Lightning looks for what a further process is to run
+            sys.argv = ["lga", *words]
+            entry.main()
+            code = 0
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+
+
+def forked(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess:
+    """Run ``lga`` in a copy of this process, to its end."""
+    return Forked(*words, cwd=cwd).end()
 
 
 def refused(arguments: list[str], capsys: pytest.CaptureFixture) -> str:

@@ -14,7 +14,7 @@ from lga_lightning.locators import LGA, FixedLayer, LayerSweep, MiddleLayer
 from lga_lightning.locators.base import knows_old_answer
 from lga_lightning.models.generation import greedy_answers
 from tests.editing.helpers import method_for
-from tests.helpers.cli import QUICK, shell
+from tests.helpers.cli import QUICK, TWO, forked
 from tests.helpers.data import rows, write_rows
 from tests.helpers.models import requests, tiny_model
 
@@ -188,7 +188,7 @@ def test_stops_when_settled_with_one_process_and_with_two(model_folder, tmp_path
     command += ["--model.locator=MiddleLayer", "--attribution.stop_at_confidence=0.95"]
     run([*command, f"--trainer.default_root_dir={tmp_path / '1'}"])
     said = {1: capsys.readouterr().out}
-    done = shell(*command, "--trainer.devices=2", f"--trainer.default_root_dir={tmp_path / '2'}")
+    done = forked(*command, *TWO, f"--trainer.default_root_dir={tmp_path / '2'}")
     assert done.returncode == 0, done.stderr[-3000:]
     said[2] = done.stdout
     for devices, after in ((1, 36), (2, 40)):  # 32 requests at least, and the same choice at two looks in a row

@@ -89,6 +89,11 @@ def test_weights_and_tokens_are_those_in_the_file(file, cache):
     assert Path(name_of(model)).parent == cache / "gguf"
 
 
+def test_no_bar_in_pipes(file, capfd):
+    load_model(file)  # a path does, too
+    assert "GGUF tensors" not in capfd.readouterr().err
+
+
 def test_it_is_converted_once_and_anew_when_it_has_changed(file, cache, monkeypatch, caplog):
     first = resolve(str(file))
     assert caplog.text.count("Converting tiny.gguf") == 1

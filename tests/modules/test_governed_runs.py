@@ -16,7 +16,7 @@ from lga_lightning.evaluation.evaluator import evaluate
 from lga_lightning.exceptions import DataError, SettingError
 from lga_lightning.modules.datamodule import EditDataModule
 from lga_lightning.modules.lga import LGAModule
-from tests.helpers.cli import FAST_EDIT, refused, shell
+from tests.helpers.cli import FAST_EDIT, TWO, forked, refused
 from tests.helpers.data import rows, write_rows
 from tests.helpers.growing import Growing
 from tests.helpers.runs import module, trainer
@@ -141,7 +141,7 @@ def test_what_cannot_be_governed_is_refused(tmp_path, tokenizer):
 @pytest.mark.usefixtures("at_the_shell")
 def test_one_process_and_two_stop_at_the_same_edit(arguments, tmp_path, capsys):
     words = [*arguments, *FAST_EDIT, "--model.layer=1", "--model.mode=sequential", "--edits.generate=false"]
-    free = shell("validate", *words, f"--trainer.default_root_dir={tmp_path / 'free'}")
+    free = forked("validate", *words, f"--trainer.default_root_dir={tmp_path / 'free'}")
     assert free.returncode == 0, free.stderr
     sizes = [
         point["relative_change"]["1"] for point in json.loads((tmp_path / "free/validation.json").read_text())["drift"]
@@ -149,10 +149,9 @@ def test_one_process_and_two_stop_at_the_same_edit(arguments, tmp_path, capsys):
     limit = (sizes[0] + sizes[-1]) / 2
     governor = [f"--model.governor.relative_norm={limit}", "--model.governor.every=1"]
     found = []
-    for devices in (1, 2):
-        root = tmp_path / str(devices)
-        extra = [f"--trainer.default_root_dir={root}", f"--trainer.devices={devices}"]
-        done = shell("validate", *words, *governor, *extra)
+    for name, devices in (("one", []), ("two", TWO)):
+        root = tmp_path / name
+        done = forked("validate", *words, *governor, f"--trainer.default_root_dir={root}", *devices)
         assert done.returncode == 0, done.stderr
         assert "The governor stopped the run" in " ".join(done.stdout.split())
         found.append(json.loads((root / "validation.json").read_text()))

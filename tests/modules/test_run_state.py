@@ -6,8 +6,6 @@ import json
 import logging
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -20,7 +18,7 @@ from lga_lightning.editing.session import EditSession
 from lga_lightning.modules.datamodule import EditDataModule
 from lga_lightning.modules.run_state import STATE_FILE, RunState
 from tests.editing.helpers import method_for
-from tests.helpers.cli import FAST_EDIT, FAST_METHOD
+from tests.helpers.cli import FAST_EDIT, FAST_METHOD, Forked, forked
 from tests.helpers.data import rows, write_rows
 from tests.helpers.models import requests, tiny_model
 from tests.helpers.runs import module, trainer
@@ -184,26 +182,22 @@ def test_a_session_goes_on_from_its_state(tokenizer):
 
 def test_a_killed_command_goes_on(tmp_path, arguments):
     """``kill -9`` as soon as there is a state, then the same command again."""
-    command = [sys.executable, "-m", "lga_lightning", "validate", *arguments, *FAST_EDIT, "--model.layer=1"]
+    command = ["validate", *arguments, *FAST_EDIT, "--model.layer=1"]
     command += ["--model.mode=sequential", "--edits.generate=false", "--edits.resamples=10", "--edits.save_every=1"]
     command += ["--edits.general=false"]
 
     def root(name: str) -> list[str]:
         return [*command, f"--trainer.default_root_dir={tmp_path / name}"]
 
-    subprocess.run(root("whole"), check=True, capture_output=True, timeout=240)
-    process = subprocess.Popen(root("cut"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        while process.poll() is None and not (tmp_path / "cut" / STATE_FILE).exists():
-            time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
-    finally:
-        process.kill()
-        process.wait()
-    assert process.returncode == -signal.SIGKILL
+    assert forked(*root("whole")).returncode == 0
+    cut = Forked(*root("cut"))
+    while cut.runs() and not (tmp_path / "cut" / STATE_FILE).exists():
+        time.sleep(0.002)
+    cut.send(signal.SIGKILL)
+    assert cut.end().returncode == -signal.SIGKILL
     assert not (tmp_path / "cut" / "validation.json").exists()
     assert (tmp_path / "cut" / STATE_FILE).is_file()
-    subprocess.run(root("cut"), check=True, capture_output=True, timeout=240)
+    assert forked(*root("cut")).returncode == 0
     found, expected = (json.loads((tmp_path / name / "validation.json").read_text()) for name in ("cut", "whole"))
     assert found.pop("growth")[-1]["edits"] == expected.pop("growth")[-1]["edits"] == COUNT
     assert found.pop("checksum") != expected.pop("checksum")  # of times as well

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from lga_lightning.utils.processes import GRACE, MARK, Processes
-from tests.helpers.cli import FAST_EDIT
+from tests.helpers.cli import FAST_EDIT, TWO, Forked, forked
 from tests.helpers.data import rows, write_rows
 
 PARAGRAPH = "lga: Somebody has hidden the facts. Look under the carpet.\n"
@@ -82,24 +82,21 @@ def test_under_torchrun_too(arguments):
 
 @pytest.mark.parametrize("strategy", ["ddp_fork", "ddp_spawn"])
 def test_and_where_lightning_forks_or_spawns(strategy, arguments):
-    words = [*arguments, *FAST_EDIT, *FAILING, f"--trainer.strategy={strategy}"]
-    code, said = said_by(words, [sys.executable, "-m", "lga_lightning"])
-    assert code == 2, said
-    assert said.count(PARAGRAPH) == 1
-    assert "Traceback" not in said
+    done = forked("fit", *arguments, *FAST_EDIT, *FAILING, f"--trainer.strategy={strategy}")
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count(PARAGRAPH) == 1
+    assert "Traceback" not in done.stderr
 
 
 def test_sigterm_ends_what_lightning_forks(arguments, tmp_path):
     data, root = write_rows(tmp_path / "many.jsonl", rows(8000)), tmp_path / "run"
-    words = [*arguments, f"--data.requests={data}", "--trainer.devices=2", "--trainer.strategy=ddp_fork"]
-    command = [sys.executable, "-m", "lga_lightning", "fit", *words, f"--trainer.default_root_dir={root}"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        deadline = time.time() + 120
-        while not (root / "attribution.ckpt").exists() and time.time() < deadline:
-            time.sleep(0.1)
-        process.terminate()
-        _, said = process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGTERM, said
-    assert "--ckpt_path" in said
-    assert "lga: ended by SIGTERM." in said
+    run = Forked("fit", *arguments, f"--data.requests={data}", *TWO, f"--trainer.default_root_dir={root}")
+    deadline = time.time() + 120
+    while not (root / "attribution.ckpt").exists() and time.time() < deadline:
+        time.sleep(0.1)
+    run.send(signal.SIGTERM)
+    done = run.end(60)
+    assert done.returncode == 128 + signal.SIGTERM, done.stderr
+    assert "--ckpt_path" in done.stderr
+    assert "lga: ended by SIGTERM." in done.stderr
     torch.load(root / "attribution.ckpt")
