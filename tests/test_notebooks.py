@@ -11,7 +11,7 @@ from matplotlib import pyplot as plt
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 EVERY_NOTEBOOK = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-SAYS = {"1": "golden layer", "2": "restored: True", "3": "best fixed layer"}
+SAYS = {"1": "golden layer", "2": "restored: True", "3": "knows", "4": "best fixed layer"}
 """A part of what each prints."""
 
 
