@@ -258,7 +258,7 @@ def gather_bytes(shape: Shape, devices: int, passes: int = 2, size: float = 2) -
 
 
 def reduce_bytes(shape: Shape, tokens: int, devices: int, blocks: int | None = None, size: float = 2) -> float:
-    """Bytes that each device receives where matrices are split (tensor parallel): two sums a block and direction.
+    """Bytes that each device receives where matrices are split by the usual plan (tensor parallel): two sums a block and direction.
 
     Args:
         shape: The model's shape.
@@ -269,6 +269,26 @@ def reduce_bytes(shape: Shape, tokens: int, devices: int, blocks: int | None = N
     """
     sums = 4 * (shape.depth if blocks is None else blocks)
     return sums * tokens * shape.width * size * 2 * (devices - 1) / devices
+
+
+def exchange_bytes(shape: Shape, tokens: int, devices: int, both_ways: bool = True, size: float = 2) -> float:
+    """Bytes that each device receives where matrices are split and every one's outputs are gathered at once, as this package does it.
+
+    Going forward all outputs of all matrices of the blocks, from the others; on the way back a sum over the devices for every matrix's input.
+    What the output embedding adds, at few positions, is left out, as in :func:`reduce_bytes`.
+
+    Args:
+        shape: The model's shape, without experts.
+        tokens: Number of tokens.
+        devices: Number D of devices.
+        both_ways: Whether there is a way back.
+        size: Bytes of one number.
+    """
+    halves, queries, values = 2 if shape.gated else 1, shape.heads * shape.head_width, shape.kv_heads * shape.head_width
+    outputs = queries + 2 * values + halves * shape.inner + 2 * shape.width
+    inputs = (3 + halves) * shape.width + queries + shape.inner
+    numbers = outputs + (2 * inputs if both_ways else 0)
+    return shape.depth * numbers * tokens * size * (devices - 1) / devices
 
 
 def hand_over_bytes(shape: Shape, tokens: int, devices: int, size: float = 2) -> float:

@@ -22,6 +22,7 @@ from costs import (
     Shape,
     activation_bytes,
     edit_flops,
+    exchange_bytes,
     forecast_flops,
     gather_bytes,
     hand_over_bytes,
@@ -41,6 +42,7 @@ from lga_lightning.locators.first_order import encode_rows, forecast_rows
 
 CONTEXTS, CONTEXT_TOKENS, STEPS = 21, 10, 25
 """Of R-ROME, by default."""
+STRATEGIES = ("copies", "sharded", "split", "gathered", "by blocks")
 DEPTH = 0.18
 """Share of the blocks that are below an edit, as ROME's paper places it."""
 LARGE = {
@@ -124,7 +126,7 @@ def costs(shape: Shape, batch: int, machine: Machine, strategy: str, devices: in
         batch: Requests of a batch.
         machine: The devices.
         strategy: ``copies`` of the model; ``sharded`` weights that are gathered for each pass, a batch a device; ``split`` matrices,
-            a batch for all; ``by blocks``, a batch for all, one device at a time.
+            a batch for all, or with all of their outputs ``gathered`` at once; ``by blocks``, a batch for all, one device at a time.
         devices: Number D of devices.
     """
     rows = Rows(4 * batch, 10, 2)
@@ -146,10 +148,14 @@ def costs(shape: Shape, batch: int, machine: Machine, strategy: str, devices: in
     elif strategy == "split":
         both_ways = reduce_bytes(shape, searched, devices) * evaluations * above
         sent = (reduce_bytes(shape, tokens, devices), both_ways + reduce_bytes(shape, prefix + searched, devices) / 2)
+    elif strategy == "gathered":
+        both_ways = exchange_bytes(shape, searched, devices) * evaluations * above
+        once = exchange_bytes(shape, prefix + searched, devices, both_ways=False)
+        sent = (exchange_bytes(shape, tokens, devices), both_ways + once)
     elif strategy == "by blocks":
         over = hand_over_bytes(shape, searched, devices) * evaluations * above
         sent = (hand_over_bytes(shape, tokens, devices), over + hand_over_bytes(shape, prefix + searched, devices) / 2)
-    each = devices if strategy == "split" else 1
+    each = devices if strategy in ("split", "gathered") else 1
     requests = batch * devices if alone else batch
     memory = {
         "copies": weights + held,
@@ -157,6 +163,7 @@ def costs(shape: Shape, batch: int, machine: Machine, strategy: str, devices: in
         + held
         + (weights / shape.depth if devices > 1 else 0),  # a block at a time is whole
         "split": weights / devices + stream + (held - stream) / devices,
+        "gathered": weights / devices + held,
         "by blocks": (weights + held) / devices,
     }
     return Cost(
@@ -188,7 +195,9 @@ def plan() -> list[str]:
     ]
     lines.append("|---|--:|---|--:|--:|--:|--:|--:|")
     for name, shape in LARGE.items():
-        for strategy in ("copies", "sharded", "split", "by blocks"):
+        for strategy in STRATEGIES:
+            if strategy == "gathered" and shape.experts > 1:
+                continue  # experts are not split so
             cost = smallest_plan(shape, H100, strategy)
             if cost is None:
                 cells = ["does not fit", "-", "-", "-", "-"]

@@ -108,13 +108,16 @@ def test_weights_of_the_real_models():
 
 
 def test_communication():
-    from costs import Shape, gather_bytes, hand_over_bytes, read_bytes, reduce_bytes, weight_bytes
+    from costs import Shape, exchange_bytes, gather_bytes, hand_over_bytes, read_bytes, reduce_bytes, weight_bytes
 
     dense = Shape(2, 8, 2, 2, 4, 16, 10)
     assert weight_bytes(dense) == 2 * (2 * (4 * 64 + 3 * 128) + 160)
     assert gather_bytes(dense, 1) == reduce_bytes(dense, 5, 1) == hand_over_bytes(dense, 5, 1) == 0
     assert gather_bytes(dense, 4) == 2 * weight_bytes(dense) * 3 / 4
     assert reduce_bytes(dense, 5, 2) == 2 * 4 * (5 * 8 * 2)  # each sum: half out and half in, twice
+    outputs, inputs = (8 + 8 + 8 + 8) + (16 + 16 + 8), (8 + 8 + 8 + 8) + (8 + 8 + 16)  # of attention, and of the MLP
+    assert exchange_bytes(dense, 5, 2, both_ways=False) == 2 * outputs * 5 * 2 / 2
+    assert exchange_bytes(dense, 5, 2) == 2 * (outputs + 2 * inputs) * 5 * 2 / 2
     assert hand_over_bytes(dense, 5, 3) == 4 * (5 * 8 * 2)
     experts = Shape(2, 8, 2, 2, 4, 16, 10, experts=4, active=1)
     all_met, one_met = read_bytes(experts, 10**4), read_bytes(experts, 1)

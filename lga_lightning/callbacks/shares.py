@@ -7,11 +7,12 @@ from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelP
 from torch import nn
 
 from lga_lightning.exceptions import SettingError
+from lga_lightning.models.splitting import is_split_otherwise
 from lga_lightning.models.storage import is_sharded
 
 
 def in_step(trainer: L.Trainer) -> bool:
-    """Whether a trainer's processes hold a model in shards, so that all of them run all of its passes, together.
+    """Whether a trainer's processes hold a part of a model each, so that all of them run all of its passes, together.
 
     Args:
         trainer: The trainer.
@@ -52,11 +53,18 @@ def check_strategy(trainer: L.Trainer, spread: bool, model: nn.Module | None) ->
         )
     if not isinstance(strategy, ModelParallelStrategy):
         return
-    if strategy.device_mesh["tensor_parallel"].size() > 1:
+    sizes = [strategy.device_mesh[name].size() for name in ("data_parallel", "tensor_parallel")]
+    if min(sizes) > 1:
+        count = trainer.world_size
         raise SettingError(
-            "Tensor parallelism splits the keys that edits are made of, which is not supported. Share the weights out with "
-            f"ModelParallelStrategy(data_parallel_size={trainer.world_size}, tensor_parallel_size=1) (--trainer.strategy.data_parallel_size "
-            f"{trainer.world_size} --trainer.strategy.tensor_parallel_size 1)."
+            f"ModelParallelStrategy would put the model in {sizes[0]} shards with matrices in {sizes[1]} parts, and does one of the two alone here: "
+            f"--trainer.strategy.data_parallel_size 1 --trainer.strategy.tensor_parallel_size {count} (matrices), or {count} and 1 (shards). In Python: "
+            f"ModelParallelStrategy(data_parallel_size=1, tensor_parallel_size={count})."
+        )
+    if model is not None and is_split_otherwise(model):
+        raise SettingError(
+            "`model` has its matrices split by a plan that leaves keys and values in parts, of which edits cannot be made. Give its name "
+            "(`model_name`), by which it is loaded and split in another way (docs/scaling.md)."
         )
     if model is not None and not is_sharded(model):
         raise SettingError(

@@ -1,4 +1,4 @@
-"""Load a language model in shards, one on each of several processes (FSDP2)."""
+"""Load a language model of which each of several processes holds a part: shards (FSDP2), or split matrices (tensor parallelism)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from torch import nn
 
 from lga_lightning.models.architecture import blocks
 from lga_lightning.models.loading import empty_model, load_model, load_tokenizer
+from lga_lightning.models.splitting import split_
+from lga_lightning.models.storage import is_shard
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -22,10 +24,11 @@ def load_sharded(
     dtype: str = "float32",
     attn_implementation: str | None = None,
     trust_remote_code: bool = False,
+    split: bool = False,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a frozen causal language model in shards; a collective operation.
+    """Load a frozen causal language model, a part on each process; a collective operation.
 
-    The first process reads the model into its main memory, and deals it out weight by weight. The others hold their shards, and one whole
+    The first process reads the model into its main memory, and deals it out weight by weight. The others hold their parts, and one whole
     weight at a time.
 
     Args:
@@ -35,21 +38,22 @@ def load_sharded(
         dtype: As there.
         attn_implementation: As there.
         trust_remote_code: As there.
+        split: Whether the parts are of each matrix, which computes its outputs from them (:func:`~lga_lightning.models.splitting.split_`), and not
+            shards that are gathered for each block when it runs.
 
     Returns:
-        The model, each block of which is gathered when it runs, and its fast tokenizer.
+        The model and its fast tokenizer.
 
     Raises:
-        ModelError: As there.
+        ModelError: As there, or if the model cannot be split.
     """
     settings = (name, dtype, attn_implementation, trust_remote_code)
-    whole = None
+    model, whole = empty_model(*settings), None
+    (split_ if split else shard_)(model, mesh)
     if torch.distributed.get_rank() == 0:
         whole, tokenizer = load_model(*settings)
     else:
         tokenizer = load_tokenizer(name, trust_remote_code)
-    model = empty_model(*settings)
-    shard_(model, mesh)
     _fill_(model, whole, device)
     return model, tokenizer
 
@@ -69,7 +73,7 @@ def shard_(model: PreTrainedModel, mesh: DeviceMesh) -> None:
 
 
 def _fill_(model: PreTrainedModel, whole: PreTrainedModel | None, device: torch.device) -> None:
-    """Give an empty model in shards the weights and buffers of a whole one, which the first process has."""
+    """Give an empty model in parts the weights and buffers of a whole one, which the first process has."""
     from torch.distributed.tensor import distribute_tensor
 
     told: list[Any] = [None]
@@ -84,8 +88,12 @@ def _fill_(model: PreTrainedModel, whole: PreTrainedModel | None, device: torch.
             values = torch.empty(empty.shape, dtype=dtypes[name], device=device)
         else:
             values = whole.get_parameter(name).to(device)
-        placed: Any = empty
-        filled[id(empty)] = nn.Parameter(distribute_tensor(values, placed.device_mesh, placed.placements), False)
+        if is_shard(empty):
+            placed: Any = empty
+            values = distribute_tensor(values, placed.device_mesh, placed.placements)
+        else:
+            torch.distributed.broadcast(values, src=0)
+        filled[id(empty)] = nn.Parameter(values, False)
     for module in model.modules():
         for name, parameter in module._parameters.items():
             if parameter is not None:

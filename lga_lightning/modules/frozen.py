@@ -148,7 +148,9 @@ class FrozenModule(L.LightningModule):
         settings = (self.model_name, self.dtype_name, self.attn_implementation, self.trust_remote_code)
         if self._trainer is not None and in_step(self._trainer):
             strategy = self._trainer.strategy
-            return load_sharded(strategy.device_mesh["data_parallel"], strategy.root_device, *settings)
+            split = strategy.device_mesh["tensor_parallel"].size() > 1
+            mesh = strategy.device_mesh["tensor_parallel" if split else "data_parallel"]
+            return load_sharded(mesh, strategy.root_device, *settings, split=split)
         return load_model(*settings, self.quantization, self.device_map)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FrozenModule:
