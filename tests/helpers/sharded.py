@@ -40,7 +40,6 @@ PASSES = {"gpt2": {}, "qwen3": UNEVEN, "falcon": {}, "gemma4_text": {}}
 and embeddings of a kind of their own."""
 
 
-
 @dataclass(frozen=True)
 class Plan:
     """What is run with a model of one family."""
