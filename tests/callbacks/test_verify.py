@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +21,7 @@ from lga_lightning.locators.race_runner import EditRace
 from lga_lightning.modules.datamodule import EditDataModule
 from lga_lightning.results.attribution import LocatorResult
 from lga_lightning.results.evidence import LocatorEvidence
-from tests.helpers.cli import FAST_METHOD
+from tests.helpers.cli import FAST_METHOD, forked
 from tests.helpers.data import rows, write_rows
 from tests.helpers.models import requests, tiny_tokenizer
 from tests.helpers.runs import cut_off_in_round, module, trainer
@@ -169,19 +166,11 @@ def race_in(folder: Path, settings: RaceSettings, devices: int) -> tuple[EditRac
     return collector.race, one.global_rank
 
 
-def test_two_processes_race_as_one(tmp_path):
+def test_two_processes_race_as_one(tmp_path, monkeypatch):
     """With rounds that do not come out even, with one request for two processes, and with a budget of time."""
     (tmp_path / "host.py").write_text(HOST)
-    root = Path(lga_lightning.__file__).parents[1]
-    done = subprocess.run(
-        [sys.executable, str(tmp_path / "host.py")],
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(root)},
-    )
+    monkeypatch.setenv("PYTHONPATH", str(Path(lga_lightning.__file__).parents[1]))  # of the second process
+    done = forked(cwd=tmp_path, script=tmp_path / "host.py")
     assert done.returncode == 0, done.stderr[-3000:]
     for name, settings in CASES.items():
         expected, _ = race_in(tmp_path / f"{name} on one", settings, devices=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -39,19 +40,20 @@ class Forked:
     Args:
         words: The command line.
         cwd: Where it runs.
+        script: A script that is run in place of ``lga``.
 
     Attributes:
         number: The process's number.
         returncode: The exit code once it has ended, or less than 0, the signal that killed it.
     """
 
-    def __init__(self, *words: str, cwd: Path | None = None) -> None:
+    def __init__(self, *words: str, cwd: Path | None = None, script: Path | None = None) -> None:
         self._said = [tempfile.TemporaryFile("w+") for _ in range(2)]  # noqa: SIM115
         self.returncode: int | None = None
         sys.stdout.flush()
         self.number = os.fork()
         if not self.number:
-            self._run(words, cwd)
+            self._run(words, cwd, script)
 
     def send(self, asked: signal.Signals) -> None:
         """Send it a signal."""
@@ -78,7 +80,7 @@ class Forked:
         self._said[number].seek(0)
         return self._said[number].read()
 
-    def _run(self, words: tuple[str, ...], cwd: Path | None) -> NoReturn:
+    def _run(self, words: tuple[str, ...], cwd: Path | None, script: Path | None) -> NoReturn:
         code = 1
         try:
             for number, file in enumerate(self._said, start=1):
@@ -91,11 +93,13 @@ class Forked:
                         handler.setStream(sys.stderr)
             signal.signal(signal.SIGINT, signal.default_int_handler)  # those who run tests in the background ignore it
             os.chdir(cwd or Path())
-            sys.modules[
-                "__main__"
-            ].__spec__ = entry.__spec__  # where Lightning looks for what a further process is to run
-            sys.argv = ["lga", *words]
-            entry.main()
+            # where Lightning looks for what a further process is to run
+            sys.modules["__main__"].__spec__ = entry.__spec__
+            sys.argv = [str(script or "lga"), *words]
+            if script:
+                runpy.run_path(str(script), run_name="__main__")
+            else:
+                entry.main()
             code = 0
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else int(end.code is not None)
@@ -107,9 +111,9 @@ class Forked:
             os._exit(code)
 
 
-def forked(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess:
-    """Run ``lga`` in a copy of this process, to its end."""
-    return Forked(*words, cwd=cwd).end()
+def forked(*words: str, cwd: Path | None = None, script: Path | None = None) -> subprocess.CompletedProcess:
+    """Run ``lga``, or a script, in a copy of this process, to its end."""
+    return Forked(*words, cwd=cwd, script=script).end()
 
 
 def refused(arguments: list[str], capsys: pytest.CaptureFixture) -> str:

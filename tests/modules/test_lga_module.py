@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import lightning as L
@@ -22,7 +19,7 @@ from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing import RROME
 from lga_lightning.exceptions import DataError, SettingError
 from lga_lightning.locators import LGA
-from tests.helpers.cli import FAST_METHOD
+from tests.helpers.cli import FAST_METHOD, forked
 from tests.helpers.models import requests, tiny_model
 
 FORCED = EvaluationConfig(generate=False)
@@ -209,20 +206,13 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("what", ["host", "module", "spawned"])
-def test_two_processes_find_what_one_does(what, tmp_path):
+def test_two_processes_find_what_one_does(what, tmp_path, monkeypatch):
     """A host's ``LayerAttribution``, whose metrics ``ModelCheckpoint`` monitors; and ``LGAModule`` with a plain DataLoader."""
     (tmp_path / "host.py").write_text(HOST)
-    root = Path(lga_lightning.__file__).parents[1]
+    monkeypatch.setenv("PYTHONPATH", str(Path(lga_lightning.__file__).parents[1]))  # of the second process
     found = []
     for devices in (1, 2):
-        done = subprocess.run(
-            [sys.executable, str(tmp_path / "host.py"), str(devices), what],
-            capture_output=True,
-            text=True,
-            timeout=240,
-            check=False,
-            env={**os.environ, "PYTHONPATH": str(root)},
-        )
+        done = forked(str(devices), what, cwd=tmp_path, script=tmp_path / "host.py")
         assert done.returncode == 0, done.stderr[-3000:]
         found.append(json.loads(done.stdout.split("RESULT ")[1].splitlines()[0]))
     (one, scores), (two, scores_of_two) = found
