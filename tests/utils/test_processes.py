@@ -54,30 +54,29 @@ def test_one_that_hears_nothing_is_ended(tmp_path):
     assert process.wait(timeout=GRACE + 20) == 2
 
 
-def said_by(words: list[str], start: list[str]) -> tuple[int, str]:
-    """Exit code and stderr of a command; it must end."""
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    done = subprocess.run(
-        [*start, "fit", *words], capture_output=True, text=True, timeout=240, check=False, env=environment
-    )
-    return done.returncode, done.stderr
+@pytest.fixture(autouse=True)
+def _found(monkeypatch):
+    """Processes that are started find the tests' callbacks."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
 
 
 @pytest.mark.parametrize("extra", [["rank=1"], ["every=true"], ["rank=1", "seconds=600"]], ids=str)
 def test_an_error_of_one_process_is_told_once_and_ends_all(extra, arguments):
     options = [f"--trainer.callbacks.{option}" for option in extra]
-    code, said = said_by([*arguments, *FAST_EDIT, *FAILING, *options], [sys.executable, "-m", "lga_lightning"])
-    assert code in (2, -signal.SIGKILL), said  # Lightning ends what it has started, and itself, where it looks first
-    assert said.count(PARAGRAPH) == 1
-    assert "Traceback" not in said
+    done = forked("fit", *arguments, *FAST_EDIT, *FAILING, *options)
+    # Lightning ends what it has started, and itself, where it looks first
+    assert done.returncode in (2, -signal.SIGKILL), done.stderr
+    assert done.stderr.count(PARAGRAPH) == 1
+    assert "Traceback" not in done.stderr
 
 
 def test_under_torchrun_too(arguments):
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "lga_lightning"]
-    code, said = said_by([*arguments, *FAST_EDIT, *FAILING], start)
-    assert code != 0
-    assert said.count(PARAGRAPH) == 1
-    assert said.count("Traceback") <= 1  # torchrun's own
+    words = ["fit", *arguments, *FAST_EDIT, *FAILING]
+    done = subprocess.run([*start, *words], capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode != 0
+    assert done.stderr.count(PARAGRAPH) == 1
+    assert done.stderr.count("Traceback") <= 1  # torchrun's own
 
 
 @pytest.mark.parametrize("strategy", ["ddp_fork", "ddp_spawn"])
