@@ -92,6 +92,8 @@ class Forked:
                     if isinstance(handler, logging.StreamHandler):
                         handler.setStream(sys.stderr)
             signal.signal(signal.SIGINT, signal.default_int_handler)  # those who run tests in the background ignore it
+            for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE"):  # of an earlier test's
+                os.environ.pop(name, None)
             os.chdir(cwd or Path())
             # where Lightning looks for what a further process is to run
             sys.modules["__main__"].__spec__ = entry.__spec__
