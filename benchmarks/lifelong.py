@@ -303,8 +303,8 @@ def run(tried: Field, options: argparse.Namespace) -> list[str]:
         What could not be done, with the reasons.
     """
     runner = FieldRun(tried, {"alone": options.known, "in a row": options.many}, options.folder, options.accelerator)
-    record = Record(options.record)
-    cells, failed = [cell for cell in runner.cells() if cell.way in options.ways], []
+    record, every, failed = Record(options.record), [*runner.cells()], []
+    cells = [cell for cell in every if cell.way in options.ways and cell.method in options.methods]
     for number, cell in enumerate(cells, start=1):
         if cell in record:
             continue
@@ -314,9 +314,8 @@ def run(tried: Field, options: argparse.Namespace) -> list[str]:
         except LGAError as error:  # the others may do
             failed.append(f"{cell.method}, {cell.choice}, {cell.way}: {str(error).splitlines()[0]}")
             CONSOLE.print(f"Not done: {failed[-1]}")
-        left = sum(one not in record for one in cells[number:])
-        write_text(options.output, write_page(record.cells, failed, left))
-    write_text(options.output, write_page(record.cells, failed))
+        write_text(options.output, write_page(record.cells, failed, sum(one not in record for one in every)))
+    write_text(options.output, write_page(record.cells, failed, sum(one not in record for one in every)))
     return failed
 
 
@@ -355,14 +354,12 @@ def main() -> None:
     known = [*tried.methods, *tried.variants]
     if unknown := [name for name in options.methods or () if name not in known]:
         parser.error(f"--methods must be among {known} of the configuration, got {unknown}")
+    options.methods = options.methods or known
     given = {
         name: getattr(options, name) for name in ("alone", "in_a_row", "group") if getattr(options, name) is not None
     }
-    wanted = options.methods or known
-    methods = {name: editor for name, editor in tried.methods.items() if name in wanted}
-    variants = {name: editor for name, editor in tried.variants.items() if name in wanted}
     try:
-        failed = run(replace(tried, methods=methods, variants=variants, **given), options)
+        failed = run(replace(tried, **given), options)
     except LGAError as error:
         sys.exit(f"lifelong.py: {error}")
     CONSOLE.print(f"Page: {options.output}")
