@@ -54,6 +54,7 @@ def test_every_block_says_what_it_is(block):
     assert block.language in {"python", "console", "json", "yaml", "text", "bibtex"}
 
 
+@pytest.mark.timeout(600)  # 48 facts on a real model, on whatever machine
 @pytest.mark.embedded
 @pytest.mark.usefixtures("embedded_package")
 def test_the_five_lines():
