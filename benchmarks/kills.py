@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -151,12 +152,12 @@ def _without_times(content: Any) -> Any:
     return [_without_times(part) for part in content] if isinstance(content, list) else content
 
 
-def forked(words: list[str], cache: Path | None = None) -> int:
+def _forked(words: list[str], cache: Path) -> int:
     """Run a command in a copy of this process.
 
     Args:
         words: The command line.
-        cache: The user's cache folder of that process; None for that of this one.
+        cache: The user's cache folder of that process.
 
     Returns:
         The process's number.
@@ -169,8 +170,7 @@ def forked(words: list[str], cache: Path | None = None) -> int:
     with contextlib.suppress(BaseException), open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), 1)
         os.dup2(nowhere.fileno(), 2)
-        if cache is not None:
-            os.environ["XDG_CACHE_HOME"] = str(cache)
+        os.environ["XDG_CACHE_HOME"] = str(cache)
         sys.argv = ["lga"]
         run(words)
         code = 0
@@ -204,19 +204,17 @@ def main() -> None:
                 *([f"--data.requests={given.requests}"] if given.requests else []),
             ]
         several = [f"--trainer.devices={given.devices}", "--trainer.strategy=ddp_fork"] if given.devices > 1 else []
+        again = [*common, *several]
         with tempfile.TemporaryDirectory() as scratch:
             whole = Path(scratch, "whole")
             begun = time.monotonic()
-            os.waitpid(forked(case.words(whole, common), whole / "cache"), 0)
+            os.waitpid(_forked(case.words(whole, common), whole / "cache"), 0)
             seconds, expected = time.monotonic() - begun, case.result(whole)
             killed = equal = 0
             for number in range(given.kills):
                 folder = Path(scratch, str(number))
-
-                def start(words: list[str], folder: Path = folder) -> int:
-                    return forked(words, folder / "cache")
-
-                after, again = draw.uniform(0, seconds), [*common, *several]
+                start = partial(_forked, cache=folder / "cache")
+                after = draw.uniform(0, seconds)
                 was_running, found = kill_and_go_on(case, folder, common, start, after, again)
                 killed += was_running
                 equal += expected is not None and alike(found, expected)

@@ -303,8 +303,13 @@ def run(tried: Field, options: argparse.Namespace) -> list[str]:
         What could not be done, with the reasons.
     """
     runner = FieldRun(tried, {"alone": options.known, "in a row": options.many}, options.folder, options.accelerator)
-    record, every, failed = Record(options.record), [*runner.cells()], []
+    record, every = Record(options.record), [*runner.cells()]
+    failed: list[str] = []
     cells = [cell for cell in every if cell.way in options.ways and cell.method in options.methods]
+
+    def leave_page() -> None:
+        write_text(options.output, write_page(record.cells, failed, sum(cell not in record for cell in every)))
+
     for number, cell in enumerate(cells, start=1):
         if cell in record:
             continue
@@ -314,8 +319,8 @@ def run(tried: Field, options: argparse.Namespace) -> list[str]:
         except LGAError as error:  # the others may do
             failed.append(f"{cell.method}, {cell.choice}, {cell.way}: {str(error).splitlines()[0]}")
             CONSOLE.print(f"Not done: {failed[-1]}")
-        write_text(options.output, write_page(record.cells, failed, sum(one not in record for one in every)))
-    write_text(options.output, write_page(record.cells, failed, sum(one not in record for one in every)))
+        leave_page()
+    leave_page()
     return failed
 
 

@@ -249,9 +249,8 @@ def _gather(
     if resumed is not None:
         check_checkpoint(resumed)
     trainer.fit(runner, datamodule=data, ckpt_path=resumed, weights_only=True)
-    return collector.evidence or LocatorEvidence.load(
-        path
-    )  # Lightning has forked or spawned those who have collected it
+    # where Lightning forks or spawns, others have collected it
+    return collector.evidence or LocatorEvidence.load(path)
 
 
 def _sweep_result(data: str, swept: LocatorEvidence, layers: list[int] | None, own_layer: int | None) -> SweepResult:

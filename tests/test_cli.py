@@ -297,7 +297,7 @@ def test_two_processes_give_the_scores_of_one(arguments, tmp_path):
         root = tmp_path / str(devices)
         common = [*arguments, f"--trainer.devices={devices}", f"--trainer.default_root_dir={root}"]
         explicit = ["--trainer.strategy=ddp"] if devices == 2 else []  # "auto" for the one, by name for the other
-        for verb, extra in (("fit", []), ("validate", explicit)):
+        for verb, extra in (("fit", []), ("validate", explicit), ("fit", explicit)):
             done = forked(verb, *common, *FAST_EDIT, *extra)
             assert done.returncode == 0, done.stderr[-3000:]
             assert "sync_dist" not in done.stderr
@@ -365,10 +365,7 @@ def test_an_interrupted_fit_leaves_a_checkpoint_that_resumes(devices, asked, arg
     root = tmp_path / "run"
     words = ["fit", *arguments, f"--data.requests={data}", f"--trainer.devices={devices}"]
     run_of_many = Forked(*words, f"--trainer.default_root_dir={root}")
-    deadline = time.time() + 120
-    # the first checkpoint comes with the first batch
-    while not (root / "attribution.ckpt").exists() and time.time() < deadline:
-        time.sleep(0.1)
+    run_of_many.wait_for((root / "attribution.ckpt").exists)  # the first comes with the first batch
     time.sleep(0.5)
     run_of_many.send(asked)
     done = run_of_many.end(60)
@@ -400,10 +397,9 @@ def test_sigterm_ends_every_verb_within_seconds(verb, options, begun, arguments,
     (tmp_path / "texts.txt").write_text("\n".join(f"Text {number} of the capital." for number in range(60_000)))
     own = arguments if verb != "moments" else [f"--model.model_name={model_folder}", *QUICK]
     run_of_many = Forked(verb, *own, "--trainer.default_root_dir=run", *options, cwd=tmp_path)
-    deadline = time.time() + 120
-    while not any(tmp_path.glob(begun)) and time.time() < deadline:
-        time.sleep(0.1)
+    run_of_many.wait_for(lambda: any(tmp_path.glob(begun)))
     time.sleep(1.0)
+    assert run_of_many.runs()
     run_of_many.send(signal.SIGTERM)
     done = run_of_many.end(60)
     assert done.returncode == 128 + signal.SIGTERM, done.stderr

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import runpy
 import time
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.cli import QUICK
+from tests.helpers.cli import QUICK, Forked, forked
 from tests.helpers.data import rows, write_rows
 
 SCRIPT = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "kills.py"))
@@ -19,9 +18,12 @@ KILLS = 2
 pytestmark = pytest.mark.usefixtures("at_the_shell")
 
 
+def start(words: list[str]) -> int:
+    return Forked(*words).number
+
+
 @pytest.mark.parametrize("verb", SCRIPT["CASES"])
 def test_a_killed_run_goes_on(verb, model_folder, tmp_path, monkeypatch):
-    forked = SCRIPT["forked"]
     case, common = SCRIPT["CASES"][verb], [f"--model.model_name={model_folder}", *QUICK]
     if verb != "moments":
         common += [f"--data.requests={write_rows(tmp_path / 'requests.jsonl', rows(6))}", "--data.batch_size=2"]
@@ -33,13 +35,13 @@ def test_a_killed_run_goes_on(verb, model_folder, tmp_path, monkeypatch):
 
     begun = time.monotonic()
     whole = prepare("whole")
-    assert os.waitpid(forked(case.words(whole, common)), 0)[1] == 0
+    assert forked(*case.words(whole, common)).returncode == 0
     seconds, expected = time.monotonic() - begun, case.result(whole)
     assert expected is not None
     draw, killed = random.Random(verb), 0
     for number in range(KILLS):
         folder = prepare(str(number))
-        was_running, found = SCRIPT["kill_and_go_on"](case, folder, common, forked, draw.uniform(0, seconds), common)
+        was_running, found = SCRIPT["kill_and_go_on"](case, folder, common, start, draw.uniform(0, seconds), common)
         killed += was_running
         assert SCRIPT["alike"](found, expected)
         left = [path.name for path in folder.rglob(".*") if path.name not in (".lock",)]

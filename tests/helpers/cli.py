@@ -12,6 +12,7 @@ import tempfile
 import time
 import traceback
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
@@ -65,6 +66,13 @@ class Forked:
             ended, status = os.waitpid(self.number, os.WNOHANG)
             self.returncode = os.waitstatus_to_exitcode(status) if ended else None
         return self.returncode is None
+
+    def wait_for(self, begun: Callable[[], bool]) -> None:
+        """Wait until something is there, which it leaves; it must still run then."""
+        deadline = time.monotonic() + 120
+        while not begun() and self.runs() and time.monotonic() < deadline:
+            time.sleep(0.002)
+        assert self.runs(), self._read(1)
 
     def end(self, timeout: float = 240) -> subprocess.CompletedProcess:
         """Wait until it has ended; it must."""

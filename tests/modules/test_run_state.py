@@ -6,7 +6,6 @@ import json
 import logging
 import random
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -191,8 +190,7 @@ def test_a_killed_command_goes_on(tmp_path, arguments):
 
     assert forked(*root("whole")).returncode == 0
     cut = Forked(*root("cut"))
-    while cut.runs() and not (tmp_path / "cut" / STATE_FILE).exists():
-        time.sleep(0.002)
+    cut.wait_for((tmp_path / "cut" / STATE_FILE).exists)
     cut.send(signal.SIGKILL)
     assert cut.end().returncode == -signal.SIGKILL
     assert not (tmp_path / "cut" / "validation.json").exists()

@@ -90,9 +90,7 @@ def test_and_where_lightning_forks_or_spawns(strategy, arguments):
 def test_sigterm_ends_what_lightning_forks(arguments, tmp_path):
     data, root = write_rows(tmp_path / "many.jsonl", rows(8000)), tmp_path / "run"
     run = Forked("fit", *arguments, f"--data.requests={data}", *TWO, f"--trainer.default_root_dir={root}")
-    deadline = time.time() + 120
-    while not (root / "attribution.ckpt").exists() and time.time() < deadline:
-        time.sleep(0.1)
+    run.wait_for((root / "attribution.ckpt").exists)
     run.send(signal.SIGTERM)
     done = run.end(60)
     assert done.returncode == 128 + signal.SIGTERM, done.stderr
