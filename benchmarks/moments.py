@@ -3,7 +3,8 @@
 Target values are found once a fact; the edits are then written with each C and scored, so that C is all that differs. C of a source is
 estimated anew, for the edited layer alone.
 
-    python benchmarks/moments.py [--model smollm2-135m] [--layer 3] [--facts 24] [--sources bundled=10000 sampled=10000 identity]
+    python benchmarks/moments.py [--model smollm2-135m] [--layer 3] [--method RROME] [--facts 24]
+        [--sources bundled=10000 sampled=10000 identity]
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from lga_lightning import RROME, load_model, load_requests
-from lga_lightning.covariance.solver import CovarianceSolver
+from lga_lightning import editing, load_model, load_requests
+from lga_lightning.covariance.solver import IDENTITY, CovarianceSolver
 from lga_lightning.evaluation.config import EvaluationConfig
 from lga_lightning.evaluation.evaluator import Evaluator
 from lga_lightning.evaluation.results import mean_scores
@@ -34,6 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--layer", type=int, default=3)
+    parser.add_argument("--method", choices=("RROME", "ROME", "MEMIT", "EMMET", "AlphaEdit"), default="RROME")
     parser.add_argument("--data", default=None, help="the bundled facts by default")
     parser.add_argument("--facts", type=int, default=24)
     parser.add_argument("--steps", type=int, default=12)
@@ -43,18 +45,18 @@ def main() -> None:
     model, tokenizer = load_model(options.model)  # before the cache is another one
     facts = load_requests(options.data, split="test" if options.data is None else None, limit=options.facts).requests
     facts = [replace(fact, portability={}) for fact in facts]
-    search = RROME(steps=options.steps, contexts_each=options.contexts, second_moment="identity")
-    targets = search.optimize_targets(model, tokenizer, facts, [options.layer])
+    method = getattr(editing, options.method)(steps=options.steps, contexts_each=options.contexts)
+    method.covariance = CovarianceSolver(IDENTITY)  # a search needs none
+    targets = method.optimize_targets(model, tokenizer, facts, [options.layer])
     evaluator = Evaluator(model, tokenizer, facts, EvaluationConfig(generate=False))
     console = Console(width=120)
-    table = Table(title=f"{options.model}, layer {options.layer}, {len(facts)} facts, 1 thread")
+    table = Table(title=f"{options.model}, layer {options.layer}, {options.method}, {len(facts)} facts, 1 thread")
     for heading in ("C from", "tokens", "CPU seconds before the first edit", *SCORES):
         table.add_column(heading, justify="left" if heading == "C from" else "right")
     with tempfile.TemporaryDirectory() as cache:
         os.environ["XDG_CACHE_HOME"] = cache
         for source in options.sources:
             name, _, tokens = source.partition("=")
-            method = RROME(second_moment="identity")
             method.covariance = CovarianceSolver(name, int(tokens) if tokens else None)
             start = time.process_time()
             method.covariance.prepare(model, tokenizer, [options.layer])

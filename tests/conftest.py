@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from lga_lightning.evaluation.protocols import PROTOCOLS
 from lga_lightning.models.packaged import GEMMA3, SMOLLM2, PackagedModel
 from tests.helpers.cli import QUICK
 from tests.helpers.data import rows, write_rows
@@ -80,6 +82,13 @@ def llama() -> PreTrainedModel:
 def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for module in ("covariance.store", "results.known_layers"):  # not the user's
         monkeypatch.setattr(f"lga_lightning.{module}.cache_folder", lambda: tmp_path / "cache")
+
+
+@pytest.fixture(autouse=True)
+def _short_answers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers of six tokens, where a test asks for no other length: tiny models, which say anything, come to no end."""
+    if not {"embedded_package", "gemma_package"} & {*request.fixturenames}:
+        monkeypatch.setitem(PROTOCOLS, "completion", replace(PROTOCOLS["completion"], max_new_tokens=6))
 
 
 @pytest.fixture(autouse=True)

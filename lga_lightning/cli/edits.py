@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from datetime import datetime
 from itertools import pairwise
@@ -28,6 +29,8 @@ class LGACLI(FrozenCLI):
     """LightningCLI for :class:`LGAModule` and :class:`EditDataModule`."""
 
     def __init__(self, args: ArgsType = None) -> None:
+        words = sys.argv[1:] if args is None else args
+        self._asked = words[0] if isinstance(words, list | tuple) and words else None
         super().__init__(
             LGAModule,
             EditDataModule,
@@ -63,6 +66,11 @@ class LGACLI(FrozenCLI):
             parser.add_argument("--merge", action="store_true", help="The same as --edits.merge true.")
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        if (
+            self._asked in self.subcommands() and self._asked != subcommand
+        ):  # its arguments would take time, and serve nobody
+            self._subcommand_method_arguments[subcommand] = []
+            return self.init_parser(**kwargs)
         self._preparing = subcommand
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         if subcommand == "validate":

@@ -98,21 +98,28 @@ class CovarianceSolver:
     def project(self, model: PreTrainedModel, layer: int, keys: Tensor, threshold: float) -> Tensor:
         """Part of keys [n, d_in] that lies in the span of C's singular vectors with values below a threshold, [n, d_in].
 
-        Raises:
-            DataError: If there is no such vector.
+        It is zero where there are no such vectors.
+        """
+        free = self.free_vectors(model, layer, threshold, keys.device)
+        return keys.to(free) @ free @ free.T
+
+    def free_vectors(
+        self, model: PreTrainedModel, layer: int, threshold: float, device: torch.device | None = None
+    ) -> Tensor:
+        """C's singular vectors with values below a threshold, [d_in, f] in float64, found once.
+
+        Args:
+            model: The model.
+            layer: Index of the block.
+            threshold: The threshold.
+            device: Where they are found; where C is by default.
         """
         factors = self._factors.setdefault(model, {})
         name = (layer, threshold)
         if name not in factors:
-            values, vectors = torch.linalg.eigh(self._covariances[model][layer].to(keys.device))
-            free = vectors[:, values < threshold]
-            if not free.shape[1]:
-                raise DataError(
-                    f"No singular value of the second moment of block {layer} is below the threshold {threshold:g} (they reach "
-                    f"from {values[0]:.3g} to {values[-1]:.3g}), so nothing may change there. Raise --model.editor.threshold."
-                )
-            factors[name] = free
-        return keys.to(factors[name]) @ factors[name] @ factors[name].T
+            values, vectors = torch.linalg.eigh(self._covariances[model][layer].to(device))
+            factors[name] = vectors[:, values < threshold]
+        return factors[name]
 
     def settings(self, model: PreTrainedModel) -> dict[str, Any]:
         """Source and budget of tokens, for result files."""

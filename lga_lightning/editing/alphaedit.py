@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from lga_lightning.editing.delta import WeightDelta
 from lga_lightning.editing.multi_layer import MultiLayerMethod
 from lga_lightning.editing.presets import preset_for
-from lga_lightning.exceptions import SettingError
+from lga_lightning.editing.target_value import TargetValues
+from lga_lightning.exceptions import DataError, SettingError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 class AlphaEdit(MultiLayerMethod):
@@ -51,6 +54,27 @@ class AlphaEdit(MultiLayerMethod):
         free = self.covariance.project(model, layer, every, self.threshold)
         inner = free @ free.T + self.l2(model) * torch.eye(len(every), dtype=torch.float64, device=keys.device)
         return torch.linalg.solve(inner, free)[: len(keys)]
+
+    def write(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        groups: Sequence[TargetValues],
+        layers: Sequence[int],
+        history: dict[Any, Any] | None = None,
+    ) -> list[WeightDelta]:
+        """An update of every layer for each group; see :class:`EditMethod`. A layer without null space stays as it is.
+
+        Raises:
+            DataError: If no layer has a null space.
+        """
+        deltas = super().write(model, tokenizer, groups, layers, history)
+        if not any(self.covariance.free_vectors(model, layer, self.threshold).shape[1] for layer in layers):
+            raise DataError(
+                f"No singular value of the second moments of the blocks {[*layers]} is below the threshold {self.threshold:g}, so nothing may "
+                "change there. Raise --model.editor.threshold, or edit other layers."
+            )
+        return deltas
 
     def settings(self, model: PreTrainedModel) -> dict[str, Any]:
         """The method's name and settings, for result files."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from transformers import LogitsProcessor, LogitsProcessorList
 
 from lga_lightning.exceptions import ModelError
 from lga_lightning.models.cached_prompts import CachedPrompts
@@ -146,13 +147,8 @@ def _continued(
     Raises:
         ModelError: If tokens are to be drawn by probabilities that are no numbers.
     """
+    drawn = [_Drawable(model)] if options.get("do_sample") else []
     with torch.no_grad(), frozen(model):
-        if options.get("do_sample") and not model(input_ids=ids, attention_mask=mask).logits[:, -1].isfinite().all():
-            raise ModelError(
-                f"The model says NaN or infinite logits after its first tokens, so no text can be drawn from it. It computes in {model.dtype}: "
-                "check its weights for NaN (a broken download or conversion), and in float16 try --model.dtype bfloat16 or float32, "
-                "whose range is wider."
-            )
         output: Tensor = model.generate(
             input_ids=ids,
             attention_mask=mask,
@@ -161,6 +157,23 @@ def _continued(
             repetition_penalty=1.0,
             no_repeat_ngram_size=0,
             num_beams=1,
+            logits_processor=LogitsProcessorList(drawn),
             **options,
         )
     return output
+
+
+class _Drawable(LogitsProcessor):
+    """Leaves logits as they are, and refuses those that no token can be drawn from: a GPU would not survive the attempt."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        if not scores.amax(-1).isfinite().all():  # tokens that are not to be drawn are at -inf
+            raise ModelError(
+                f"The model says NaN or infinite logits, so no text can be drawn from it. It computes in {self.model.dtype}: check its "
+                "weights for NaN (a broken download or conversion), and in float16 try --model.dtype bfloat16 or float32, whose range "
+                "is wider."
+            )
+        return scores

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jinja2 import Template
 
 
+@cache
 def template(name: str, **options: Any) -> Template:
-    """One of our templates; a name that it was not given is an error.
+    """One of our templates, compiled once; a name that it was not given is an error.
 
     Args:
         name: Name of the file in ``reports/templates``.

@@ -50,6 +50,22 @@ def test_help_of_a_verb_is_short_and_true(verb, capsys):
             assert name in short
 
 
+@pytest.mark.parametrize(
+    ("words", "built"), [(["validate", "--help"], ["validate"]), (["--help"], ["fit", "validate", "predict"])]
+)
+def test_no_other_verb_gets_its_arguments(words, built, monkeypatch):
+    add, found = LGACLI.add_arguments_to_parser, []
+
+    def add_and_count(cli, parser):
+        found.append(cli._preparing)
+        add(cli, parser)
+
+    monkeypatch.setattr(LGACLI, "add_arguments_to_parser", add_and_count)
+    with pytest.raises(SystemExit):
+        run(words)
+    assert found == built
+
+
 def test_help_loads_nothing_heavy():
     done = shell("fit", "--help", env={**os.environ, "PYTHONPROFILEIMPORTTIME": "1"})
     assert done.returncode == 0

@@ -9,6 +9,7 @@ import torch
 
 from lga_lightning.editing import EMMET, MEMIT, PMET, AlphaEdit
 from lga_lightning.exceptions import DataError
+from lga_lightning.locators import EditForecast
 from lga_lightning.models.architecture import blocks, edit_site
 from tests.editing.helpers import MULTI_LAYER, assert_changes, look, method_for, name_at
 from tests.helpers.models import requests, tiny_model
@@ -159,6 +160,23 @@ def test_a_second_moment_that_cannot_be_inverted(tokenizer):
     method.covariance._covariances[model][2] = torch.ones(40, 40).double()
     with pytest.raises(DataError, match=r"cannot be inverted.*moment_tokens"):
         method.compute(model, tokenizer, requests(2), 2)
+
+
+def test_a_layer_without_null_space_stays_as_it_is(tokenizer):
+    """The others of its window are edited; a window of it alone is expected to reach nothing."""
+    model, data = tiny_model("llama", torch.float64), requests(2)
+    method = method_for(AlphaEdit, model, window=1)
+    method.covariance._covariances[model][1] = torch.eye(40).double()
+    delta = method.compute(model, tokenizer, data, [1, 2])
+    assert not delta.matrix(name_at(model, 1)).any()
+    assert delta.matrix(name_at(model, 2)).norm() > 1e-3
+    reach = EditForecast(method).score(model, tokenizer, data).values[:, EditForecast.columns.index("reach")]
+    assert (reach != 0).all(0).tolist() == [
+        True,
+        False,
+        True,
+        False,
+    ]  # nothing reads what the last block writes at the subject
 
 
 def test_nothing_below_the_threshold(tokenizer):

@@ -15,7 +15,7 @@ from lga_lightning.evaluation.config import EvaluationConfig
 from lga_lightning.evaluation.evaluator import evaluate
 from lga_lightning.evaluation.judge import Judgement
 from lga_lightning.evaluation.prompts import EvalPrompt
-from lga_lightning.evaluation.protocols import NEUTRAL_TEXT
+from lga_lightning.evaluation.protocols import NEUTRAL_TEXT, PROTOCOLS
 from lga_lightning.evaluation.responses import Response
 from lga_lightning.evaluation.results import EvalResult, compare_responses
 from lga_lightning.evaluation.summary import summarise
@@ -31,6 +31,7 @@ from tests.helpers.tokenizers import LINES
 
 LIMIT = 14
 CONTEXT = "People say."
+USUAL = {name: protocol.max_new_tokens for name, protocol in PROTOCOLS.items()}  # before a test shortens them
 WILD = EvaluationConfig(protocol="wild", max_new_tokens=LIMIT, context=CONTEXT)
 # turns that end with a token of their own, as ChatML's
 TURNS = (
@@ -285,7 +286,10 @@ def test_protocols_say_how_the_model_was_let_speak(llama, tokenizer):
         "cut": count_cut(list(chain(*results))),
     }
     assert measured["cut"]["prompts"] == sum(map(len, results))
-    assert how_measured(EvaluationConfig(), [], False) == {"protocol": "completion", "max_new_tokens": 50}
+    assert how_measured(EvaluationConfig(), [], False) == {
+        "protocol": "completion",
+        "max_new_tokens": EvaluationConfig().limit,
+    }
 
 
 def test_answers_that_were_cut_are_counted():
@@ -314,6 +318,8 @@ def test_bad_settings(settings, said):
 
 
 def test_limits_and_looks_in_between():
-    assert (EvaluationConfig().limit, EvaluationConfig(protocol="wild").limit, WILD.limit) == (50, 200, LIMIT)
+    assert USUAL == {"completion": 50, "wild": 200}
+    assert (EvaluationConfig(protocol="wild").limit, WILD.limit) == (200, LIMIT)
+    assert EvaluationConfig().limit == PROTOCOLS["completion"].max_new_tokens
     assert WILD.teacher_forced().settings() == {"generate": False}
     assert EvaluationConfig(protocol="wild").context == NEUTRAL_TEXT
