@@ -34,6 +34,7 @@ from lga_lightning import EditDataModule, LGAModule, load_model
 from lga_lightning.callbacks import EditReport, ScoreCollector
 from lga_lightning.compare import folder_name
 from lga_lightning.editing import EditMethod, WeightDelta
+from lga_lightning.evaluation.config import EvaluationConfig
 from lga_lightning.exceptions import LGAError
 from lga_lightning.modules.frozen import Dtype
 from lga_lightning.modules.schedules import Mode
@@ -157,6 +158,7 @@ class FieldRun:
         self.field, self.data, self.accelerator = field, data, accelerator
         self.folder = folder / folder_name(Path(field.model).name)
         self._editors = field.methods | field.variants
+        self._asked: Any = {"protocol": "wild", "context": "", "max_new_tokens": field.max_new_tokens}
 
     def cells(self) -> Iterator[Cell]:
         """All cells, those that are quick first."""
@@ -186,11 +188,15 @@ class FieldRun:
         layer = self._forecast(cell, editor) if cell.choice == "forecast" else "default"
         alone = cell.way == "alone"
         module = LGAModule(
-            self.field.model, layer=layer, editor=editor, mode=WAYS[cell.way], model=llm, tokenizer=tokenizer
+            self.field.model,
+            layer=layer,
+            editor=editor,
+            mode=WAYS[cell.way],
+            evaluation=self._evaluation,
+            model=llm,
+            tokenizer=tokenizer,
         )
-        report = EditReport(
-            protocol="wild", context="", max_new_tokens=self.field.max_new_tokens, general=True, save_every=1
-        )
+        report = EditReport(**self._asked, general=True, save_every=1)
         size = self.field.batch_size if alone else self.field.group
         data = self._data(cell.way, self.field.alone if alone else self.field.in_a_row, size)
         trainer = make_trainer(place, report, self.accelerator)
@@ -217,6 +223,11 @@ class FieldRun:
     @cached_property
     def _loaded(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         return load_model(self.field.model, self.field.dtype, self.field.attn_implementation)
+
+    @cached_property
+    def _evaluation(self) -> EvaluationConfig:
+        """What the report would ask; the unedited model is asked once, and not for each cell."""
+        return replace(EditReport(**self._asked).evaluation, unedited={})
 
     def _forecast(self, cell: Cell, editor: EditMethod) -> str:
         """The file with the layer that the forecast of a method names, made now if it is not there."""

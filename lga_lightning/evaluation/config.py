@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lga_lightning.data.requests import EditRequest
@@ -13,6 +13,7 @@ from lga_lightning.evaluation.judge import Judge
 from lga_lightning.evaluation.metric import EditMetric
 from lga_lightning.evaluation.prompts import FAMILIES, FLUENCY, PERPLEXITY, PROBES, EvalPrompt, probe_of, prompts_of
 from lga_lightning.evaluation.protocols import NEUTRAL_TEXT, PROTOCOLS, ProtocolName
+from lga_lightning.evaluation.responses import Response
 from lga_lightning.exceptions import SettingError
 from lga_lightning.utils.settings import check_at_least_one
 
@@ -48,6 +49,8 @@ class EvaluationConfig:
         context: In the protocol ``wild``, a text before every prompt, which is asked a second time with it; "" for once alone.
         judge: Says of what the model said, whether it states the answer.
         probes: Which prompts with the opposite sense are asked, too: some of ``negation`` and ``contradiction``.
+        unedited: The unedited model's responses by prompt, where they are to be kept: those that are missing are added. All that is asked with
+            such a config is asked of one model.
 
     Raises:
         SettingError: If a number is below 1, a family, a probe or the protocol is unknown, a metric has no name of its own or no protocol,
@@ -66,6 +69,7 @@ class EvaluationConfig:
     context: str = NEUTRAL_TEXT
     judge: Judge | None = None
     probes: tuple[str, ...] = ()
+    unedited: dict[EvalPrompt, Response] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.protocol not in PROTOCOLS:
@@ -96,8 +100,8 @@ class EvaluationConfig:
         return PROTOCOLS[self.protocol].max_new_tokens if self.max_new_tokens is None else self.max_new_tokens
 
     def teacher_forced(self) -> EvaluationConfig:
-        """The same without anything that the model says by itself: quick, for looks in between."""
-        return replace(self, generate=False, fluency=False, protocol="completion", judge=None)
+        """The same without anything that the model says by itself: quick, for looks in between, which keep what the unedited model responds."""
+        return replace(self, generate=False, fluency=False, protocol="completion", judge=None, unedited={})
 
     def settings(self) -> dict[str, Any]:
         """How the model was let speak, and who judges it, for result files."""

@@ -14,7 +14,7 @@ from lga_lightning.editing.delta import WeightDelta, attached
 from lga_lightning.evaluation.config import EvaluationConfig
 from lga_lightning.evaluation.edit_metrics import BUILT_IN
 from lga_lightning.evaluation.judge import judge_prompt
-from lga_lightning.evaluation.prompts import FAMILIES, FLUENCY, PERPLEXITY, prompts_of
+from lga_lightning.evaluation.prompts import FAMILIES, FLUENCY, PERPLEXITY, EvalPrompt, prompts_of
 from lga_lightning.evaluation.responses import Response, respond
 from lga_lightning.evaluation.results import EvalResult, compare_responses, mean_scores
 from lga_lightning.evaluation.wild import speak_freely
@@ -34,7 +34,8 @@ class Evaluator:
 
     No weight is touched: a prompt that is answered by an edited model is a row of a batch which runs with the edit of its
     request attached. The unedited model's responses do not depend on the edits: the first call finds them, in the same
-    batches, and the calls after it run the edited side alone.
+    batches, and the calls after it run the edited side alone. A config that keeps them (``unedited``) spares other evaluators
+    of the same model, too.
 
     Args:
         model: A causal language model. It must stay as it is from call to call.
@@ -55,7 +56,7 @@ class Evaluator:
         self._rows = [
             (number, prompt) for number, request in enumerate(requests) for prompt in self.config.prompts(request)
         ]
-        self._before: dict[int, Response] = {}  # by row
+        self._before = {} if self.config.unedited is None else self.config.unedited
 
     def __call__(self, deltas: Sequence[WeightDelta]) -> list[list[EvalResult]]:
         """Compare the model that has an edit with the one that has none.
@@ -87,14 +88,19 @@ class Evaluator:
                 with attached(self.model, [edits[rows[0]]]):
                     for batch in with_bar([*self._batches(rows)], "Scoring"):
                         after |= zip(batch, self._respond(batch), strict=True)
-            unasked = [row for row in range(len(edits)) if row not in self._before]
-            for batch in with_bar([*self._batches(unasked)], "Scoring the unedited model"):
-                self._before |= zip(batch, self._respond(batch), strict=True)
-        self._before, after = self._judged(self._before), self._judged(after)
+            unasked = {prompt: row for row, (_, prompt) in enumerate(self._rows) if prompt not in self._before}
+            for batch in with_bar([*self._batches(unasked.values())], "Scoring the unedited model"):
+                self._keep(batch, self._respond(batch))
+        prompts = [prompt for _, prompt in self._rows]
+        distinct = [*dict.fromkeys(prompts)]
+        self._before |= zip(
+            distinct, self._judged(distinct, [self._before[prompt] for prompt in distinct]), strict=True
+        )
+        said = self._judged(prompts, [after[row] for row in range(len(prompts))])
         metrics = (*BUILT_IN, *self.config.metrics)
         results: list[list[EvalResult]] = [[] for _ in self.requests]
         for row, (number, prompt) in enumerate(self._rows):
-            results[number].append(compare_responses(prompt, self._before[row], after[row], metrics))
+            results[number].append(compare_responses(prompt, self._before[prompt], said[row], metrics))
         return results
 
     def _batches(self, rows: Iterable[int]) -> Iterator[list[int]]:
@@ -113,13 +119,13 @@ class Evaluator:
         distinct = {id(delta): delta for delta in edits}
         deltas, numbers = list(distinct.values()), {key: number for number, key in enumerate(distinct)}
         rows, which = batch, [numbers[id(delta)] for delta in edits]
-        if not self._before.keys() >= set(batch):
+        if not all(self._rows[row][1] in self._before for row in batch):
             rows, which = batch * 2, [len(deltas)] * len(batch) + which
             deltas.append(WeightDelta({}))
         edit = torch.tensor(which)
         responses = self._respond(rows, lambda places: attached(self.model, deltas, edit[places]))
         if len(rows) > len(batch):
-            self._before |= zip(batch, responses, strict=False)
+            self._keep(batch, responses[: len(batch)])
         return dict(zip(batch, responses[-len(batch) :], strict=True))
 
     def _respond(self, rows: Sequence[int], attach: Attach = unedited) -> list[Response]:
@@ -131,17 +137,22 @@ class Evaluator:
         asking = as_asked(self.model, self.tokenizer, config.chat)
         return speak_freely(self.model, asking, prompts, responses, attach, config.limit, config.context.strip())
 
-    def _judged(self, responses: dict[int, Response]) -> dict[int, Response]:
+    def _keep(self, batch: Sequence[int], responses: Sequence[Response]) -> None:
+        """Keep what the unedited model responds."""
+        self._before |= zip((self._rows[row][1] for row in batch), responses, strict=True)
+
+    def _judged(self, prompts: Sequence[EvalPrompt], responses: Sequence[Response]) -> list[Response]:
         """Responses with a judge's verdicts on what was said to prompts with answers, where there is a judge."""
+        judged = [*responses]
         if self.config.judge is None:
-            return responses
+            return judged
         asked = {}
-        for row, response in responses.items():
-            prompt = self._rows[row][1]
+        for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
             if prompt.answers and response.text is not None and response.judgement is None:
                 asked[row] = judge_prompt(prompt.prompt, prompt.answers, response.text)
-        judgements = zip(asked, self.config.judge([*asked.values()]), strict=True)
-        return responses | {row: replace(responses[row], judgement=judgement) for row, judgement in judgements}
+        for row, judgement in zip(asked, self.config.judge([*asked.values()]), strict=True):
+            judged[row] = replace(judged[row], judgement=judgement)
+        return judged
 
 
 def evaluate(

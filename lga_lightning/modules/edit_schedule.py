@@ -142,6 +142,7 @@ class JointSchedule(EditSchedule):
 
     def __post_init__(self) -> None:
         self.session = self.new_session()
+        self._looks = self.evaluation.teacher_forced()
         self._places: dict[int, EditRequest] = {}
 
     def new_session(self) -> EditSession:
@@ -168,7 +169,7 @@ class JointSchedule(EditSchedule):
 
     def ask(self, requests: Sequence[EditRequest], delta: WeightDelta) -> list[list[EvalResult]]:
         """Teacher-forced results of requests with an edit in place."""
-        return evaluate(self.llm, self.tokenizer, requests, [delta] * len(requests), self.evaluation.teacher_forced())
+        return evaluate(self.llm, self.tokenizer, requests, [delta] * len(requests), self._looks)
 
     def note_drift(self, session: EditSession) -> list[list[EvalResult]]:
         """How the requests edited so far fare, by teacher-forced scores."""

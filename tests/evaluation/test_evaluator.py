@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import chain
 
 import pytest
@@ -152,16 +152,37 @@ def test_further_edits_run_the_edited_side_alone(tokenizer, monkeypatch):
         return respond(model, tokenizer, prompts, *args)
 
     monkeypatch.setattr("lga_lightning.evaluation.evaluator.respond", counted)
-    count = sum(len(config.prompts(request)) for request in data)
+    asked = [prompt for request in data for prompt in config.prompts(request)]  # passages more than once
     for order in (several, several[::-1]):  # also: wide ones first
         evaluator = Evaluator(model, tokenizer, data, config)
         for call, deltas in enumerate(order):
             rows.clear()
             results = evaluator(deltas)
-            assert sum(rows) == (count if call else 2 * count)
+            assert sum(rows) == len(asked) + (0 if call else len({*asked}))
             same(results, evaluate(model, tokenizer, data, deltas, config))
     with pytest.raises(ValueError, match="an edit for each of the 5 requests, got 4"):
         evaluator(several[0][:4])
+
+
+def test_what_the_unedited_model_responds_can_be_kept(tokenizer, monkeypatch):
+    model, data = tiny_model("llama", torch.float64), requests(5)
+    config = EvaluationConfig(max_new_tokens=4, passages=PASSAGES, max_rows=7)
+    keeping, deltas = replace(config, unedited={}), random_edits(model, 5)
+    rows: list[int] = []
+
+    def counted(model, tokenizer, prompts, *args):
+        rows.append(len(prompts))
+        return respond(model, tokenizer, prompts, *args)
+
+    monkeypatch.setattr("lga_lightning.evaluation.evaluator.respond", counted)
+    evaluate(model, tokenizer, data[:3], deltas[:3], keeping)
+    same(evaluate(model, tokenizer, data, deltas, keeping), evaluate(model, tokenizer, data, deltas, config))
+    asked = [prompt for request in data for prompt in config.prompts(request)]
+    assert keeping.unedited.keys() == {*asked}
+    expected = evaluate(model, tokenizer, data, deltas[::-1], config)
+    rows.clear()
+    same(evaluate(model, tokenizer, data, deltas[::-1], keeping), expected)
+    assert sum(rows) == len(asked)
 
 
 def test_an_interrupted_call_can_be_made_again(tokenizer, monkeypatch):
