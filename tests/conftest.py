@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lga_lightning.evaluation.protocols import PROTOCOLS
@@ -89,6 +90,20 @@ def _short_answers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
     """Answers of six tokens, where a test asks for no other length: tiny models, which say anything, come to no end."""
     if not {"embedded_package", "gemma_package"} & {*request.fixturenames}:
         monkeypatch.setitem(PROTOCOLS, "completion", replace(PROTOCOLS["completion"], max_new_tokens=6))
+
+
+@pytest.fixture
+def pictures() -> None:
+    """Pictures are drawn to the end in this test."""
+
+
+@pytest.fixture(autouse=True)
+def _blank_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everywhere else they are composed, and not drawn: that takes longer than what they are of."""
+    if "pictures" not in request.fixturenames:
+        monkeypatch.setattr(
+            Figure, "savefig", lambda _, place, **options: Path(place).write_bytes(b"\x89PNG\r\n\x1a\n")
+        )
 
 
 @pytest.fixture(autouse=True)

@@ -113,7 +113,7 @@ def test_compare_says_what_its_parts_say(arguments, model_folder, tmp_path, caps
     assert max(map(len, printed.splitlines())) <= 80
 
 
-def test_candidates_alone_are_judged_where_a_sweep_is_too_dear(arguments, tmp_path, monkeypatch, caplog):
+def test_candidates_alone_are_judged_where_a_sweep_is_too_dear(arguments, tmp_path, monkeypatch, caplog, pictures):
     full = compare([*arguments, "--trainer.default_root_dir=full"], "full")
     other = write_rows(tmp_path / "other.jsonl", facts(21)[12:])
     arguments += ["--model.locator=EditForecast", f"--compare.others=[{other}]"]

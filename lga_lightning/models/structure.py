@@ -6,6 +6,8 @@ that they do not fit gets a subclass of :class:`Structure` of its own, registere
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -35,12 +37,8 @@ class Structure:
             model: A causal language model.
         """
         count = getattr(model.config.get_text_config(), "num_hidden_layers", None)
-        lists = {
-            module: name
-            for name, module in model.named_modules()
-            if isinstance(module, nn.ModuleList) and len(module) == count
-        }
-        within = [module for module in model.get_decoder().modules() if module in lists]
+        lists = {module: name for name, module in _lists_of(model, count)}
+        within = [module for _, module in _lists_of(model.get_decoder(), count)]
         found = next(iter([*within, *lists]), None)
         return [] if found is None else [f"{lists[found]}.{index}" for index in range(len(found))]
 
@@ -150,6 +148,15 @@ def register_structure(model_type: str, structure: Structure) -> None:
 def structure_of(model: PreTrainedModel) -> Structure:
     """The structure registered for a model's type, else the general one."""
     return _REGISTERED.get(model.config.model_type) or Structure()
+
+
+def _lists_of(module: nn.Module, count: int | None, prefix: str = "") -> Iterator[tuple[str, nn.ModuleList]]:
+    """The ModuleLists of so many entries, in the order of ``named_modules``; none within another, so that no block is looked through."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.ModuleList) and len(child) == count:
+            yield f"{prefix}{name}", child
+        else:
+            yield from _lists_of(child, count, f"{prefix}{name}.")
 
 
 def is_matrix(module: object) -> bool:

@@ -87,7 +87,7 @@ def validate(folder, made, data, **settings) -> ValidationResult:
     return report.result
 
 
-def test_cohorts_of_a_run_are_what_evaluation_says(tmp_path, data, tokenizer):
+def test_cohorts_of_a_run_are_what_evaluation_says(tmp_path, data, tokenizer, pictures):
     made = module(tokenizer, mode="sequential")
     result = validate(tmp_path, made, data, general=False)
     first, second = result.cohorts

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
 from lga_lightning.reports.comparison import leave_comparison
 from lga_lightning.results.comparison import Comparison
 from tests.helpers.results import comparison
+
+pytestmark = pytest.mark.usefixtures("pictures")
 
 NAME = "mine [/red] [1, 2] | $x_{$ :smile:"
 

@@ -13,6 +13,8 @@ from lga_lightning.reports.figures import draw_layers
 from lga_lightning.results.attribution import LocatorResult, means_by_layer
 from tests.helpers.results import forecast_result, likely_parts, locator_result, race_result, sweep_result
 
+pytestmark = pytest.mark.usefixtures("pictures")
+
 EDITED = [0, 0, 4, 9, 16, 4, 0, 0]
 PARTS = ("rewrite", "rephrase", "locality")
 

@@ -19,6 +19,8 @@ from lga_lightning.reports.terminal import print_attribution, print_edits, print
 from lga_lightning.results.attribution import LocatorResult, means_by_layer
 from tests.helpers.results import comparison, forecast_result, likely_parts, locator_result, race_result, validation
 
+pytestmark = pytest.mark.usefixtures("pictures")
+
 
 @pytest.mark.parametrize(
     "scores",
