@@ -14,7 +14,7 @@ quickstart: .venv/embedded
 	$(BIN)/lga validate --config configs/quickstart.yaml
 
 test: .venv/test
-	$(BIN)/python -m pytest --numprocesses auto --durations 25
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal --durations 25
 
 lint: .venv/test
 	$(BIN)/ruff check .

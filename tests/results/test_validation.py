@@ -7,6 +7,7 @@ import math
 
 import pytest
 
+from lga_lightning.evaluation.config import EvaluationConfig
 from lga_lightning.evaluation.results import EvalResult
 from lga_lightning.evaluation.summary import mean_by_group, summarise
 from lga_lightning.exceptions import DataError
@@ -46,7 +47,7 @@ def test_edits_that_share_the_weights(tmp_path):
         "requests edited one group after the other, with all earlier edits in place, then scored",
         2,
     )
-    expected = json.loads(json.dumps(summarise(OUTCOMES, resamples=10)))
+    expected = json.loads(json.dumps(summarise(OUTCOMES, max_new_tokens=EvaluationConfig().limit, resamples=10)))
     assert content["metrics"] == expected
     assert [list(entry) for entry in content["metrics"].values()] == [list(entry) for entry in expected.values()]
     assert content["drift"] == [
