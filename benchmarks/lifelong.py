@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import lightning as L
@@ -274,7 +275,7 @@ def write_page(cells: list[Cell], failed: list[str], left: int = 0) -> str:
     parts = [
         "# All methods, alone and in a row\n",
         "Made by `python benchmarks/lifelong.py`. Scores in percent, of facts that share no subject with the proxies: efficacy, generalisation and locality "
-        "teacher-forced; *own words* is the share of facts whose wanted answer stands in what the model says freely after the edit; *general* the "
+        "teacher-forced, and their mean, by which a forecast chooses; *own words* is the share of facts whose wanted answer stands in what the model says freely after the edit; *general* the "
         "accuracy that is left in multiple choice about facts that nobody edits, and *perplexity* that of plain text, both relative to the unedited model; "
         "*s an edit* is processor time, of one edit of eight, or of one in a group.\n",
     ]
@@ -296,11 +297,13 @@ def write_page(cells: list[Cell], failed: list[str], left: int = 0) -> str:
 
 FORCED = {"efficacy": "rewrite", "generalisation": "rephrase", "locality": "locality"}
 RELATIVE = {"general": "choice", "perplexity": "perplexity"}
-HEADINGS = ("method", "layers", "chosen by", *FORCED, "own words", *RELATIVE, "s an edit", "MB")
+HEADINGS = ("method", "layers", "chosen by", *FORCED, "mean", "own words", *RELATIVE, "s an edit", "MB")
 
 
 def _row(cell: Cell) -> list[str]:
-    percent = [f"{cell.scores[name]:.1f}" if name in cell.scores else "" for name in (*FORCED, "own words")]
+    forced = [cell.scores[name] for name in FORCED if name in cell.scores]
+    known = cell.scores | ({"mean": fmean(forced)} if forced else {})
+    percent = [f"{known[name]:.1f}" if name in known else "" for name in (*FORCED, "mean", "own words")]
     relative = [f"{cell.scores[name]:.2f}x" if name in cell.scores else "" for name in RELATIVE]
     seconds = "" if cell.seconds is None else f"{cell.seconds:.3g}"
     size = "" if cell.megabytes is None else f"{cell.megabytes:.2g}" if cell.megabytes < 10 else f"{cell.megabytes:.0f}"
