@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import doctest
-import json
 import re
 import shlex
 import shutil
@@ -19,7 +18,6 @@ from torch.utils.data import DataLoader
 from lga_lightning import MEMIT, RROME, find_golden_layer, load_model
 from lga_lightning.cli import run
 from lga_lightning.cli.edit import BEGIN_WITH, make_parser
-from lga_lightning.data.formats import to_record
 from lga_lightning.data.loading import as_requests
 from tests.helpers.cli import FAST_METHOD
 from tests.helpers.data import rows, write_rows
@@ -51,7 +49,7 @@ def by_page(language: str) -> list[list[Block]]:
 
 @pytest.mark.parametrize("block", BLOCKS, ids=name_of)
 def test_every_block_says_what_it_is(block):
-    assert block.language in {"python", "console", "json", "yaml", "text", "bibtex"}
+    assert block.language in {"python", "console", "yaml", "text", "bibtex"}
 
 
 @pytest.mark.timeout(600)  # 48 facts on a real model, on whatever machine
@@ -127,13 +125,6 @@ def test_python_runs(blocks, at_hand):
             code = code.replace(model, "model")
         exec(compile(code, block.page, "exec"), names)
         shutil.rmtree("adapter", ignore_errors=True)
-
-
-@pytest.mark.parametrize("blocks", by_page("json"), ids=lambda blocks: blocks[0].page)
-def test_json_is_a_request(blocks):
-    for block in blocks:
-        for request in as_requests([json.loads(block.code)]):
-            assert to_record(request)["target_new"]
 
 
 CONSOLE = [b for b in BLOCKS if b.language == "console"]
