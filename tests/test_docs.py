@@ -41,9 +41,9 @@ def name_of(block: Block) -> str:
     return f"{block.page}:{block.line}"
 
 
-def by_page(language: str) -> list[list[Block]]:
-    """Blocks of a language that are run here, page by page; other tests run the pages of ``RUN_ELSEWHERE``."""
-    asked = [b for b in BLOCKS if b.language == language and not b.not_run and not b.page.startswith(RUN_ELSEWHERE)]
+def python_by_page() -> list[list[Block]]:
+    """Blocks of Python that are run here, page by page; other tests run the pages of ``RUN_ELSEWHERE``."""
+    asked = [b for b in BLOCKS if b.language == "python" and not b.not_run and not b.page.startswith(RUN_ELSEWHERE)]
     return [[b for b in asked if b.page == page] for page in dict.fromkeys(b.page for b in asked)]
 
 
@@ -115,7 +115,7 @@ def with_files(block: Block, names: dict) -> None:
         result.save(Path("runs/quickstart/attribution.json"))
 
 
-@pytest.mark.parametrize("blocks", by_page("python"), ids=lambda blocks: blocks[0].page)
+@pytest.mark.parametrize("blocks", python_by_page(), ids=lambda blocks: blocks[0].page)
 def test_python_runs(blocks, at_hand):
     names = at_hand
     for block in (b for b in blocks if not b.code.startswith(">>> ")):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-import sys
 import warnings
 from collections.abc import Callable
 
@@ -16,7 +15,7 @@ from lga_lightning.cli.comparison import ComparisonCLI
 from lga_lightning.cli.edit import edit
 from lga_lightning.cli.edits import LGACLI
 from lga_lightning.cli.facts import list_facts, remove_facts
-from lga_lightning.cli.frozen import FrozenCLI
+from lga_lightning.cli.frozen import FrozenCLI, words_of
 from lga_lightning.cli.moments import MomentsCLI
 from lga_lightning.exceptions import SettingError
 from lga_lightning.job import FinishedEdit
@@ -40,7 +39,7 @@ def run(args: ArgsType = None) -> FrozenCLI | FinishedEdit | None:
         logging.getLogger(name).addFilter(lambda record: not EXPECTED.search(record.getMessage()))
     transformers_logging.disable_progress_bar()  # "Loading weights" takes no time to speak of
     try:
-        words = list(args) if isinstance(args, list | tuple) else sys.argv[1:]
+        words = words_of(args) or []
         verbs: dict[str, Callable[[list[str]], FrozenCLI | FinishedEdit | None]] = {
             "edit": edit,
             "moments": MomentsCLI,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from datetime import datetime
 from itertools import pairwise
@@ -14,7 +13,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 
 from lga_lightning.callbacks import AdapterWriter, EditReport, ScoreCollector
 from lga_lightning.callbacks.checkpoint import check_checkpoint
-from lga_lightning.cli.frozen import BEGIN_WITH, FrozenCLI
+from lga_lightning.cli.frozen import BEGIN_WITH, FrozenCLI, words_of
 from lga_lightning.locators.race import RaceSettings
 from lga_lightning.modules.datamodule import EditDataModule
 from lga_lightning.modules.lga import LGAModule
@@ -29,8 +28,7 @@ class LGACLI(FrozenCLI):
     """LightningCLI for :class:`LGAModule` and :class:`EditDataModule`."""
 
     def __init__(self, args: ArgsType = None) -> None:
-        words = sys.argv[1:] if args is None else args
-        self._asked = words[0] if isinstance(words, list | tuple) and words else None
+        self._asked = next(iter(words_of(args) or ()), "")
         super().__init__(
             LGAModule,
             EditDataModule,
@@ -66,11 +64,8 @@ class LGACLI(FrozenCLI):
             parser.add_argument("--merge", action="store_true", help="The same as --edits.merge true.")
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
-        if (
-            self._asked in self.subcommands() and self._asked != subcommand
-        ):  # its arguments would take time, and serve nobody
-            self._subcommand_method_arguments[subcommand] = []
-            return self.init_parser(**kwargs)
+        if self._asked != subcommand and self._asked in self.subcommands():
+            return self.init_parser(**kwargs)  # with arguments it would take time, and serve nobody
         self._preparing = subcommand
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         if subcommand == "validate":

@@ -88,6 +88,17 @@ def _launch(launch: Callable[..., Any], function: Callable[..., Any], *args: Any
         raise
 
 
+def words_of(args: ArgsType) -> list[str] | None:
+    """The words of a command line; None where a configuration stands for it.
+
+    Args:
+        args: What a CLI was given: words, a configuration, or nothing for those of this process.
+    """
+    if args is None:
+        return sys.argv[1:]
+    return list(args) if isinstance(args, list | tuple) else None
+
+
 class FrozenCLI(LightningCLI):
     """A LightningCLI for models that nobody trains.
 
@@ -129,8 +140,8 @@ class FrozenCLI(LightningCLI):
         Raises:
             SettingError: If it cannot be used.
         """
-        words = sys.argv[1:] if args is None else args
-        if not isinstance(words, list | tuple):
+        words = words_of(args)
+        if words is None:
             super().parse_arguments(parser, args)
             return
         verb = [] if self.verb else [word for word in words[:1] if not word.startswith("-")]

@@ -53,9 +53,9 @@ class Evaluator:
     ) -> None:
         self.model, self.tokenizer, self.requests = model, tokenizer, requests
         self.config = config or EvaluationConfig()
-        self._rows = [
-            (number, prompt) for number, request in enumerate(requests) for prompt in self.config.prompts(request)
-        ]
+        asked = [self.config.prompts(request) for request in requests]
+        self._prompts = [prompt for prompts in asked for prompt in prompts]  # a row each
+        self._owners = [number for number, prompts in enumerate(asked) for _ in prompts]
         self._before = {} if self.config.unedited is None else self.config.unedited
 
     def __call__(self, deltas: Sequence[WeightDelta]) -> list[list[EvalResult]]:
@@ -72,7 +72,7 @@ class Evaluator:
         """
         if len(deltas) != len(self.requests):
             raise ValueError(f"Expected an edit for each of the {len(self.requests)} requests, got {len(deltas)}.")
-        edits = [deltas[number] for number, _ in self._rows]
+        edits = [deltas[number] for number in self._owners]
         narrow: list[int] = []
         wide: dict[int, list[int]] = {}
         for row, delta in enumerate(edits):
@@ -88,29 +88,28 @@ class Evaluator:
                 with attached(self.model, [edits[rows[0]]]):
                     for batch in with_bar([*self._batches(rows)], "Scoring"):
                         after |= zip(batch, self._respond(batch), strict=True)
-            unasked = {prompt: row for row, (_, prompt) in enumerate(self._rows) if prompt not in self._before}
+            unasked = {prompt: row for row, prompt in enumerate(self._prompts) if prompt not in self._before}
             for batch in with_bar([*self._batches(unasked.values())], "Scoring the unedited model"):
                 self._keep(batch, self._respond(batch))
-        prompts = [prompt for _, prompt in self._rows]
-        distinct = [*dict.fromkeys(prompts)]
+        distinct = [*dict.fromkeys(self._prompts)]
         self._before |= zip(
             distinct, self._judged(distinct, [self._before[prompt] for prompt in distinct]), strict=True
         )
-        said = self._judged(prompts, [after[row] for row in range(len(prompts))])
+        said = self._judged(self._prompts, [after[row] for row in range(len(edits))])
         metrics = (*BUILT_IN, *self.config.metrics)
         results: list[list[EvalResult]] = [[] for _ in self.requests]
-        for row, (number, prompt) in enumerate(self._rows):
-            results[number].append(compare_responses(prompt, self._before[prompt], said[row], metrics))
+        for number, prompt, response in zip(self._owners, self._prompts, said, strict=True):
+            results[number].append(compare_responses(prompt, self._before[prompt], response, metrics))
         return results
 
     def _batches(self, rows: Iterable[int]) -> Iterator[list[int]]:
         """Prompts of one kind and of similar length; fewer where answers are long, or every token of a passage has logits."""
         kinds: dict[str, list[int]] = {}
         for row in rows:
-            group = self._rows[row][1].group
+            group = self._prompts[row].group
             kinds.setdefault(group if group in (FLUENCY, PERPLEXITY) else "", []).append(row)
         for kind, members in kinds.items():
-            members.sort(key=lambda row: len(self._rows[row][1].prompt))
+            members.sort(key=lambda row: len(self._prompts[row].prompt))
             step = max(1, self.config.max_rows // (8 if kind == PERPLEXITY else 2 if self.config.in_the_wild else 1))
             yield from (members[start : start + step] for start in range(0, len(members), step))
 
@@ -119,7 +118,7 @@ class Evaluator:
         distinct = {id(delta): delta for delta in edits}
         deltas, numbers = list(distinct.values()), {key: number for number, key in enumerate(distinct)}
         rows, which = batch, [numbers[id(delta)] for delta in edits]
-        if not all(self._rows[row][1] in self._before for row in batch):
+        if not all(self._prompts[row] in self._before for row in batch):
             rows, which = batch * 2, [len(deltas)] * len(batch) + which
             deltas.append(WeightDelta({}))
         edit = torch.tensor(which)
@@ -129,7 +128,7 @@ class Evaluator:
         return dict(zip(batch, responses[-len(batch) :], strict=True))
 
     def _respond(self, rows: Sequence[int], attach: Attach = unedited) -> list[Response]:
-        config, prompts = self.config, [self._rows[row][1] for row in rows]
+        config, prompts = self.config, [self._prompts[row] for row in rows]
         tokens = config.limit if config.generate and not config.in_the_wild else None
         responses = respond(self.model, self.tokenizer, prompts, attach, tokens)
         if not config.in_the_wild or not prompts[0].answers:  # fluency and plain text are what they are
@@ -139,7 +138,7 @@ class Evaluator:
 
     def _keep(self, batch: Sequence[int], responses: Sequence[Response]) -> None:
         """Keep what the unedited model responds."""
-        self._before |= zip((self._rows[row][1] for row in batch), responses, strict=True)
+        self._before |= zip((self._prompts[row] for row in batch), responses, strict=True)
 
     def _judged(self, prompts: Sequence[EvalPrompt], responses: Sequence[Response]) -> list[Response]:
         """Responses with a judge's verdicts on what was said to prompts with answers, where there is a judge."""

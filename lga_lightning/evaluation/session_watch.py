@@ -68,6 +68,7 @@ class SessionWatch:
         self._groups = 0
         self._within: dict[str, Any] | None = None  # the session at the last look within all limits
         self._before: float | None = None
+        self._probes = EvaluationConfig(generate=False, families=("locality",), unedited={})
 
     def after_group(self, session: EditSession) -> Stop | None:
         """Look at a session, if it is time to, after one more group has been edited.
@@ -179,6 +180,5 @@ class SessionWatch:
         if not known:
             return None
         chosen = random.Random(0).sample(known, min(len(known), self.governor.facts))
-        config = EvaluationConfig(generate=False, families=("locality",))
-        results = evaluate(self.model, self.tokenizer, chosen, [session.delta] * len(chosen), config)
+        results = evaluate(self.model, self.tokenizer, chosen, [session.delta] * len(chosen), self._probes)
         return mean_scores(results, "locality", "token")[:, 1].mean().item()

@@ -97,8 +97,8 @@ class Forked:
             warnings.showwarning = lambda message, *_: sys.stderr.write(f"{message}\n")
             for log in map(logging.getLogger, ["", *logging.root.manager.loggerDict]):
                 for handler in log.handlers:
-                    if isinstance(handler, logging.StreamHandler):
-                        handler.setStream(sys.stderr)
+                    if isinstance(handler, logging.StreamHandler) and handler.stream is not sys.stderr:
+                        handler.stream = sys.stderr  # setStream would flush one that an earlier test has closed
             signal.signal(signal.SIGINT, signal.default_int_handler)  # those who run tests in the background ignore it
             for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE"):  # of an earlier test's
                 os.environ.pop(name, None)
