@@ -175,10 +175,11 @@ class AdapterWriter(EditCollector):
         result: ValidationResult,
         overwrite: bool = False,
     ) -> None:
-        """Write an edit; with a model in shards all processes call this, and the first writes."""
+        """Write an edit with the results of its requests; with a model in shards all processes call this, and the first writes."""
         llm, tokenizer = module.language_model
         here = writes(llm)
         base = hub_name(module.model_name)
+        facts = module.schedule.edited or requests  # of those that are edited together, some may not have been scored
         note, error, folded = result.to_dict(), None, None
         if self.max_rank is not None:
             delta, errors = delta.low_rank(self.max_rank)
@@ -197,7 +198,7 @@ class AdapterWriter(EditCollector):
         ranks = dict.fromkeys(delta.ranks, rank) if rank else delta.ranks
 
         def add_card(scratch: Path) -> None:
-            leave_card(scratch, result, requests, ranks, kind, error, folded)
+            leave_card(scratch, result, facts, ranks, kind, error, folded)
 
         if not self.merge:
             save_updates(delta.updates, folder, llm, base, note, overwrite, delta.facts, rank, add_card, here)

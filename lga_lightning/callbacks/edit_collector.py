@@ -62,6 +62,8 @@ class EditCollector(L.Callback):
         save_every: Number of groups, or of edits that are each made alone, after which a run leaves its state in ``default_root_dir``,
             from which the same command goes on; 0 for never.
         probes: Prompts with the opposite sense, to which the new answer is wrong: ``negation``, ``contradiction`` or a list of both.
+        scored: Where requests are edited together or one after the other, how many of them are scored at the end, drawn at random: scoring
+            thousands may take longer than editing them. None for all.
 
     Attributes:
         result: The result, once it is there; on every process.
@@ -91,6 +93,7 @@ class EditCollector(L.Callback):
         harness_limit: int | None = None,
         save_every: int = 50,
         probes: str | list[str] | None = None,
+        scored: int | None = None,
     ) -> None:
         check_at_least_one(resamples=resamples)
         if save_every < 0:
@@ -106,6 +109,7 @@ class EditCollector(L.Callback):
             context=context,
             judge=named_judge(judge, judge_model, judge_timeout),
             probes=kinds,
+            scored=scored,
         )
         self.text = text
         self.resamples = resamples
@@ -127,6 +131,11 @@ class EditCollector(L.Callback):
             check_own_module(self, pl_module)
             self.ability.check(pl_module.run_mode)
             _ = self.evaluation
+            if pl_module.evaluation.scored is not None and pl_module.run_mode == "independent":
+                raise SettingError(
+                    "`scored` is for requests that are edited together or one after the other (--model.mode batch or sequential). One that is "
+                    "edited alone is scored then and there: leave it out, and use --data.limit for fewer requests."
+                )
             judge = pl_module.evaluation.judge
             if judge is not None:
                 judge.check()
@@ -197,6 +206,7 @@ class EditCollector(L.Callback):
             drift=module.schedule.drift,
             change=module.schedule.relative_norms(),
             governor=module.schedule.governed(),
+            num_requests=len(module.schedule.edited) or None,
         )
         return replace(result, **self._parts)
 
@@ -211,6 +221,7 @@ def _retention(module: L.LightningModule, results: Mapping[int, Sequence[EvalRes
     """What became of early facts, the final results included, and what the edits cost; nothing where nobody looked."""
     cohorts: list[Cohort] = module.schedule.cohorts
     for cohort in cohorts:
-        cohort.note(len(results), [results[place] for place in cohort.index if place in results])
+        if results.keys() >= set(cohort.index):
+            cohort.note(len(module.schedule.edited), [results[place] for place in cohort.index])
     found = {"cohorts": cohorts, "growth": module.schedule.growth}
     return {name: part for name, part in found.items() if part}

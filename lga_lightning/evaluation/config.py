@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -51,6 +52,7 @@ class EvaluationConfig:
         probes: Which prompts with the opposite sense are asked, too: some of ``negation`` and ``contradiction``.
         unedited: The unedited model's responses by prompt, where they are to be kept: those that are missing are added. All that is asked with
             such a config is asked of one model.
+        scored: Where requests are edited together or one after the other, how many of them are scored at the end, drawn at random; None for all.
 
     Raises:
         SettingError: If a number is below 1, a family, a probe or the protocol is unknown, a metric has no name of its own or no protocol,
@@ -70,11 +72,14 @@ class EvaluationConfig:
     judge: Judge | None = None
     probes: tuple[str, ...] = ()
     unedited: dict[EvalPrompt, Response] | None = field(default=None, compare=False, repr=False)
+    scored: int | None = None
 
     def __post_init__(self) -> None:
         if self.protocol not in PROTOCOLS:
             raise SettingError(f"`protocol` must be one of {list(PROTOCOLS)}, got {self.protocol!r}.")
-        check_at_least_one(max_new_tokens=self.limit, max_rows=self.max_rows)
+        check_at_least_one(
+            max_new_tokens=self.limit, max_rows=self.max_rows, scored=1 if self.scored is None else self.scored
+        )
         if not self.generate and (self.in_the_wild or self.judge is not None):
             wanted = "The protocol 'wild' scores" if self.in_the_wild else "A judge judges"
             raise SettingError(
@@ -115,6 +120,21 @@ class EvaluationConfig:
         """All that results depend on beside the edits, fit to be compared."""
         found = {name: getattr(self, name) for name in ("generate", "fluency", "chat", "probes")}
         return found | {"limit": self.limit, "metrics": [metric.name for metric in self.metrics], **self.settings()}
+
+    def drawn(self, places: Iterable[int]) -> list[int]:
+        """Those of some positions that are scored; the same in every run and on every process.
+
+        Args:
+            places: Positions of requests that are edited together.
+
+        Example:
+            >>> EvaluationConfig(scored=3).drawn(range(10))
+            [0, 4, 6]
+        """
+        found = list(places)
+        if self.scored is None or self.scored >= len(found):
+            return found
+        return sorted(random.Random(0).sample(found, self.scored))
 
     def prompts(self, request: EditRequest) -> list[EvalPrompt]:
         """All prompts to which a request's edit is to respond."""

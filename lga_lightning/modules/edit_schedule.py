@@ -115,6 +115,11 @@ class EditSchedule(ABC):
         return {}
 
     @property
+    def edited(self) -> list[EditRequest]:
+        """The requests of the edit that is made of all of them together; empty where each has its own."""
+        return []
+
+    @property
     def cohorts(self) -> list[Cohort]:
         """Facts of early groups, with what became of them so far; empty where there are no groups."""
         return []
@@ -145,6 +150,11 @@ class JointSchedule(EditSchedule):
         self._looks = self.evaluation.teacher_forced()
         self._places: dict[int, EditRequest] = {}
 
+    @property
+    def edited(self) -> list[EditRequest]:
+        """See :class:`EditSchedule`."""
+        return list(self._places.values())
+
     def new_session(self) -> EditSession:
         """A session on the unedited model."""
         return EditSession(self.editor, self.llm, self.tokenizer, self.layers)
@@ -156,11 +166,11 @@ class JointSchedule(EditSchedule):
         return list(found.values())
 
     def finish(self, rank: int = 0, world_size: int = 1) -> ScoredEdits | None:
-        """Score this process's share of all requests."""
+        """Score this process's share of all requests, or of those that are drawn."""
         if not self._places:
             return None
         self.delta = self.session.delta
-        mine = list(self._places)[rank::world_size]
+        mine = self.evaluation.drawn(self._places)[rank::world_size]
         return self.score(mine, [self._places[place] for place in mine], [self.delta] * len(mine))
 
     def relative_norms(self) -> dict[int, float]:

@@ -208,10 +208,11 @@ def relations_verdict(found: RelationLayers) -> str:
 
 
 def mode_in_words(result: ValidationResult) -> str:
-    """How the requests were edited."""
-    return {"independent": "each edited alone", "batch": "edited together"}.get(
+    """How the requests were edited, and how many of them were scored."""
+    said = {"independent": "each edited alone", "batch": "edited together"}.get(
         result.mode, f"edited one after the other, {result.group_size} at a time"
     )
+    return said if result.num_scored is None else f"{said}; {result.num_scored} of them, drawn at random, scored"
 
 
 def how_to_read(result: ValidationResult) -> str:

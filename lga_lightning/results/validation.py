@@ -69,6 +69,7 @@ class ValidationResult:
         mode: ``independent``, ``batch`` or ``sequential``.
         mode_means: What that means, in words.
         num_requests: How many requests were edited.
+        num_scored: How many of them were scored, drawn at random; None for all.
         num_skipped: How many records of the data gave no request, by reason.
         intervals: What the intervals are, in words.
         evaluation: How the model was let speak, with counts of answers that were cut and of verdicts that are no verdicts.
@@ -94,6 +95,7 @@ class ValidationResult:
     num_requests: int
     num_skipped: dict[str, int]
     intervals: str
+    num_scored: int | None = None
     evaluation: dict[str, Any] | None = None
     metrics: dict[str, Metric]
     group_size: int | None = None
@@ -126,6 +128,7 @@ class ValidationResult:
         drift: Sequence[DriftPoint] = (),
         change: Mapping[int, float] | None = None,
         governor: Mapping[str, Any] | None = None,
+        num_requests: int | None = None,
     ) -> ValidationResult:
         """From the results of every request's prompts.
 
@@ -146,11 +149,13 @@ class ValidationResult:
             drift: Points of the drift curve before the last edit.
             change: By layer, the relative size of all edits made together.
             governor: What a governor found.
+            num_requests: How many requests were edited; None for N, all of which are scored.
         """
+        count = num_requests or len(results)
         together = mode != "independent"
         own, protocol = evaluation.metrics, evaluation.protocol
         summary = summarise(results, evaluation.limit, resamples, metrics=own, protocol=protocol)
-        last = [DriftPoint.of(len(results), change or {}, results)] if together else []
+        last = [DriftPoint.of(count, change or {}, results)] if together else []
         return cls(
             model=model_name,
             data=data_name,
@@ -159,12 +164,13 @@ class ValidationResult:
             method=dict(method),
             mode=mode,
             mode_means=MODES[mode],
-            num_requests=len(results),
+            num_requests=count,
+            num_scored=len(results) if len(results) < count else None,
             num_skipped=dict(skipped),
             intervals=INTERVALS.format(resamples=resamples, seed=0),
             evaluation=how_measured(evaluation, results, in_chat),
             metrics={name: Metric.from_json(entry) for name, entry in summary.items()},
-            group_size=(group_size or len(results)) if together else None,
+            group_size=(group_size or count) if together else None,
             drift=[*drift, *last] if together else None,
             governor=None if governor is None else dict(governor),
             requests=[
@@ -204,7 +210,9 @@ class ValidationResult:
             DataError: If there is no such file, it is not a validation, or it lacks a field or has one that is unknown.
         """
         with _FILE.reading(path) as content:
-            found = take_fields(cls, content, optional=["evaluation", "group_size", "governor", *LISTS, *ABILITIES])
+            found = take_fields(
+                cls, content, optional=["num_scored", "evaluation", "group_size", "governor", *LISTS, *ABILITIES]
+            )
             found["metrics"] = {name: Metric.from_json(entry) for name, entry in found["metrics"].items()}
             found["requests"] = [RequestScores.from_json(request) for request in found["requests"]]
             found |= {name: [LISTS[name].from_json(p) for p in found[name]] for name in LISTS if name in found}

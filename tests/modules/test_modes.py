@@ -21,6 +21,8 @@ from lga_lightning.exceptions import DataError, LGAError, SettingError
 from lga_lightning.modules.datamodule import EditDataModule
 from lga_lightning.modules.edit_schedule import milestones
 from lga_lightning.modules.moments import MomentsModule
+from lga_lightning.reports.wording import mode_in_words
+from lga_lightning.results.validation import ValidationResult
 from tests.helpers.data import rows, write_rows
 from tests.helpers.models import tiny_model
 from tests.helpers.runs import module, trainer
@@ -77,6 +79,49 @@ def test_sequential_mode_edits_groups_in_order(tmp_path, data, tokenizer):
 def test_a_second_run_begins_anew(tmp_path, data, tokenizer):
     made = module(tokenizer, mode="sequential")
     assert validate(tmp_path, made, data) == validate(tmp_path, made, data)
+
+
+@pytest.mark.parametrize("mode", ["batch", "sequential"])
+def test_some_of_many_are_scored(mode, tmp_path, data, tokenizer):
+    whole = validate(tmp_path, module(tokenizer, mode=mode), data)
+    report = EditReport(generate=False, resamples=10, scored=5)
+    made = module(tokenizer, mode=mode)
+    trainer(tmp_path / "some", report).validate(made, datamodule=data, verbose=False)
+    found = ValidationResult.load(tmp_path / "some" / "validation.json")
+    assert (found.num_requests, found.num_scored) == (COUNT, 5)
+    assert "num_scored" not in whole
+    drawn = EvaluationConfig(scored=5).drawn(range(COUNT))
+    every = [row["rewrite"]["after"] for row in whole["requests"]]
+    assert [row.scores["rewrite"]["after"] for row in found.requests] == pytest.approx([every[n] for n in drawn])
+    assert [row.prompt for row in found.requests] == [data.loaded.requests[n].prompt for n in drawn]
+    assert [point.edits for point in found.drift] == [point["edits"] for point in whole["drift"]]
+    assert found.group_size == whole["group_size"]
+    assert "5 of them, drawn at random, scored" in mode_in_words(found)
+    for cohort, wanted in zip(
+        found.cohorts or [], whole.get("cohorts", []), strict=True
+    ):  # all of their facts are asked
+        for point, one in zip(cohort.to_dict()["points"], wanted["points"], strict=True):
+            assert point == pytest.approx(one, abs=1e-5)
+
+
+def test_an_adapter_of_which_some_facts_are_scored_holds_all(tmp_path, data, tokenizer):
+    made = module(tokenizer, mode="sequential")
+    predict(tmp_path, made, data, scored=5, max_rank=3)
+    page = (tmp_path / "adapter" / "README.md").read_text()
+    assert "13 edited facts" in page
+    assert "Scores of 5 of the facts, drawn at random" in page
+    assert all(request.prompt in page for request in data.loaded.requests)
+    note = json.loads((tmp_path / "adapter" / "lga.json").read_text())
+    assert (len(note["requests"]), note["num_requests"]) == (5, COUNT)
+    assert len(WeightDelta.load(tmp_path / "adapter").facts.requests) == COUNT
+
+
+def test_an_edit_alone_is_scored(tmp_path, data, tokenizer):
+    report = EditReport(generate=False, scored=5)
+    with pytest.raises(SettingError, match="`scored` is for requests that are edited together"):
+        trainer(tmp_path, report).validate(module(tokenizer, mode="independent"), datamodule=data, verbose=False)
+    with pytest.raises(SettingError, match="`scored` must be at least 1, got 0"):
+        EditReport(scored=0)
 
 
 @pytest.mark.parametrize("mode", ["batch", "sequential"])
