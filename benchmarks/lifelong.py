@@ -71,6 +71,7 @@ class Field:
         group: Requests of a group.
         batch_size: Requests of a batch where each is edited alone.
         max_new_tokens: Tokens at which what the model says is cut.
+        scored: Requests that are scored of those that are edited in a row, drawn at random.
     """
 
     model: str
@@ -84,6 +85,7 @@ class Field:
     group: int = 50
     batch_size: int = 25
     max_new_tokens: int = 20
+    scored: int = 200
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ class Cell:
         source: The data set.
         settings: What else the run depends on.
         layers: The layers that were edited.
-        requests: Number of requests that were scored.
+        requests: Number of requests that were edited.
         scores: Scores after the edits by the column of the table, in percent, or relative to the unedited model.
         seconds: Time of an edit, of the processor where the model is on one.
         megabytes: Size of the adapter with one edit, or with all of them.
@@ -168,6 +170,7 @@ class FieldRun:
                 for choice in CHOICES:
                     names = ("dtype", "proxies", "alone", "in_a_row", "group", "max_new_tokens")
                     settings = {name: getattr(self.field, name) for name in names}
+                    settings |= {"scored": self.field.scored} if way == "in a row" else {}
                     settings |= {"editor": self._editors[method].settings(self._loaded[0])}
                     settings = json.loads(json.dumps(settings, default=str))
                     yield Cell(self.field.model, method, choice, way, Path(self.data[way]).name, settings)
@@ -184,20 +187,21 @@ class FieldRun:
         """
         L.seed_everything(0, verbose=False)
         gc.collect()
+        alone = cell.way == "alone"
+        scored = None if alone else self.field.scored
         place, (llm, tokenizer) = self.place(cell), self._loaded
         editor = copy.deepcopy(self._editors[cell.method])
         layer = self._forecast(cell, editor) if cell.choice == "forecast" else "default"
-        alone = cell.way == "alone"
         module = LGAModule(
             self.field.model,
             layer=layer,
             editor=editor,
             mode=WAYS[cell.way],
-            evaluation=self._evaluation,
+            evaluation=replace(self._evaluation, scored=scored),
             model=llm,
             tokenizer=tokenizer,
         )
-        report = EditReport(**self._asked, general=True, save_every=1)
+        report = EditReport(**self._asked, general=True, save_every=1, scored=scored)
         size = self.field.batch_size if alone else self.field.group
         data = self._data(cell.way, self.field.alone if alone else self.field.in_a_row, size)
         trainer = make_trainer(place, report, self.accelerator)
@@ -285,7 +289,8 @@ def write_page(cells: list[Cell], failed: list[str], left: int = 0) -> str:
             if those:
                 first = those[0]
                 how = f"{first.requests} facts of {first.source}, {way}"
-                how += f", {first.settings['group']} at a time" if way == "in a row" else ""
+                if way == "in a row":
+                    how += f", {first.settings['group']} at a time, {first.settings['scored']} of them, drawn at random, scored"
                 title = f"{Path(model).name}, {first.settings['dtype']}: {how}"
                 parts.append(Sheet(title, HEADINGS, [_row(cell) for cell in those]).markdown())
     if left:
