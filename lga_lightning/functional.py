@@ -76,14 +76,14 @@ def find_golden_layer(
     result = LocatorResult.from_scores(
         locator, model, index, values, status, model_name=name_of(model), data_name=AT_HAND, requests=asked
     )
+    counted = [asked[row] for row in index[status == 0].tolist()]
     settings = race_settings(verify)
     if settings is None:
-        return result
-    counted = [asked[row] for row in index[status == 0].tolist()]
+        return result.with_experts(model, tokenizer, counted)
     expected = expected_scores(locator, values[status == 0, 0].cpu())
     race = EditRace(model, tokenizer, counted, editor, expected, settings, batch_size)
     race.run(show=show)
-    return raced(result, race)
+    return raced(result, race).with_experts(model, tokenizer, counted)
 
 
 def known_golden_layer(

@@ -73,15 +73,19 @@ class HostModel:
         scores = score_all(
             locator, self.llm, self.tokenizer, asked, batch_size, rank=rank, world_size=world_size, device=device
         )
-        return LocatorResult.from_scores(
+        index, values, status = scores.compute()
+        result = LocatorResult.from_scores(
             locator,
             self.llm,
-            *scores.compute(),
+            index,
+            values,
+            status,
             model_name=self.name,
             data_name=proxies.name,
             requests=asked,
             skipped=proxies.skipped,
         )
+        return result.with_experts(self.llm, self.tokenizer, [asked[row] for row in index[status == 0].tolist()])
 
     def check_edits(self, editor: EditMethod, facts: LoadedRequests) -> None:
         """Refuse facts that could not be edited, before a training that they would end.

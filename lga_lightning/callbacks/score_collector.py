@@ -143,6 +143,10 @@ class ScoreCollector(L.Callback):
         if self.verify is not None:
             self.race = race_layers(trainer, pl_module, self.verify, self.collected, self._edits, self.verbose)
             self.result = raced(self.result, self.race)
+        index, _, status = self.collected
+        counted = [data.requests[row] for row in index[status == 0].tolist()]
+        llm, tokenizer = pl_module.language_model
+        self.result = self.result.with_experts(llm, tokenizer, counted)
         if trainer.is_global_zero:
             root = Path(trainer.default_root_dir)
             files = [CHECKPOINT_FILE] if self.verify is None else [CHECKPOINT_FILE, RACE_FILE]

@@ -15,6 +15,7 @@ LAYER_AXIS = "layer (block of the model, shallowest first)"
 WITHIN_FENCES = "within the Tukey fences"
 OUTSIDE_FENCES = "outside the fences: left out"
 NOT_SETTLED = "The choice is not settled."
+EXPERTS = 5  # that are named
 VERIFY = "To verify it with a few real edits: `lga fit --verify`."
 METRICS = {"rewrite": "efficacy", "rephrase": "generalisation", "locality": "locality"}
 """What the parts of an edit's score are called where they are drawn and listed by layer."""
@@ -128,8 +129,25 @@ def remarks(result: LocatorResult) -> list[str]:
             else "the choice was settled"
         )
         said.append(f"Ended early, after {early['after']} of {early['of']} requests: {why}.")
+    said += _remarks_on_experts(result)
     said += _remarks_on_forecast(result) if result.is_forecast else []
     return said + (_remarks_on_race(result, result.race) if result.race is not None else [])
+
+
+def _remarks_on_experts(result: LocatorResult) -> list[str]:
+    """Of a mixture, which experts an edit of the golden layer changes."""
+    if result.experts is None:
+        return []
+    layer = result.golden_layer
+    if not result.experts:
+        return [
+            f"Edited is the shared expert of layer {layer}. For the routed ones in its place, and what is expected of them: "
+            "`--model.structure lga_lightning.models.structure.RoutedExperts`, in a folder of its own."
+        ]
+    shares = [f"{one.expert} {one.share:.0%} ({counted(one.requests, 'request')})" for one in result.experts[:EXPERTS]]
+    others = len(result.experts) - EXPERTS
+    more = f", and {counted(others, 'other')}" if others > 0 else ""
+    return [f"Of an edit of layer {layer}, the routed experts would carry: {', '.join(shares)}{more}."]
 
 
 def _remarks_on_forecast(result: LocatorResult) -> list[str]:

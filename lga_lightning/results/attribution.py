@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from lga_lightning.exceptions import DataError, LayerError
 from lga_lightning.locators.aggregation import RelationLayers, requests_to_settle
 from lga_lightning.locators.base import LayerLocator
 from lga_lightning.locators.causal_tracing import GROUPS, KINDS
+from lga_lightning.locators.expert_shares import ExpertShare, expert_shares
 from lga_lightning.locators.layer_sweep import PARTS
 from lga_lightning.locators.score_requests import SKIPPED
 from lga_lightning.locators.selection import Choice, Fences
@@ -25,7 +26,7 @@ from lga_lightning.results.typed import typed
 from lga_lightning.results.versions import versions
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 ATTRIBUTION_FILE = "attribution.json"
 
@@ -66,6 +67,8 @@ class LocatorResult:
         neighbours: How many layers on either side shared their evidence.
         race: What a race of real edits made of it; None where there was none.
         weights: Mark of the weights that were scored, see :func:`~lga_lightning.models.weights.weights_mark`; None where unknown.
+        experts: The routed experts of the golden layer, the one that edits change most first; none where its shared expert is edited in their
+            place, and None where there are none, or nobody looked.
     """
 
     model: str
@@ -88,6 +91,7 @@ class LocatorResult:
     neighbours: int = 0
     race: RaceResult | None = None
     weights: str | None = None
+    experts: list[ExpertShare] | None = None
 
     @classmethod
     def from_scores(
@@ -161,6 +165,18 @@ class LocatorResult:
             weights=weights_mark(llm),
         )
 
+    def with_experts(
+        self, llm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, requests: Sequence[EditRequest]
+    ) -> LocatorResult:
+        """The same with what edits at the golden layer would change of each of its routed experts, where it has some.
+
+        Args:
+            llm: The model.
+            tokenizer: Its fast tokenizer.
+            requests: The requests that counted.
+        """
+        return replace(self, experts=expert_shares(llm, tokenizer, requests, self.golden_layer))
+
     @property
     def golden_layer(self) -> int:
         """Index of the golden layer: the race's winner (of a window, its last block) where there was a race."""
@@ -226,13 +242,15 @@ class LocatorResult:
             choice["fences"] = choice["fences"] and Fences(**take_fields(Fences, choice["fences"]))
             choice["standard_errors"] = numbers(choice["standard_errors"])
             found = take_fields(
-                cls, content, optional=("choice", "means", "race", "weights"), known=(*of_choice, *columns)
+                cls, content, optional=("choice", "means", "race", "weights", "experts"), known=(*of_choice, *columns)
             )
             found["half_widths"] = {name: numbers(column) for name, column in found["half_widths"].items()}
             found["relations"] = found["relations"] and RelationLayers(
                 **take_fields(RelationLayers, found["relations"])
             )
             found["race"] = None if found.get("race") is None else RaceResult.from_json(found["race"])
+            if found.get("experts") is not None:
+                found["experts"] = [ExpertShare(**take_fields(ExpertShare, one)) for one in found["experts"]]
             means = {name: numbers(take(content, name)) for name in columns}
             return typed(cls(**found, choice=Choice(**choice), means=means))._with_layers_that_exist()
 

@@ -19,7 +19,7 @@ from tests.helpers.models import requests
 from tests.helpers.results import forecast_result, likely_parts, locator_result, race_result, sweep_result
 
 FIELDS = """schema model data locator scope aggregate num_requests num_skipped settings half_widths requests_to_settle
-stopped_early relations seconds neighbours race weights scores standard_errors signed_scores cosine fences excluded ranking golden_layer
+stopped_early relations seconds neighbours race weights experts scores standard_errors signed_scores cosine fences excluded ranking golden_layer
 confidence confidence_set versions checksum"""
 
 
@@ -69,7 +69,9 @@ def test_a_file_of_before_has_no_race(tmp_path):
     assert LocatorResult.load(path) == result
 
 
-@pytest.mark.parametrize("name", [name for name in FIELDS.split()[1:] if name not in ("race", "weights", "checksum")])
+@pytest.mark.parametrize(
+    "name", [name for name in FIELDS.split()[1:] if name not in ("race", "weights", "experts", "checksum")]
+)
 def test_a_field_that_is_missing_is_named(name, tmp_path):
     path = tmp_path / "attribution.json"
     locator_result(torch.randn(7, 6)).save(path)
