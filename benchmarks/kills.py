@@ -21,6 +21,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import load_file
+
 from lga_lightning.cli import run
 
 TIMES = {"seconds", "speed_up", "growth", "checksum", "versions"}  # no two runs take the same time
@@ -66,7 +68,9 @@ class Case:
         if not found:
             return None
         return [
-            _without_times(json.loads(path.read_text())) if path.suffix == ".json" else path.read_bytes().hex()
+            _without_times(json.loads(path.read_text()))
+            if path.suffix == ".json"
+            else {name: tensor.double().flatten().tolist() for name, tensor in load_file(path).items()}
             for path in found
         ]
 
