@@ -13,7 +13,7 @@ from lga_lightning.callbacks.layer_attribution import LayerAttribution
 from lga_lightning.data import load_requests
 from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing import RROME, EditMethod, WeightDelta
-from lga_lightning.editing.delta import Originals
+from lga_lightning.editing.in_place import Originals
 from lga_lightning.evaluation.config import EvaluationConfig
 from lga_lightning.results.layer_spec import LayerSpec
 from lga_lightning.results.validation import ValidationResult

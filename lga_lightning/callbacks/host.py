@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 
 from lga_lightning.data.loading import LoadedRequests
 from lga_lightning.editing import EditMethod, WeightDelta
-from lga_lightning.editing.delta import Originals
-from lga_lightning.editing.in_place import check_mergeable
+from lga_lightning.editing.in_place import Originals, check_mergeable
 from lga_lightning.evaluation.config import EvaluationConfig
 from lga_lightning.evaluation.evaluator import Evaluator
 from lga_lightning.exceptions import DataError, SettingError

@@ -12,7 +12,7 @@ from lga_lightning.callbacks.host import HostModel, layer_metrics, say_edited
 from lga_lightning.data import load_requests
 from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing import RROME, EditMethod, WeightDelta
-from lga_lightning.editing.delta import Originals
+from lga_lightning.editing.in_place import Originals
 from lga_lightning.evaluation.config import EvaluationConfig
 from lga_lightning.exceptions import SettingError
 from lga_lightning.locators import EditForecast, LayerLocator

@@ -13,11 +13,12 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from lga_lightning.exceptions import SettingError
-from lga_lightning.models.architecture import EditSite, blocks, edit_site
+from lga_lightning.models.architecture import blocks, edit_site
 from lga_lightning.models.encoding import pad_right
 from lga_lightning.models.hooks import frozen, inputs_seen
 from lga_lightning.models.likelihood import input_device
 from lga_lightning.models.partial_passes import ends_after
+from lga_lightning.models.sites import EditSite
 from lga_lightning.utils.tensors import at_least_float32
 
 if TYPE_CHECKING:

@@ -1,9 +1,10 @@
 """Editing methods, and edits as data."""
 
 from lga_lightning.editing.alphaedit import AlphaEdit
+from lga_lightning.editing.attaching import attached
 from lga_lightning.editing.base import EditMethod
 from lga_lightning.editing.crispedit import CrispEdit
-from lga_lightning.editing.delta import WeightDelta, attached
+from lga_lightning.editing.delta import WeightDelta
 from lga_lightning.editing.emmet import EMMET
 from lga_lightning.editing.finetune import FTL, FTM
 from lga_lightning.editing.guarded import Guarded

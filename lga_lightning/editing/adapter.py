@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from lga_lightning._version import __version__
-from lga_lightning.editing.expert_factors import join_experts, take_expert
 from lga_lightning.editing.facts import NO_FACTS, Facts
 from lga_lightning.editing.facts_file import FACTS, facts_to_json
+from lga_lightning.editing.peft_layout import PREFIX, from_peft, to_peft
 from lga_lightning.editing.updates import DenseUpdate, LowRankUpdate, RankError, Update
 from lga_lightning.exceptions import DataError, ModelError
-from lga_lightning.models.architecture import EditSite, edit_site, named_site
-from lga_lightning.models.experts import DOWN, ExpertMatrix, is_fused
+from lga_lightning.models.architecture import edit_site, named_site
+from lga_lightning.models.experts import ExpertMatrix, is_fused
+from lga_lightning.models.sites import EditSite
 from lga_lightning.utils.checksums import file_checksum, was_changed, with_checksum
 from lga_lightning.utils.io import user_path, write_folder, write_json
 
@@ -30,7 +31,6 @@ NOTE = "lga.json"
 FACTORS = "adapter_model.safetensors"
 MATRICES = "delta.safetensors"
 FILES = "files"  # in the note: the SHA-256 of each
-PREFIX = "base_model.model."
 CONFIG = "adapter_config.json"
 
 
@@ -130,7 +130,6 @@ def _write(
     compact = {name: update.compact() for name, update in updates.items()}
     facts = facts.folded([name for name, update in compact.items() if update is not updates[name]])
     dense = any(isinstance(update, DenseUpdate) for update in compact.values())
-    rank = content.get("rank")
     for entry in content["edited"].values():
         entry["rank"] = compact[entry["module"]].rank
 
@@ -139,20 +138,9 @@ def _write(
             matrices = {f"{name}.weight": _plain(update.matrix) for name, update in compact.items()}
             save_file(matrices, scratch / MATRICES)
         else:
-            experts = {
-                entry["module"]: entry["experts"] for entry in content["edited"].values() if entry.get("experts")
-            }
             low = {name: update for name, update in compact.items() if isinstance(update, LowRankUpdate)}
-            room = rank or max((update.rank for update in low.values()), default=1)
-            if rank or content.get("fused"):  # PEFT's parameters are of one rank
-                low = {name: update if name in experts else update.padded(room) for name, update in low.items()}
-            config = _config(low, room, content, experts)
+            config, pairs = to_peft(low, content)
             config.save_pretrained(str(scratch))
-            pairs = {name: update.factors for name, update in low.items() if name not in experts}
-            for fused in dict.fromkeys(map(_fused, experts)):
-                mine = {_number(name): low[name] for name in experts if _fused(name) == fused}
-                count = next(count for name, count in experts.items() if _fused(name) == fused)
-                pairs[fused] = join_experts(mine, count, room)
             factors = {
                 f"{PREFIX}{name}.lora_{letter}.weight": _plain(factor)
                 for name, pair in pairs.items()
@@ -238,27 +226,7 @@ def _updates(folder: Path, ranks: Mapping[str, int | None]) -> dict[str, Update]
     if dense:
         return {module: DenseUpdate(tensors[f"{module}.weight"]) for module in ranks}
     room = json.loads((folder / CONFIG).read_text(encoding="utf-8"))["r"]
-    return {module: _read(tensors, module, rank, room) for module, rank in ranks.items()}
-
-
-def _read(factors: Mapping[str, Tensor], module: str, rank: int | None, room: int) -> LowRankUpdate:
-    """A module's update; an expert's is a part of that of its block's experts, of which each has room for a rank."""
-    fused = _fused(module)
-    of_expert = fused != module and f"{PREFIX}{fused}.lora_A.weight" in factors
-    b, a = (factors[f"{PREFIX}{fused if of_expert else module}.lora_{letter}.weight"] for letter in "BA")
-    if of_expert:
-        b, a = take_expert(b, a, room, _number(module)).factors
-    return LowRankUpdate(b[:, :rank], a[:rank])
-
-
-def _fused(name: str) -> str:
-    """The name of a block's experts, from that of one expert's out-projection: without the number and ``down_proj``."""
-    return name.rsplit(".", 2)[0]
-
-
-def _number(name: str) -> int:
-    """The number of an expert, from the name of its out-projection."""
-    return int(name.split(".")[-2])
+    return {module: from_peft(tensors, module, rank, room) for module, rank in ranks.items()}
 
 
 def _check_base(folder: Path, base: str, module: str, digest: str, packing: str | None, model: PreTrainedModel) -> None:
@@ -308,29 +276,6 @@ def _broken(folder: Path, error: Exception) -> DataError:
     return DataError(
         f"{str(folder)!r} is not an edit that lga-lightning wrote, or it is broken ({type(error).__name__}: {error}). It must "
         f"hold {NOTE}, and {FACTORS} or {MATRICES}."
-    )
-
-
-def _config(
-    updates: Mapping[str, LowRankUpdate], rank: int, content: Mapping[str, Any], experts: Collection[str]
-) -> Any:
-    from peft import LoraConfig
-
-    ranks = {name: update.rank for name, update in updates.items()}
-    others = {} if set(ranks.values()) == {rank} else ranks
-    targets: dict[str, Any] = {"target_modules": sorted(ranks), "rank_pattern": others, "alpha_pattern": others}
-    if content.get("fused"):
-        # PEFT takes names that end as an expert's for those of experts, unless they are names of parameters, of one rank
-        parameters = {f"{_fused(name)}.{DOWN}" if name in experts else f"{name}.weight" for name in ranks}
-        targets = {"target_modules": [], "target_parameters": sorted(parameters)}
-    return LoraConfig(
-        task_type="CAUSAL_LM",
-        base_model_name_or_path=content["base_model"],
-        inference_mode=True,
-        r=rank,
-        lora_alpha=rank,  # alpha / r = 1
-        fan_in_fan_out=content["transposed"],
-        **targets,
     )
 
 

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from lga_lightning.editing.targets import EditTargets
 from lga_lightning.models.answers import read_answers
-from lga_lightning.models.architecture import EditSite
 from lga_lightning.models.encoding import IGNORE, encode_answers
 from lga_lightning.models.hooks import OutputGradients, frozen, per_row
 from lga_lightning.models.likelihood import input_device
+from lga_lightning.models.sites import EditSite
 from lga_lightning.utils.tensors import at_least_float32
 
 if TYPE_CHECKING:

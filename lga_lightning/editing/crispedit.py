@@ -19,8 +19,8 @@ from lga_lightning.editing.presets import preset_for
 from lga_lightning.editing.targets import EditTargets
 from lga_lightning.editing.tuning import GradientFilter, like_changes
 from lga_lightning.exceptions import SettingError
-from lga_lightning.models.architecture import EditSite
 from lga_lightning.models.encoding import with_prompts
+from lga_lightning.models.sites import EditSite
 from lga_lightning.utils.per_model import PerModel
 from lga_lightning.utils.settings import check_at_least_one
 

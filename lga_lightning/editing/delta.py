@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -13,15 +13,16 @@ import torch
 from torch import Tensor
 
 from lga_lightning.editing.adapter import load_updates, save_updates
+from lga_lightning.editing.attaching import attached, attached_at
 from lga_lightning.editing.facts import NO_FACTS, Facts
 from lga_lightning.editing.facts_file import load_facts
-from lga_lightning.editing.in_place import InPlace, check_writable, in_place
-from lga_lightning.editing.updates import DenseUpdate, LowRankUpdate, RankError, Update, stack_updates
+from lga_lightning.editing.in_place import InPlace, Originals, check_writable, in_place
+from lga_lightning.editing.updates import DenseUpdate, LowRankUpdate, RankError, Update
 from lga_lightning.exceptions import SettingError
-from lga_lightning.models.architecture import EditSite, named_site
-from lga_lightning.models.hooks import added_to_output
+from lga_lightning.models.architecture import named_site
 from lga_lightning.models.loading import hub_name, name_of
 from lga_lightning.models.packed import reads_with
+from lga_lightning.models.sites import EditSite
 from lga_lightning.models.storage import like_stored, reshard_
 
 if TYPE_CHECKING:
@@ -211,7 +212,7 @@ class WeightDelta:
             with ExitStack() as stack:
                 for site in apart:
                     update = self.updates[site.name]
-                    stack.enter_context(_attached_at(site, [update], None))
+                    stack.enter_context(attached_at(site, [update], None))
                     stack.enter_context(reads_with(site.module, partial(getattr, update, "matrix")))
                 stack.enter_context(in_place(model, InPlace(self.updates, before)))
                 yield
@@ -265,68 +266,3 @@ class WeightDelta:
         for site in sites:
             self.updates[site.name].check_fits(site.name, site.out_features, site.in_features)
         return sites
-
-
-@dataclass(frozen=True)
-class Originals:
-    """Weights as they were before an edit.
-
-    Attributes:
-        weights: Each edited weight and a copy of its values.
-    """
-
-    weights: list[tuple[Tensor, Tensor]]
-
-    def restore_(self) -> None:
-        """Copy the values back, bit for bit."""
-        with torch.no_grad():
-            for weight, values in self.weights:
-                weight.copy_(values)
-
-
-@contextmanager
-def attached(model: PreTrainedModel, deltas: Sequence[WeightDelta], rows: Tensor | None = None) -> Iterator[None]:
-    """Within the block, every row of a batch runs through a model with an edit of its own; no weight is touched.
-
-    Args:
-        model: A causal language model.
-        deltas: Edits, at least one.
-        rows: Number of the edit that each row of the batch gets, [N]; None gives every row the first.
-
-    Raises:
-        ModelError: If the model lacks a module that is edited.
-        ValueError: If a module of the model has another shape.
-    """
-    if rows is None:
-        deltas = deltas[:1]
-    with ExitStack() as stack:
-        for name in dict.fromkeys(name for delta in deltas for name in delta.updates):
-            site = named_site(model, name)
-            updates = [delta.updates.get(name) for delta in deltas]
-            for update in updates:
-                if update is not None:
-                    update.check_fits(name, site.out_features, site.in_features)
-            stack.enter_context(_attached_at(site, updates, rows))
-        yield
-
-
-@contextmanager
-def _attached_at(site: EditSite, updates: list[Update | None], rows: Tensor | None) -> Iterator[None]:
-    """Within the block, one module gives what it would with the updates: W k + B A k."""
-    device = site.device
-    if rows is None:
-        (update,) = updates
-        stacked = () if update is None else update.factors
-        factors = [factor.to(device).mT for factor in reversed(stacked)]
-    else:
-        which = rows.to(device)
-        factors = [factor.to(device)[which].mT for factor in reversed(stack_updates(updates))]
-
-    def addition(keys: Tensor) -> Tensor:
-        added = keys.to(factors[0].dtype)
-        for factor in factors:
-            added = added @ factor
-        return added
-
-    with added_to_output(site.module, addition, rows=None if rows is None else len(rows)):
-        yield

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lga_lightning.models.architecture import EditSite
+from lga_lightning.models.sites import EditSite
 
 
 @dataclass(frozen=True)

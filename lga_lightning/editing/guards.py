@@ -15,7 +15,8 @@ from lga_lightning.editing.delta import WeightDelta
 from lga_lightning.editing.in_place import unedited_weight, update_in_place
 from lga_lightning.editing.updates import Update
 from lga_lightning.exceptions import SettingError
-from lga_lightning.models.architecture import EditSite, edit_site, named_site
+from lga_lightning.models.architecture import edit_site, named_site
+from lga_lightning.models.sites import EditSite
 from lga_lightning.utils.per_model import PerModel
 from lga_lightning.utils.settings import ShowsSettings
 from lga_lightning.utils.tensors import at_least_float32

@@ -7,12 +7,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from lga_lightning.editing.updates import Update
 from lga_lightning.exceptions import ModelError
-from lga_lightning.models.architecture import EditSite, blocks, edit_site
+from lga_lightning.models.architecture import blocks, edit_site
 from lga_lightning.models.packed import unpacked
+from lga_lightning.models.sites import EditSite
 from lga_lightning.models.storage import whole
 from lga_lightning.utils.per_model import PerModel
 
@@ -31,6 +33,23 @@ class InPlace:
 
     updates: Mapping[str, Update]
     before: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Originals:
+    """Weights as they were before an edit.
+
+    Attributes:
+        weights: Each edited weight and a copy of its values.
+    """
+
+    weights: list[tuple[Tensor, Tensor]]
+
+    def restore_(self) -> None:
+        """Copy the values back, bit for bit."""
+        with torch.no_grad():
+            for weight, values in self.weights:
+                weight.copy_(values)
 
 
 _IN_PLACE: PerModel[list[InPlace]] = PerModel()

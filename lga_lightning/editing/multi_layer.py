@@ -9,19 +9,21 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from lga_lightning.editing.attaching import attached
 from lga_lightning.editing.context_templates import in_contexts
-from lga_lightning.editing.delta import WeightDelta, attached
+from lga_lightning.editing.delta import WeightDelta
 from lga_lightning.editing.first_order import LinearisedFacts
 from lga_lightning.editing.history import remember, solve_with_history
 from lga_lightning.editing.locate_then_edit import LocateThenEditMethod
 from lga_lightning.editing.presets import WINDOW, preset_for
 from lga_lightning.editing.target_value import TargetValues
 from lga_lightning.editing.updates import LowRankUpdate
-from lga_lightning.models.architecture import EditSite, blocks, edit_site
+from lga_lightning.models.architecture import blocks, edit_site
 from lga_lightning.models.encoding import encode_subjects
 from lga_lightning.models.hooks import captured_inputs, captured_outputs, frozen
 from lga_lightning.models.likelihood import input_device
 from lga_lightning.models.partial_passes import ends_after
+from lga_lightning.models.sites import EditSite
 from lga_lightning.utils.settings import check_above_zero, check_at_least_one
 from lga_lightning.utils.tensors import at_least_float32
 

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lga_lightning.editing.adapter import CONFIG, FACTORS, PREFIX
+from lga_lightning.editing.adapter import CONFIG, FACTORS
+from lga_lightning.editing.peft_layout import PREFIX
 from lga_lightning.exceptions import DataError
 from lga_lightning.utils.io import user_path
 

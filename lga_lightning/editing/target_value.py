@@ -21,11 +21,11 @@ from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing.context_templates import in_contexts
 from lga_lightning.editing.targets import EditTargets
 from lga_lightning.exceptions import SettingError
-from lga_lightning.models.architecture import EditSite
 from lga_lightning.models.cached_suffix import CachedSuffix
 from lga_lightning.models.encoding import IGNORE, EncodedAnswers, encode_answers, encode_subjects
 from lga_lightning.models.hooks import added_to_output, captured_inputs, captured_outputs, frozen
 from lga_lightning.models.likelihood import input_device
+from lga_lightning.models.sites import EditSite
 from lga_lightning.utils.pieces import row_by_row
 from lga_lightning.utils.tensors import at_least_float32
 

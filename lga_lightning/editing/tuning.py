@@ -19,10 +19,11 @@ from lga_lightning.editing.target_value import RowAdam
 from lga_lightning.editing.targets import EditTargets
 from lga_lightning.editing.updates import DenseUpdate
 from lga_lightning.exceptions import SettingError
-from lga_lightning.models.architecture import EditSite, edit_site
+from lga_lightning.models.architecture import edit_site
 from lga_lightning.models.cached_suffix import CachedSuffix
 from lga_lightning.models.hooks import added_to_output, frozen
 from lga_lightning.models.likelihood import input_device
+from lga_lightning.models.sites import EditSite
 from lga_lightning.utils.tensors import at_least_float32
 
 if TYPE_CHECKING:

@@ -19,7 +19,8 @@ from lga_lightning.editing.presets import published_ultraedit_rate, ultraedit_la
 from lga_lightning.editing.running_statistics import RunningStatistics
 from lga_lightning.editing.updates import LowRankUpdate
 from lga_lightning.exceptions import DataError, SettingError
-from lga_lightning.models.architecture import OUT_PROJECTION, EditSite, matrices_to_edit
+from lga_lightning.models.architecture import OUT_PROJECTION, matrices_to_edit
+from lga_lightning.models.sites import EditSite
 from lga_lightning.utils.per_model import PerModel
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from lga_lightning.data.requests import EditRequest
-from lga_lightning.editing.delta import WeightDelta, attached
+from lga_lightning.editing.attaching import attached
+from lga_lightning.editing.delta import WeightDelta
 from lga_lightning.evaluation.config import EvaluationConfig
 from lga_lightning.evaluation.edit_metrics import BUILT_IN
 from lga_lightning.evaluation.judge import judge_prompt

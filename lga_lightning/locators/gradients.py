@@ -16,10 +16,11 @@ from lga_lightning.locators.gram import matrix_gram, norm_gram, vector_gram
 from lga_lightning.locators.old_answers import all_with_old_targets
 from lga_lightning.metrics.accuracy import token_accuracy
 from lga_lightning.models.answers import read_answers
-from lga_lightning.models.architecture import SCOPES, Scope, Site, scored_sites
+from lga_lightning.models.architecture import SCOPES, Scope, scored_sites
 from lga_lightning.models.encoding import EncodedAnswers, encode_answers, with_prompts
 from lga_lightning.models.hooks import OutputGradients, frozen, per_row
 from lga_lightning.models.likelihood import input_device
+from lga_lightning.models.sites import Site
 from lga_lightning.models.structure import is_matrix, normalised
 
 if TYPE_CHECKING:

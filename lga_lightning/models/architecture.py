@@ -6,135 +6,20 @@ Where they are is said by the model's :class:`~lga_lightning.models.structure.St
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal, get_args
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 from transformers import PreTrainedModel
 
 from lga_lightning.exceptions import LayerError, ModelError
-from lga_lightning.models.experts import DOWN, ExpertMatrix, is_fused
-from lga_lightning.models.packed import is_packed, packing, read_weight
-from lga_lightning.models.storage import device_of, gathered, is_shard, whole_parameter
+from lga_lightning.models.experts import ExpertMatrix, is_fused
+from lga_lightning.models.sites import EditSite, Site
 from lga_lightning.models.structure import is_matrix, is_transposed, matrix_names, matrix_shape, structure_of
 
 Scope = Literal["mlp", "mlp_out", "attention", "block", "value"]
 SCOPES: tuple[str, ...] = get_args(Scope)
 OUT_PROJECTION = "out_projection"
 WAY_OUT = "For a family that is built in another way, register a structure (docs/extending/structure.md)."
-
-
-@dataclass(frozen=True)
-class Site:
-    """A module of a block whose parameters are scored.
-
-    Attributes:
-        name: Qualified name in the model.
-        module: The module itself.
-        bias: Whether its bias is scored as well as its weight.
-    """
-
-    name: str
-    module: nn.Module
-    bias: bool
-
-
-@dataclass(frozen=True)
-class EditSite:
-    """The out-projection of a block's MLP: y = W k + b, where an edit writes W <- W + B A.
-
-    Attributes:
-        name: Qualified name in the model.
-        module: The linear module.
-        layer: Index of its block.
-        transposed: Whether the module stores W as [d_in, d_out] (GPT-2's ``Conv1D``) and not as [d_out, d_in].
-        in_features: d_in, the width of a key.
-        out_features: d_out, the width of a value.
-        norm: The norm between the module and the residual stream (Gemma 2 and 3, OLMo 2), None in most families.
-        scale: What the output is multiplied by on its way into the residual stream (Granite), 1 in most families.
-    """
-
-    name: str
-    module: nn.Module
-    layer: int
-    transposed: bool
-    in_features: int
-    out_features: int
-    norm: nn.Module | None = None
-    scale: float = 1.0
-
-    def before_norm(self, outputs: Tensor, change: Tensor) -> Tensor:
-        """What to change in the module's outputs so that the residual stream changes by so much.
-
-        With an RMS norm behind the module this holds to first order: the output's size, by which it divides, is taken as
-        it is.
-
-        Args:
-            outputs: [..., d_out] the module's outputs.
-            change: [..., d_out] the wanted change of the block's output.
-
-        Raises:
-            ModelError: If the norm takes off the mean as well (``LayerNorm``): a change along it would be lost.
-        """
-        change = change / self.scale
-        if self.norm is None:
-            return change
-        if isinstance(self.norm, nn.LayerNorm):
-            raise ModelError(
-                f"A LayerNorm stands between {self.name} and the residual stream, and edits that aim at the residual stream know "
-                "RMS norms alone. Use a method that aims at the matrix's own output (RROME, ROME, PMET, FTL, FTM)."
-            )
-        with gathered(self.norm):
-            scale = self.norm(torch.ones_like(outputs)).to(outputs)
-        scale = scale / outputs.square().mean(-1, keepdim=True).sqrt().clamp_min(1e-12)
-        return change * scale / (scale.square() + 1e-6 * scale.square().mean(-1, keepdim=True))
-
-    def values(self, keys: Tensor) -> Tensor:
-        """W k + b for keys [..., d_in], in the keys' dtype, which may be wider than the weights'."""
-        has_bias = getattr(self.module, "bias", None) is not None
-        bias = whole_parameter(self.module, "bias").to(keys) if has_bias else None
-        return functional.linear(keys, self.whole_weight().to(keys), bias)
-
-    @property
-    def parts(self) -> list[str]:
-        """Names of the experts' own out-projections, where the module is these side by side; else none."""
-        if not isinstance(self.module, ExpertMatrix) or self.module.number is not None:
-            return []
-        return [f"{self.name}.{number}.{DOWN}" for number in range(self.module.count)]
-
-    @property
-    def weight(self) -> Tensor:
-        """The weight as a [d_out, d_in] view: writing to it writes to the model. Where that cannot be, :meth:`whole_weight`.
-
-        Of a model in shards it is this process's shard.
-        """
-        weight = self.module.get_parameter("weight") if self.is_writable else read_weight(self.module)
-        return weight.T if self.transposed else weight
-
-    def whole_weight(self) -> Tensor:
-        """The weight [d_out, d_in] to be read alone, wherever and in whatever it is stored; of a model in shards a collective operation."""
-        weight = read_weight(self.module)
-        return weight.T if self.transposed else weight
-
-    @property
-    def is_writable(self) -> bool:
-        """Whether edits can be written into the weight: not where it is packed, put aside until the module runs, or a shard of experts."""
-        weight = self.module.get_parameter("weight")
-        in_parts = isinstance(self.module, ExpertMatrix) and is_shard(weight)
-        return not (is_packed(weight) or weight.is_meta or in_parts)
-
-    @property
-    def packing(self) -> str | None:
-        """What the weight is packed in, in a word (``Int8Tensor``); None if it is not."""
-        weight = self.module.get_parameter("weight")
-        return packing(weight) if is_packed(weight) else None
-
-    @property
-    def device(self) -> torch.device:
-        """The device on which the module runs."""
-        return device_of(self.module)
 
 
 def blocks(model: PreTrainedModel) -> list[nn.Module]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lga_lightning.editing.delta import WeightDelta, attached
+from lga_lightning.editing.attaching import attached
+from lga_lightning.editing.delta import WeightDelta
 from lga_lightning.editing.updates import DenseUpdate, LowRankUpdate
 from lga_lightning.exceptions import ModelError
 from lga_lightning.models.architecture import edit_site

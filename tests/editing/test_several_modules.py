@@ -8,7 +8,8 @@ import pytest
 import torch
 from peft import PeftModel
 
-from lga_lightning.editing.delta import WeightDelta, attached
+from lga_lightning.editing.attaching import attached
+from lga_lightning.editing.delta import WeightDelta
 from lga_lightning.editing.updates import DenseUpdate, LowRankUpdate
 from lga_lightning.exceptions import ModelError
 from lga_lightning.models.architecture import named_site, scored_sites

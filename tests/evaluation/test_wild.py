@@ -10,7 +10,7 @@ from itertools import chain
 import pytest
 import torch
 
-from lga_lightning.editing.delta import attached
+from lga_lightning.editing.attaching import attached
 from lga_lightning.evaluation.config import EvaluationConfig
 from lga_lightning.evaluation.evaluator import evaluate
 from lga_lightning.evaluation.judge import Judgement

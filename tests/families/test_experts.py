@@ -128,7 +128,7 @@ def test_methods_edit_the_experts_that_are_seen(method, tokenizer):
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
     each = method.compute_each(model, tokenizer, data, [1])
     single = ids(3)
-    from lga_lightning.editing.delta import attached as attached_rows
+    from lga_lightning.editing.attaching import attached as attached_rows
 
     with attached_rows(model, each, torch.arange(3)):
         together = model(single).logits

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from lga_lightning.editing.delta import WeightDelta, attached
+from lga_lightning.editing.attaching import attached
+from lga_lightning.editing.delta import WeightDelta
 from lga_lightning.evaluation.general.held_out import Question
 from lga_lightning.models.answers import read_answers
 from lga_lightning.models.architecture import longest_text

@@ -1,0 +1,73 @@
+"""Edits that a model runs with, and no weight is touched: each row of a batch with its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from lga_lightning.editing.updates import Update, stack_updates
+from lga_lightning.models.architecture import named_site
+from lga_lightning.models.hooks import added_to_output
+from lga_lightning.models.sites import EditSite
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from lga_lightning.editing.delta import WeightDelta
+
+
+@contextmanager
+def attached(model: PreTrainedModel, deltas: Sequence[WeightDelta], rows: Tensor | None = None) -> Iterator[None]:
+    """Within the block, every row of a batch runs through a model with an edit of its own; no weight is touched.
+
+    Args:
+        model: A causal language model.
+        deltas: Edits, at least one.
+        rows: Number of the edit that each row of the batch gets, [N]; None gives every row the first.
+
+    Raises:
+        ModelError: If the model lacks a module that is edited.
+        ValueError: If a module of the model has another shape.
+    """
+    if rows is None:
+        deltas = deltas[:1]
+    with ExitStack() as stack:
+        for name in dict.fromkeys(name for delta in deltas for name in delta.updates):
+            site = named_site(model, name)
+            updates = [delta.updates.get(name) for delta in deltas]
+            for update in updates:
+                if update is not None:
+                    update.check_fits(name, site.out_features, site.in_features)
+            stack.enter_context(attached_at(site, updates, rows))
+        yield
+
+
+@contextmanager
+def attached_at(site: EditSite, updates: list[Update | None], rows: Tensor | None) -> Iterator[None]:
+    """Within the block, one module gives what it would with the updates: W k + B A k.
+
+    Args:
+        site: The module.
+        updates: Its updates, None for none, at least one.
+        rows: Number of the update that each row of the batch gets, [N]; None gives every row the only one.
+    """
+    device = site.device
+    if rows is None:
+        (update,) = updates
+        stacked = () if update is None else update.factors
+        factors = [factor.to(device).mT for factor in reversed(stacked)]
+    else:
+        which = rows.to(device)
+        factors = [factor.to(device)[which].mT for factor in reversed(stack_updates(updates))]
+
+    def addition(keys: Tensor) -> Tensor:
+        added = keys.to(factors[0].dtype)
+        for factor in factors:
+            added = added @ factor
+        return added
+
+    with added_to_output(site.module, addition, rows=None if rows is None else len(rows)):
+        yield
