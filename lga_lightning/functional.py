@@ -7,10 +7,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lga_lightning.data.agreement import check_together
 from lga_lightning.data.loading import AT_HAND, BUNDLED, FACTS, as_requests, load_requests, name_of_requests
 from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing import RROME, EditMethod, WeightDelta
-from lga_lightning.editing.base import check_together
 from lga_lightning.exceptions import DataError
 from lga_lightning.locators import EditForecast, LayerLocator
 from lga_lightning.locators.base import first_known

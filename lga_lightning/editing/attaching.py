@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from lga_lightning.editing.updates import Update, stack_updates
+from lga_lightning.editing.updates import DenseUpdate, Update
 from lga_lightning.models.architecture import named_site
 from lga_lightning.models.hooks import added_to_output
 from lga_lightning.models.sites import EditSite
@@ -61,7 +61,7 @@ def attached_at(site: EditSite, updates: list[Update | None], rows: Tensor | Non
         factors = [factor.to(device).mT for factor in reversed(stacked)]
     else:
         which = rows.to(device)
-        factors = [factor.to(device)[which].mT for factor in reversed(stack_updates(updates))]
+        factors = [factor.to(device)[which].mT for factor in reversed(_stacked(updates))]
 
     def addition(keys: Tensor) -> Tensor:
         added = keys.to(factors[0].dtype)
@@ -71,3 +71,27 @@ def attached_at(site: EditSite, updates: list[Update | None], rows: Tensor | Non
 
     with added_to_output(site.module, addition, rows=None if rows is None else len(rows)):
         yield
+
+
+def _stacked(updates: list[Update | None]) -> tuple[Tensor, ...]:
+    """The factors of D updates of one module, the ranks filled up with zeros to the largest.
+
+    Args:
+        updates: Updates of the same shape, at least one; None for no change.
+
+    Returns:
+        B [D, d_out, r] and A [D, r, d_in]; changes [D, d_out, d_in] alone if one of the updates is dense.
+    """
+    present = {row: update for row, update in enumerate(updates) if update is not None}
+    first = next(iter(present.values()))
+    (d_out, d_in), like = first.shape, first.factors[-1]
+    if any(isinstance(update, DenseUpdate) for update in present.values()):
+        changes = like.new_zeros(len(updates), d_out, d_in)
+        for row, update in present.items():
+            changes[row] = update.matrix
+        return (changes,)
+    rank = max(update.rank for update in present.values())
+    b, a = like.new_zeros(len(updates), d_out, rank), like.new_zeros(len(updates), rank, d_in)
+    for row, update in present.items():
+        b[row, :, : update.rank], a[row, : update.rank] = update.factors
+    return b, a

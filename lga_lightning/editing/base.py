@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
-from torch.nn import functional
 
+from lga_lightning.data.agreement import check_agreement, check_together
 from lga_lightning.data.requests import EditRequest, check_subjects
 from lga_lightning.editing.delta import WeightDelta
 from lga_lightning.editing.facts import Facts
-from lga_lightning.editing.first_order import LinearisedFacts
+from lga_lightning.editing.first_order import Forecastable
 from lga_lightning.editing.targets import EditTargets
-from lga_lightning.exceptions import DataError, SettingError
+from lga_lightning.exceptions import SettingError
 from lga_lightning.models.architecture import check_layer
 from lga_lightning.utils.dealing import Deal, alone
 from lga_lightning.utils.settings import ShowsSettings, check_at_least_one
@@ -23,14 +23,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-class EditMethod(ShowsSettings, ABC):
+class EditMethod(ShowsSettings, Forecastable, ABC):
     """Computes edits in two stages: targets for each request by itself, and an update for all of a group together.
 
     A method leaves the model as it was. Where earlier edits are to be in place, attach or apply them around the call.
 
     Attributes:
         name: Name of the method, as the field writes it.
-        window: Number of layers that an edit is spread over, where ``golden`` stands for several.
         keeps_history: Whether an editing session's earlier edits (their keys, their statistics) enter into its later ones.
         history_entry: What it keeps of each block or module in a session: a tensor, or a dataclass of tensors and numbers.
         column_each: Whether an update of N requests has N columns, one for each of them, in order.
@@ -39,7 +38,6 @@ class EditMethod(ShowsSettings, ABC):
     """
 
     name: str
-    window: int = 1
     keeps_history: bool = False
     needs_subject: bool = True
     history_entry: type = Tensor
@@ -122,63 +120,6 @@ class EditMethod(ShowsSettings, ABC):
             history: What :meth:`new_history` gave when the editing session began, for a method that ``keeps_history``, which reads it
                 and adds what it keeps: keys [m, d_in] by block, statistics by module. None for an edit that stands alone.
         """
-
-    def window_at(self, layer: int) -> list[int]:
-        """The blocks that a layer stands for: the window that ends there, shorter at the bottom of the model.
-
-        Args:
-            layer: Index of a block.
-        """
-        return list(range(max(0, layer - self.window + 1), layer + 1))
-
-    def prepare_forecast(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, layers: Sequence[int]
-    ) -> None:
-        """Have at hand what :meth:`expected_directions` needs; see :meth:`prepare`."""
-
-    def expected_change(self, model: PreTrainedModel, facts: LinearisedFacts) -> Tensor:
-        """What the method is expected to add to the outputs of the matrix, to first order: vectors p of dW = sum_r p_r q_r^T.
-
-        By default one vector, as long as the value at the subject's last token, down the gradient of the new answer's NLL.
-
-        Args:
-            model: A causal language model.
-            facts: B requests at the last of the blocks that would be edited.
-
-        Returns:
-            [B, R, d_out].
-        """
-        size = facts.values.norm(dim=-1, keepdim=True)
-        return -(size * functional.normalize(facts.value_gradients, dim=-1)).unsqueeze(1)
-
-    def expected_directions(self, model: PreTrainedModel, facts: LinearisedFacts) -> Tensor:
-        """Which inputs of the matrix the edit answers to, to first order: vectors q of dW = sum_r p_r q_r^T.
-
-        By default k / |k|^2, k the key at the subject's last token: the least change of the weights that moves its value.
-
-        Args:
-            model: A causal language model.
-            facts: B requests at one of the blocks that would be edited.
-
-        Returns:
-            [B, R, d_in].
-        """
-        keys = facts.keys
-        return (keys / keys.square().sum(-1, keepdim=True)).unsqueeze(1)
-
-    def expected_share(self, model: PreTrainedModel, facts: LinearisedFacts, changes: Tensor, left: int) -> Tensor:
-        """What of the expected change one of the blocks of a window writes, as a change of its matrix's outputs.
-
-        Args:
-            model: A causal language model.
-            facts: B requests at that block.
-            changes: What :meth:`expected_change` gave at the last block of the window, [B, R, d].
-            left: Number of blocks that are left, this one included.
-
-        Returns:
-            [B, R, d_out]; by default the change divided by the number of blocks.
-        """
-        return changes / self.window
 
     @abstractmethod
     def settings(self, model: PreTrainedModel) -> dict[str, Any]:
@@ -338,33 +279,3 @@ def ascending(model: PreTrainedModel, layers: int | Sequence[int]) -> list[int]:
     if not chosen:
         raise SettingError("`layers` is empty. Give at least one block to edit.")
     return [check_layer(model, layer) for layer in chosen]
-
-
-def check_together(requests: Sequence[EditRequest]) -> None:
-    """Refuse what cannot be edited together: nothing, or requests that contradict each other.
-
-    Raises:
-        DataError: Says so, and names the two requests.
-    """
-    if not requests:
-        raise DataError("There is no request to edit. Give at least one.")
-    check_agreement(requests)
-
-
-def check_agreement(requests: Sequence[EditRequest]) -> None:
-    """Refuse a batch in which the same prompt is to get two answers.
-
-    Raises:
-        DataError: Names the two requests.
-    """
-    seen: dict[str, EditRequest] = {}
-    for request in requests:
-        prompt = " ".join(request.prompt.split())
-        other = seen.setdefault(prompt, request)
-        if other.target_new.strip() != request.target_new.strip():
-            sources = " and ".join(part.id or repr(part.prompt) for part in (other, request))
-            raise DataError(
-                f"Two requests of one batch contradict each other ({sources}): {prompt!r} is to be answered with "
-                f"{other.target_new!r} and with {request.target_new!r}. Drop one of them, or edit them one after the other "
-                "(--model.mode sequential)."
-            )

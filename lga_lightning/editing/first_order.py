@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from lga_lightning.models.sites import EditSite
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -62,3 +68,70 @@ class LinearisedFacts:
 
     def _at_subject(self, tensor: Tensor) -> Tensor:
         return tensor[torch.arange(len(tensor), device=tensor.device), self.subject.to(tensor.device)]
+
+
+class Forecastable:
+    """What a forecast asks of an editing method: which update it is expected to write, and over how many blocks.
+
+    Attributes:
+        window: Number of layers that an edit is spread over, where ``golden`` stands for several.
+    """
+
+    window: int = 1
+
+    def window_at(self, layer: int) -> list[int]:
+        """The blocks that a layer stands for: the window that ends there, shorter at the bottom of the model.
+
+        Args:
+            layer: Index of a block.
+        """
+        return list(range(max(0, layer - self.window + 1), layer + 1))
+
+    def prepare_forecast(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, layers: Sequence[int]
+    ) -> None:
+        """Have at hand what :meth:`expected_directions` needs; see :meth:`prepare`."""
+
+    def expected_change(self, model: PreTrainedModel, facts: LinearisedFacts) -> Tensor:
+        """What the method is expected to add to the outputs of the matrix, to first order: vectors p of dW = sum_r p_r q_r^T.
+
+        By default one vector, as long as the value at the subject's last token, down the gradient of the new answer's NLL.
+
+        Args:
+            model: A causal language model.
+            facts: B requests at the last of the blocks that would be edited.
+
+        Returns:
+            [B, R, d_out].
+        """
+        size = facts.values.norm(dim=-1, keepdim=True)
+        return -(size * functional.normalize(facts.value_gradients, dim=-1)).unsqueeze(1)
+
+    def expected_directions(self, model: PreTrainedModel, facts: LinearisedFacts) -> Tensor:
+        """Which inputs of the matrix the edit answers to, to first order: vectors q of dW = sum_r p_r q_r^T.
+
+        By default k / |k|^2, k the key at the subject's last token: the least change of the weights that moves its value.
+
+        Args:
+            model: A causal language model.
+            facts: B requests at one of the blocks that would be edited.
+
+        Returns:
+            [B, R, d_in].
+        """
+        keys = facts.keys
+        return (keys / keys.square().sum(-1, keepdim=True)).unsqueeze(1)
+
+    def expected_share(self, model: PreTrainedModel, facts: LinearisedFacts, changes: Tensor, left: int) -> Tensor:
+        """What of the expected change one of the blocks of a window writes, as a change of its matrix's outputs.
+
+        Args:
+            model: A causal language model.
+            facts: B requests at that block.
+            changes: What :meth:`expected_change` gave at the last block of the window, [B, R, d].
+            left: Number of blocks that are left, this one included.
+
+        Returns:
+            [B, R, d_out]; by default the change divided by the number of blocks.
+        """
+        return changes / self.window

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from lga_lightning.data.agreement import check_agreement
 from lga_lightning.data.requests import EditRequest
-from lga_lightning.editing.base import EditMethod, ascending, check_agreement
+from lga_lightning.editing.base import EditMethod, ascending
 from lga_lightning.editing.delta import WeightDelta
 from lga_lightning.editing.facts import Facts
 from lga_lightning.editing.facts_file import facts_from_json, facts_to_json

@@ -15,7 +15,7 @@ from torch import Tensor
 from lga_lightning.editing.base import EditMethod
 from lga_lightning.editing.delta import WeightDelta
 from lga_lightning.editing.first_order import LinearisedFacts
-from lga_lightning.editing.target_value import RowAdam
+from lga_lightning.editing.row_adam import RowAdam
 from lga_lightning.editing.targets import EditTargets
 from lga_lightning.editing.updates import DenseUpdate
 from lga_lightning.exceptions import SettingError

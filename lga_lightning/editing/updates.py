@@ -289,27 +289,3 @@ def _truncated(left: Tensor, sizes: Tensor, right: Tensor, rank: int) -> tuple[L
     spectral = sizes[rank] / sizes[0].clamp_min(tiny)
     factors = LowRankUpdate(left[:, :rank] * roots, roots.unsqueeze(1) * right[:rank])
     return factors, RankError(frobenius.item(), spectral.item())
-
-
-def stack_updates(updates: list[Update | None]) -> tuple[Tensor, ...]:
-    """The factors of D updates of one module, the ranks filled up with zeros to the largest.
-
-    Args:
-        updates: Updates of the same shape, at least one; None for no change.
-
-    Returns:
-        B [D, d_out, r] and A [D, r, d_in]; changes [D, d_out, d_in] alone if one of the updates is dense.
-    """
-    present = {row: update for row, update in enumerate(updates) if update is not None}
-    first = next(iter(present.values()))
-    (d_out, d_in), like = first.shape, first.factors[-1]
-    if any(isinstance(update, DenseUpdate) for update in present.values()):
-        changes = like.new_zeros(len(updates), d_out, d_in)
-        for row, update in present.items():
-            changes[row] = update.matrix
-        return (changes,)
-    rank = max(update.rank for update in present.values())
-    b, a = like.new_zeros(len(updates), d_out, rank), like.new_zeros(len(updates), rank, d_in)
-    for row, update in present.items():
-        b[row, :, : update.rank], a[row, : update.rank] = update.factors
-    return b, a
