@@ -1,6 +1,6 @@
 """Join data sets to one file of facts that differ in their prompts, shuffled, for thousands of edits in a row.
 
-    python benchmarks/many.py counterfact-edit.json zsre.json --facts 10000 --output many.jsonl
+python benchmarks/many.py counterfact-edit.json zsre.json --facts 10000 --output many.jsonl
 """
 
 from __future__ import annotations
