@@ -309,7 +309,8 @@ def _row(cell: Cell) -> list[str]:
     forced = [cell.scores[name] for name in FORCED if name in cell.scores]
     known = cell.scores | ({"mean": fmean(forced)} if forced else {})
     percent = [f"{known[name]:.1f}" if name in known else "" for name in (*FORCED, "mean", "own words")]
-    relative = [f"{cell.scores[name]:.2f}x" if name in cell.scores else "" for name in RELATIVE]
+    ratios = [cell.scores.get(name, math.nan) for name in RELATIVE]
+    relative = ["" if math.isnan(ratio) else f"{ratio:.2f}x" if ratio < 100 else f"{ratio:.0e}x" for ratio in ratios]
     seconds = "" if cell.seconds is None else f"{cell.seconds:.3g}"
     size = "" if cell.megabytes is None else f"{cell.megabytes:.2g}" if cell.megabytes < 10 else f"{cell.megabytes:.0f}"
     return [cell.method, name_layers(cell.layers), cell.choice, *percent, *relative, seconds, size]
