@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from lga_lightning.data.requests import EditRequest
+
+
+MOST_TOKENS = 2**14
+"""Tokens of a pass, padding included; a single text may have more."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,32 +76,66 @@ def answer_gradients(
 ) -> AnswerGradients:
     """Keys and gradients at all of some matrices, from one forward and one backward pass over all requests.
 
+    Long texts among short ones, and more than ``MOST_TOKENS``, have passes of their own.
+
     Args:
         model: A causal language model; it is not changed.
         tokenizer: Its fast tokenizer.
         requests: N requests; their subjects are not needed.
         sites: The matrices.
     """
-    prompts, answers = zip(*((request.prompt, request.target_new) for request in requests), strict=True)
-    batch = encode_answers(tokenizer, prompts, answers).to(input_device(model))
-    lengths = (batch.labels != IGNORE).sum(1)
-    counts, found = lengths.tolist(), [dict[str, AnswerRows]() for _ in requests]
-
-    def receive(name: str, inputs: Tensor, gradients: Tensor) -> None:
-        keys, slopes = (_at(part, batch.positions) for part in (inputs, gradients))
-        for rows, count, key, slope in zip(found, counts, keys, slopes, strict=True):
-            rows[name] = AnswerRows(key[:count].clone(), slope[:count].clone())  # not views that keep the padding alive
-
-    watcher = OutputGradients(receive)
-    with (
-        torch.inference_mode(False),
-        torch.enable_grad(),
-        frozen(model),
-        watcher.watch((site.name, site.module) for site in sites),
-    ):
-        nll = read_answers(model, batch).nll
-        watcher.backward((nll * lengths.to(nll)).sum())
+    found: list[dict[str, AnswerRows]] = [{} for _ in requests]
+    texts = [(request.prompt, request.target_new) for request in requests]
+    for rows in pieces(encode_answers(tokenizer, *zip(*texts, strict=True)).positions.amax(1).tolist()):
+        batch = encode_answers(tokenizer, *zip(*(texts[row] for row in rows), strict=True)).to(input_device(model))
+        lengths = (batch.labels != IGNORE).sum(1)
+        watcher = OutputGradients(partial(_receive, [found[row] for row in rows], batch.positions, lengths.tolist()))
+        with (
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            frozen(model),
+            watcher.watch((site.name, site.module) for site in sites),
+        ):
+            nll = read_answers(model, batch).nll
+            watcher.backward((nll * lengths.to(nll)).sum())
     return AnswerGradients(list(requests), found)
+
+
+def pieces(lengths: Sequence[int]) -> list[list[int]]:
+    """Texts that are read together: of similar length, so that padding is at most half of a piece, and no more than ``MOST_TOKENS`` in one.
+
+    Args:
+        lengths: Lengths of texts, in tokens.
+
+    Returns:
+        Positions of texts, piece by piece, the shortest first.
+
+    Example:
+        >>> pieces([9, 300, 11, 10])
+        [[0, 3, 2], [1]]
+    """
+    found: list[list[int]] = []
+    for row in sorted(range(len(lengths)), key=lengths.__getitem__):
+        piece = [*found[-1], row] if found else [row]
+        size = len(piece) * lengths[row]
+        if found and size <= min(MOST_TOKENS, 2 * sum(lengths[one] for one in piece)):
+            found[-1] = piece
+        else:
+            found.append([row])
+    return found
+
+
+def _receive(
+    found: list[dict[str, AnswerRows]],
+    positions: Tensor,
+    counts: list[int],
+    name: str,
+    inputs: Tensor,
+    gradients: Tensor,
+) -> None:
+    keys, slopes = (_at(part, positions) for part in (inputs, gradients))
+    for rows, count, key, slope in zip(found, counts, keys, slopes, strict=True):
+        rows[name] = AnswerRows(key[:count].clone(), slope[:count].clone())  # not views that keep the padding alive
 
 
 def _at(tensor: Tensor, positions: Tensor) -> Tensor:

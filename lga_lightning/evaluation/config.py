@@ -129,7 +129,7 @@ class EvaluationConfig:
 
         Example:
             >>> EvaluationConfig(scored=3).drawn(range(10))
-            [0, 4, 6]
+            [0, 6, 9]
         """
         found = list(places)
         if self.scored is None or self.scored >= len(found):

@@ -9,6 +9,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from lga_lightning.data.loading import load_requests
+from lga_lightning.editing.answer_gradients import answer_gradients, pieces
 from lga_lightning.editing.presets import ULTRAEDIT_LAYERS
 from lga_lightning.editing.running_statistics import RunningStatistics
 from lga_lightning.editing.session import EditSession
@@ -137,6 +138,27 @@ def test_the_size_of_a_batch_changes_nothing(tokenizer):
     together = [method.compute(model, tokenizer, data, 2, batch_size=size).matrix(name) for size in (1, 3, 7)]
     for one in together[1:]:
         torch.testing.assert_close(one, together[0], **CLOSE)
+
+
+@pytest.mark.usefixtures("exact")
+def test_long_answers_have_passes_of_their_own(tokenizer, monkeypatch):
+    model, short = tiny_model("llama", torch.float64), requests(5)
+    asked = [replace(one, target_new=" ".join([one.target_new] * 30)) if n == 2 else one for n, one in enumerate(short)]
+    sizes: list[torch.Size] = []
+    with model.register_forward_pre_hook(
+        lambda module, args, kwargs: sizes.append(kwargs["input_ids"].shape), with_kwargs=True
+    ):
+        together = answer_gradients(model, tokenizer, asked, [edit_site(model, 1)])
+    assert [len(size) and size[0] for size in sizes] == [4, 1]
+    assert together.requests == asked
+    for request, rows in zip(asked, together.rows, strict=True):
+        (alone,) = answer_gradients(model, tokenizer, [request], [edit_site(model, 1)]).rows
+        for name, one in alone.items():
+            torch.testing.assert_close(rows[name].keys, one.keys)
+            torch.testing.assert_close(rows[name].gradients, one.gradients)
+    assert pieces([5, 5, 5]) == [[0, 1, 2]]
+    monkeypatch.setattr("lga_lightning.editing.answer_gradients.MOST_TOKENS", 10)
+    assert pieces([5, 5, 5, 40]) == [[0, 1], [2], [3]]
 
 
 @pytest.mark.parametrize("family_name", ["llama", "gpt2"])
