@@ -110,7 +110,7 @@ class Evaluator:
             group = self._prompts[row].group
             kinds.setdefault(group if group in (FLUENCY, PERPLEXITY) else "", []).append(row)
         for kind, members in kinds.items():
-            members.sort(key=lambda row: len(self._prompts[row].prompt))
+            members.sort(key=lambda row: self._prompts[row].length)
             step = max(1, self.config.max_rows // (8 if kind == PERPLEXITY else 2 if self.config.in_the_wild else 1))
             yield from (members[start : start + step] for start in range(0, len(members), step))
 

@@ -32,6 +32,11 @@ class EvalPrompt:
     alternative: str | None = None
 
     @property
+    def length(self) -> int:
+        """Characters of the prompt and its longest answer, by which prompts are put into batches."""
+        return len(self.prompt) + max(map(len, self.answers), default=0)
+
+    @property
     def family(self) -> str:
         """The group without its kind.
 
