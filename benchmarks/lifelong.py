@@ -286,6 +286,8 @@ def write_page(cells: list[Cell], failed: list[str], left: int = 0) -> str:
     for model in dict.fromkeys(cell.model for cell in cells):
         for way in WAYS:
             those = [cell for cell in cells if (cell.model, cell.way) == (model, way)]
+            methods = [*dict.fromkeys(cell.method for cell in those)]
+            those.sort(key=lambda cell: (methods.index(cell.method), cell.choice))
             if those:
                 first = those[0]
                 how = f"{first.requests} facts of {first.source}, {way}"

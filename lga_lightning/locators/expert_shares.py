@@ -57,9 +57,11 @@ def expert_shares(
         Those that a token is routed to, the largest share first; none where the block's shared expert is edited in their place. None of a
         block without routed experts.
     """
+    if not any(map(is_fused, blocks(model)[layer].modules())):
+        return None
     module = edit_site(model, layer).module
     if not isinstance(module, ExpertMatrix):
-        return [] if any(map(is_fused, blocks(model)[layer].modules())) else None
+        return []
     shares, counts = torch.zeros(2, module.count, dtype=torch.float64)
     for start in range(0, len(requests), batch_size):
         some = requests[start : start + batch_size]
