@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor
 
@@ -16,11 +16,17 @@ from lga_lightning.models.sites import EditSite
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from lga_lightning.editing.delta import WeightDelta
+
+class Edit(Protocol):
+    """What can be attached: a :class:`~lga_lightning.WeightDelta`, say."""
+
+    @property
+    def updates(self) -> Mapping[str, Update]:
+        """Update of each module, by its qualified name."""
 
 
 @contextmanager
-def attached(model: PreTrainedModel, deltas: Sequence[WeightDelta], rows: Tensor | None = None) -> Iterator[None]:
+def attached(model: PreTrainedModel, deltas: Sequence[Edit], rows: Tensor | None = None) -> Iterator[None]:
     """Within the block, every row of a batch runs through a model with an edit of its own; no weight is touched.
 
     Args:
