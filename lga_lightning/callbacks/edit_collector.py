@@ -206,7 +206,7 @@ class EditCollector(L.Callback):
             drift=module.schedule.drift,
             change=module.schedule.relative_norms(),
             governor=module.schedule.governed(),
-            num_requests=len(module.schedule.edited) or None,
+            num_requests=len(module.schedule.edited),
         )
         return replace(result, **self._parts)
 

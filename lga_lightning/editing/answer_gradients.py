@@ -17,16 +17,13 @@ from lga_lightning.models.encoding import IGNORE, encode_answers
 from lga_lightning.models.hooks import OutputGradients, frozen, per_row
 from lga_lightning.models.likelihood import input_device
 from lga_lightning.models.sites import EditSite
+from lga_lightning.utils.pieces import MOST_TOKENS
 from lga_lightning.utils.tensors import at_least_float32
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from lga_lightning.data.requests import EditRequest
-
-
-MOST_TOKENS = 2**14
-"""Tokens of a pass, padding included; a single text may have more."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,13 +112,13 @@ def pieces(lengths: Sequence[int]) -> list[list[int]]:
         [[0, 3, 2], [1]]
     """
     found: list[list[int]] = []
+    tokens = 0  # of the last piece, without its padding
     for row in sorted(range(len(lengths)), key=lengths.__getitem__):
-        piece = [*found[-1], row] if found else [row]
-        size = len(piece) * lengths[row]
-        if found and size <= min(MOST_TOKENS, 2 * sum(lengths[one] for one in piece)):
-            found[-1] = piece
-        else:
-            found.append([row])
+        tokens += lengths[row]
+        if not found or (len(found[-1]) + 1) * lengths[row] > min(MOST_TOKENS, 2 * tokens):
+            found.append([])
+            tokens = lengths[row]
+        found[-1].append(row)
     return found
 
 

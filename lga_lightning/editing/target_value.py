@@ -27,14 +27,14 @@ from lga_lightning.models.encoding import IGNORE, EncodedAnswers, encode_answers
 from lga_lightning.models.hooks import added_to_output, captured_inputs, captured_outputs, frozen
 from lga_lightning.models.likelihood import input_device
 from lga_lightning.models.sites import EditSite
-from lga_lightning.utils.pieces import row_by_row
+from lga_lightning.utils.pieces import MOST_TOKENS, row_by_row
 from lga_lightning.utils.tensors import at_least_float32
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 ROWS_ON_CPU, ROWS_ELSEWHERE = 64, 1024  # of a batch, where nothing else is said
-MOST_TOKENS, PIECE = 2**14, 2**12  # of a pass that is kept for its gradient; and of a piece, where there are more
+PIECE = 2**12  # tokens of a piece, where there are more than MOST_TOKENS
 
 
 @dataclass(frozen=True)

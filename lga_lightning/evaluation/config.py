@@ -77,9 +77,9 @@ class EvaluationConfig:
     def __post_init__(self) -> None:
         if self.protocol not in PROTOCOLS:
             raise SettingError(f"`protocol` must be one of {list(PROTOCOLS)}, got {self.protocol!r}.")
-        check_at_least_one(
-            max_new_tokens=self.limit, max_rows=self.max_rows, scored=1 if self.scored is None else self.scored
-        )
+        check_at_least_one(max_new_tokens=self.limit, max_rows=self.max_rows)
+        if self.scored is not None:
+            check_at_least_one(scored=self.scored)
         if not self.generate and (self.in_the_wild or self.judge is not None):
             wanted = "The protocol 'wild' scores" if self.in_the_wild else "A judge judges"
             raise SettingError(

@@ -79,8 +79,9 @@ class Sequential(JointSchedule):
         self._growth.add(len(self.session.requests))
         if self._groups:
             self._save()
-        if self.evaluation.scored is not None:  # those that are drawn may not be among the early ones
-            for cohort in self.cohorts:
+        drawn = set(self.evaluation.drawn(self._places))
+        for cohort in self.cohorts:
+            if not drawn >= set(cohort.index):  # else the final scores serve
                 asked = [self._places[place] for place in cohort.index]
                 cohort.note(len(self._places), self.ask(asked, self.session.delta))
         return super().finish(rank, world_size)

@@ -128,7 +128,7 @@ class ValidationResult:
         drift: Sequence[DriftPoint] = (),
         change: Mapping[int, float] | None = None,
         governor: Mapping[str, Any] | None = None,
-        num_requests: int | None = None,
+        num_requests: int = 0,
     ) -> ValidationResult:
         """From the results of every request's prompts.
 
@@ -149,7 +149,7 @@ class ValidationResult:
             drift: Points of the drift curve before the last edit.
             change: By layer, the relative size of all edits made together.
             governor: What a governor found.
-            num_requests: How many requests were edited; None for N, all of which are scored.
+            num_requests: How many requests were edited together; 0 where each was edited alone, and scored.
         """
         count = num_requests or len(results)
         together = mode != "independent"

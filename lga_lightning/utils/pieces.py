@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+MOST_TOKENS = 2**14
+"""Tokens of a pass that is kept for its gradient, padding included; a single text may have more."""
+
 
 def row_by_row(function: Callable[[Tensor], tuple[Tensor, Tensor]], inputs: Tensor) -> tuple[Tensor, Tensor]:
     """What a function makes of rows that have nothing to do with each other, with its gradient taken at once.
