@@ -62,8 +62,8 @@ class EditCollector(L.Callback):
         save_every: Number of groups, or of edits that are each made alone, after which a run leaves its state in ``default_root_dir``,
             from which the same command goes on; 0 for never.
         probes: Prompts with the opposite sense, to which the new answer is wrong: ``negation``, ``contradiction`` or a list of both.
-        scored: Where requests are edited together or one after the other, how many of them are scored at the end, drawn at random: scoring
-            thousands may take longer than editing them. None for all.
+        scored: Where requests are edited together or one after the other, how many of them are scored at the end, and how many of those so far
+            in between, drawn at random: scoring thousands may take longer than editing them. None for all.
 
     Attributes:
         result: The result, once it is there; on every process.

@@ -52,7 +52,7 @@ class EvaluationConfig:
         probes: Which prompts with the opposite sense are asked, too: some of ``negation`` and ``contradiction``.
         unedited: The unedited model's responses by prompt, where they are to be kept: those that are missing are added. All that is asked with
             such a config is asked of one model.
-        scored: Where requests are edited together or one after the other, how many of them are scored at the end, drawn at random; None for all.
+        scored: Where requests are edited together or one after the other, how many of them are scored, drawn at random; None for all.
 
     Raises:
         SettingError: If a number is below 1, a family, a probe or the protocol is unknown, a metric has no name of its own or no protocol,

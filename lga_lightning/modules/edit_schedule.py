@@ -59,7 +59,7 @@ class EditSchedule(ABC):
 
     Attributes:
         delta: All edits together; None where every request is edited alone.
-        drift: Scores of all facts edited so far, after 1, 10, 100, ... edits; the final scores are separate.
+        drift: Scores of the facts edited so far, or of those drawn of them, after 1, 10, 100, ... edits; the final scores are separate.
         group_size: Number of requests that are edited at once, at most; None for one, or for all.
     """
 
@@ -181,11 +181,20 @@ class JointSchedule(EditSchedule):
         """Teacher-forced results of requests with an edit in place."""
         return evaluate(self.llm, self.tokenizer, requests, [delta] * len(requests), self._looks)
 
-    def note_drift(self, session: EditSession) -> list[list[EvalResult]]:
-        """How the requests edited so far fare, by teacher-forced scores."""
-        results = self.ask(session.requests, session.delta)
-        self.drift.append(DriftPoint.of(len(session.requests), session.relative_norms(), results))
-        return results
+    def note_drift(self, session: EditSession, places: Sequence[int]) -> dict[int, list[EvalResult]]:
+        """Note how the requests edited so far fare, by teacher-forced scores of those that are drawn.
+
+        Args:
+            session: The edits so far.
+            places: Positions of their requests in the data set.
+
+        Returns:
+            Results by position of the request.
+        """
+        drawn = self.evaluation.drawn(places)
+        results = self.ask([self._places[place] for place in drawn], session.delta)
+        self.drift.append(DriftPoint.of(len(places), session.relative_norms(), results))
+        return dict(zip(drawn, results, strict=True))
 
 
 def milestones(count: int) -> list[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -53,7 +53,7 @@ class Cohorts:
         cohort.index.extend(index)
         return cohort if len(cohort.index) >= COHORT else None
 
-    def note(self, edits: int, results: dict[int, Results]) -> None:
+    def note(self, edits: int, results: Mapping[int, Results]) -> None:
         """Add a point to every cohort that has all of its facts.
 
         Args:

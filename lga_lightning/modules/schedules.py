@@ -43,7 +43,7 @@ class Batch(JointSchedule):
             for count in milestones(len(everything.requests)):
                 first = self.new_session()
                 first.edit_targets(everything.part(slice(count)))
-                self.note_drift(first)
+                self.note_drift(first, places[:count])
             self.session.edit_targets(everything)
         return super().finish(rank, world_size)
 

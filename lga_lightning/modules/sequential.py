@@ -113,9 +113,12 @@ class Sequential(JointSchedule):
         self._cohorts.forget_after(kept)
 
     def _look_back(self) -> None:
-        """Note how the requests edited so far fare, all of them and by cohort."""
-        results = self.note_drift(self.session)
-        self._cohorts.note(len(results), dict(zip(self._edited(), results, strict=True)))
+        """Note how the requests edited so far fare, and every cohort of them."""
+        edited = self._edited()
+        results = self.note_drift(self.session, edited)
+        left = [place for cohort in self.cohorts for place in cohort.index if place not in results]
+        asked = self.ask([self._places[place] for place in left], self.session.delta) if left else []
+        self._cohorts.note(len(edited), results | dict(zip(left, asked, strict=True)))
 
     def _edited(self) -> list[int]:
         """Positions of the requests that the session has edited, in order."""

@@ -23,6 +23,7 @@ from lga_lightning.modules.edit_schedule import milestones
 from lga_lightning.modules.moments import MomentsModule
 from lga_lightning.reports.wording import mode_in_words
 from lga_lightning.results.validation import ValidationResult
+from lga_lightning.results.validation_parts import means_after
 from tests.helpers.data import rows, write_rows
 from tests.helpers.models import tiny_model
 from tests.helpers.runs import module, trainer
@@ -102,6 +103,23 @@ def test_some_of_many_are_scored(mode, tmp_path, data, tokenizer):
     ):  # all of their facts are asked
         for point, one in zip(cohort.to_dict()["points"], wanted["points"], strict=True):
             assert point == pytest.approx(one, abs=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["batch", "sequential"])
+def test_looks_in_between_ask_those_drawn_of_the_facts_so_far(mode, tmp_path, data, tokenizer):
+    made = module(tokenizer, mode=mode)
+    trainer(tmp_path, EditReport(generate=False, resamples=10, scored=5)).validate(made, datamodule=data, verbose=False)
+    [count, point] = [(point.edits, point) for point in made.schedule.drift][-1]
+    requests = data.loaded.requests
+    session = EditSession(made.editor, made.llm, tokenizer, 1)
+    size = 3 if mode == "sequential" else count
+    for start in range(0, count, size):
+        session.edit(requests[start : start + size])
+    some = [requests[place] for place in EvaluationConfig(scored=5).drawn(range(count))]
+    assert (count, len(some)) == (12 if mode == "sequential" else 10, 5)
+    results = evaluate(made.llm, tokenizer, some, [session.delta] * 5, EvaluationConfig(generate=False))
+    assert point.scores == pytest.approx(means_after(results), abs=1e-5)
+    assert point.scores != pytest.approx(means_after(results[1:]), abs=1e-5)
 
 
 def test_an_adapter_of_which_some_facts_are_scored_holds_all(tmp_path, data, tokenizer):
