@@ -32,17 +32,24 @@ class LayerSweep(LayerLocator):
     layer is found once: the unedited model's responses, and whatever the editor keeps, such as its context texts. The layer
     is the one of the highest mean; there are no fences. Of a method that edits a window, a layer stands for the window that ends there.
 
+    The best layer for one fact need not be the best for many: edits that are made together meet in the same matrix. With
+    ``together``, the requests of a batch are one edit, and each is scored with all of it in place.
+
     Args:
         editor: How facts are edited. None edits as the run does, and by itself with R-ROME.
         layers: Edit at these alone; all others count as 0. None for all.
+        together: Whether the requests of a batch are edited together, so that scores depend on which and how many they are.
     """
 
     columns = ("scores", *PARTS)
     costly = True
 
-    def __init__(self, editor: EditMethod | None = None, layers: Sequence[int] | None = None) -> None:
+    def __init__(
+        self, editor: EditMethod | None = None, layers: Sequence[int] | None = None, together: bool = False
+    ) -> None:
         super().__init__(kappa=None, aggregate="mean")
         self.editor = editor
+        self.together = together
         self.layers = None if layers is None else sorted(set(layers))
 
     @property
@@ -78,18 +85,20 @@ class LayerSweep(LayerLocator):
         Raises:
             SettingError: If ``layers`` is empty.
             LayerError: If the model lacks one of them.
+            DataError: If requests contradict each other that are to be edited together.
         """
         self.editor = self.editor or RROME()
         layers = self._edited(model)
         values = torch.full((len(requests), len(self.columns), len(blocks(model))), torch.nan, dtype=torch.float64)
         values[:, 0] = 0
         places = map(self.editor.window_at, layers)
-        values[..., layers] = score_edits(model, tokenizer, requests, self.editor, places)
+        values[..., layers] = score_edits(model, tokenizer, requests, self.editor, places, self.together)
         return Evidence(values.float(), knows_old_answer(model, tokenizer, requests))
 
     def settings(self, model: PreTrainedModel) -> dict[str, Any]:
-        """The editor's, and the layers where they are not all."""
-        chosen = {} if self.layers is None else {"layers": self.layers}
+        """The editor's, the layers where they are not all, and whether requests are edited together."""
+        chosen: dict[str, Any] = {} if self.layers is None else {"layers": self.layers}
+        chosen |= {"together": True} if self.together else {}
         return {"editor": (self.editor or RROME()).settings(model), **chosen}
 
     def _edited(self, model: PreTrainedModel) -> list[int]:
@@ -102,8 +111,9 @@ def score_edits(
     requests: Sequence[EditRequest],
     editor: EditMethod,
     places: Iterable[int | Sequence[int]],
+    together: bool = False,
 ) -> Tensor:
-    """What edits score at each of some places: each request is edited there on its own, and evaluated.
+    """What edits score at each of some places: each request is edited there, and evaluated.
 
     Args:
         model: A causal language model; it is left as it was.
@@ -111,6 +121,7 @@ def score_edits(
         requests: B requests.
         editor: How facts are edited.
         places: P places: the block that is edited, or several.
+        together: Whether all requests are one edit; else each is edited on its own.
 
     Returns:
         [B, 4, P] in float64: the mean of those of ``PARTS`` that a request has, and each of them; NaN where a request has no
@@ -119,7 +130,11 @@ def score_edits(
     evaluate = Evaluator(model, tokenizer, requests, EvaluationConfig(generate=False, families=PARTS))
     by_place = []
     for layers in places:
-        results = evaluate(editor.compute_each(model, tokenizer, requests, layers))
+        if together:
+            edits = [editor.compute(model, tokenizer, requests, layers, len(requests))] * len(requests)
+        else:
+            edits = editor.compute_each(model, tokenizer, requests, layers)
+        results = evaluate(edits)
         by_place.append(torch.stack([mean_scores(results, part, "token")[:, 1] for part in PARTS], dim=1))
     three = torch.stack(by_place, dim=-1)
     return torch.cat([three.nanmean(1, keepdim=True), three], dim=1)

@@ -129,6 +129,8 @@ def remarks(result: LocatorResult) -> list[str]:
             else "the choice was settled"
         )
         said.append(f"Ended early, after {early['after']} of {early['of']} requests: {why}.")
+    if result.settings.get("together"):
+        said.append("The requests of a batch were edited together: this is where many facts go, not where one goes.")
     said += _remarks_on_experts(result)
     said += _remarks_on_forecast(result) if result.is_forecast else []
     return said + (_remarks_on_race(result, result.race) if result.race is not None else [])

@@ -191,8 +191,12 @@ def check_measured(locator: LayerLocator, editor: EditMethod, model: PreTrainedM
     Raises:
         SettingError: Says what to take in its place.
     """
-    about = locator.settings(model).get("editor", {})
-    if about.get("name") != editor.name:
+    made_with = locator.settings(model)
+    if made_with.get("together"):
+        raise SettingError(
+            f"The atlas holds what edits of one fact score, and {locator!r} edits facts together. Leave out `together`, or --atlas."
+        )
+    if made_with.get("editor", {}).get("name") != editor.name:
         raise SettingError(
             f"The atlas holds what edits score, and {locator!r} says nothing of edits by {editor.name}. Take --model.locator EditForecast or "
             "LayerSweep, with no editor of its own, or let edits verify the layer (--verify)."

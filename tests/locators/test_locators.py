@@ -9,10 +9,17 @@ import pytest
 import torch
 
 from lga_lightning.cli import run
-from lga_lightning.editing import MEMIT, RROME, CrispEdit, LocFT, UltraEdit
+from lga_lightning.editing import FTM, MEMIT, RROME, CrispEdit, LocFT, UltraEdit
+from lga_lightning.evaluation.config import EvaluationConfig
+from lga_lightning.evaluation.evaluator import evaluate
+from lga_lightning.exceptions import DataError, SettingError
+from lga_lightning.functional import find_golden_layer
 from lga_lightning.locators import LGA, FixedLayer, LayerSweep, MiddleLayer
 from lga_lightning.locators.base import knows_old_answer
+from lga_lightning.locators.layer_sweep import PARTS
 from lga_lightning.models.generation import greedy_answers
+from lga_lightning.reports.wording import remarks
+from lga_lightning.results.atlas import check_measured
 from tests.editing.helpers import method_for
 from tests.helpers.cli import QUICK, TWO, forked
 from tests.helpers.data import rows, write_rows
@@ -94,6 +101,35 @@ def test_sweep_equals_edit_score_restore(family, kind, tokenizer):
     choice = LayerSweep(editor).choose(expected[:, 0])
     assert choice.golden_layer == expected[:, 0].mean(0).argmax()
     torch.testing.assert_close(torch.tensor(choice.scores).double(), expected[:, 0].mean(0))
+
+
+@pytest.mark.parametrize("kind", [RROME, MEMIT, UltraEdit, FTM])
+def test_a_sweep_together_is_one_edit_scored_by_each_request(kind, tokenizer):
+    model, data = tiny_model("llama", torch.float64, initializer_range=0.2), requests(4)
+    editor = RROME(**FAST) if kind is RROME else method_for(kind, model)
+    values = LayerSweep(editor, layers=[1, 3], together=True).score(model, tokenizer, data).values.double()
+    for layer in (1, 3):
+        edit = editor.compute(model, tokenizer, data, editor.window_at(layer), batch_size=1)
+        for row, request in enumerate(data):
+            [[*results]] = evaluate(model, tokenizer, [request], [edit], EvaluationConfig(generate=False))
+            for column, part in enumerate(PARTS, start=1):
+                scores = [one.scores["token"][1] for one in results if one.group.split(".")[0] == part]
+                assert values[row, column, layer] == pytest.approx(sum(scores) / len(scores), abs=1e-6)
+            assert values[row, 0, layer] == pytest.approx(values[row, 1:, layer].mean().item(), abs=1e-6)
+    alone = LayerSweep(editor, layers=[1, 3]).score(model, tokenizer, data).values.double()
+    assert not torch.allclose(alone[..., [1, 3]], values[..., [1, 3]], equal_nan=True)
+
+
+def test_a_sweep_together_says_so(tokenizer):
+    model = tiny_model("llama")
+    found = find_golden_layer(model, tokenizer, requests(4), LayerSweep(RROME(**FAST), together=True))
+    assert found.settings["together"] is True
+    assert any("edited together" in remark for remark in remarks(found))
+    with pytest.raises(SettingError, match="edits facts together"):
+        check_measured(LayerSweep(RROME(**FAST), together=True), RROME(**FAST), model)
+    both = [requests(1)[0], replace(requests(1)[0], target_new="Atlantis")]
+    with pytest.raises(DataError, match="contradict each other"):
+        LayerSweep(RROME(**FAST), together=True).score(model, tokenizer, both)
 
 
 def test_a_sweep_takes_the_editor_of_the_run_and_stays_what_it_is():
