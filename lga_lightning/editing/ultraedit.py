@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from lga_lightning.data.requests import EditRequest
 
 STEP = 0.5
-"""Length of a token's step, in lengths of the matrix's outputs, where no learning rate is given or published."""
+"""Length of a token's step, in lengths of the unedited matrix's outputs, where no learning rate is given or published."""
 WARMUP_BATCH = 16
 """Number of facts in a pass of the warm-up."""
 
@@ -51,6 +51,23 @@ class SeenRows:
         return SeenRows(self.keys + other.keys, self.gradients + other.gradients)
 
 
+@dataclass(frozen=True)
+class WarmUp:
+    """What the unedited model's answers to the warm-up's facts say of a matrix.
+
+    Attributes:
+        seen: Statistics with which a session begins.
+        outputs: Those of its outputs' lengths.
+    """
+
+    seen: SeenRows
+    outputs: RunningStatistics
+
+    def __add__(self, other: WarmUp) -> WarmUp:
+        """That of both parts of the facts."""
+        return WarmUp(self.seen + other.seen, self.outputs + other.outputs)
+
+
 class UltraEdit(EditMethod):
     """Delta^T = (H^T H + ridge I)^-1 H^T V, with rows v = -learning_rate |h^|^2 g^ for every token of the new answers (section 3).
 
@@ -63,7 +80,7 @@ class UltraEdit(EditMethod):
 
     Args:
         learning_rate: Size of the step; None for what is published for the model, and where nothing is, for steps half as long as
-            the matrix's outputs.
+            the unedited matrix's outputs at the answers to the warm-up's facts (to 16 of them, where there is no warm-up).
         ridge: Weight of I; StableEdit takes 10.
         modules: Matrices of each layer that are edited: ``out_projection`` (of the MLP), ``all``, or names or ends of names such as
             ``gate_proj``.
@@ -100,7 +117,7 @@ class UltraEdit(EditMethod):
         self.warmup = warmup
         self.warmup_facts = warmup_facts
         self.whiten = whiten
-        self._seen: PerModel[dict[str, SeenRows]] = PerModel()
+        self._warm: PerModel[dict[str, WarmUp]] = PerModel()
 
     def learning_rate(self, model: PreTrainedModel) -> float | None:
         """Size of the step that is given or published; None where it goes by the size of the outputs."""
@@ -111,12 +128,16 @@ class UltraEdit(EditMethod):
         return ultraedit_layers(model)
 
     def prepare(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, layers: Sequence[int]) -> None:
-        """Gather the warm-up's statistics of the layers, in one pass over its facts; the model is to be unedited."""
-        seen = self._seen.setdefault(model, {})
-        missing = [site for site in self._sites(model, layers) if site.name not in seen]
-        if not self.warmup or not missing:
+        """Gather what the warm-up's facts say of the layers, in one pass over them; the model is to be unedited.
+
+        That is the statistics with which sessions begin, and the size of the matrices' outputs, from which the step's follows. Taken
+        from edited matrices, steps would grow with the edits, and the edits with the steps.
+        """
+        warm = self._warm.setdefault(model, {})
+        missing = [site for site in self._sites(model, layers) if site.name not in warm]
+        if not missing or (not self.warmup and self.learning_rate(model) is not None):
             return
-        facts = load_requests(self.warmup_facts, limit=self.warmup).requests
+        facts = load_requests(self.warmup_facts, limit=self.warmup or WARMUP_BATCH).requests
         if len(facts) < self.warmup:
             raise DataError(
                 f"`warmup` asks for {self.warmup} facts, and {name_of_requests(self.warmup_facts)} holds {len(facts)}. Lower it, or "
@@ -125,8 +146,10 @@ class UltraEdit(EditMethod):
         for start in range(0, len(facts), WARMUP_BATCH):
             targets = answer_gradients(model, tokenizer, facts[start : start + WARMUP_BATCH], missing)
             for site in missing:
-                rows = self._statistics(targets.at(site.name))
-                seen[site.name] = seen[site.name] + rows if site.name in seen else rows
+                rows = targets.at(site.name)
+                lengths = site.values(rows.keys).norm(dim=1, keepdim=True)
+                found = WarmUp(self._statistics(rows), RunningStatistics.of(lengths))
+                warm[site.name] = warm[site.name] + found if site.name in warm else found
 
     def prepare_forecast(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, layers: Sequence[int]
@@ -163,6 +186,7 @@ class UltraEdit(EditMethod):
         history: dict[Any, Any] | None = None,
     ) -> list[WeightDelta]:
         """Updates of a rank of the number of tokens; a history holds what was seen at each matrix. See :class:`EditMethod`."""
+        self.prepare(model, tokenizer, layers)
         deltas = []
         for group in groups:
             delta = WeightDelta({})
@@ -192,8 +216,8 @@ class UltraEdit(EditMethod):
         size = seen.keys.normalise(keys).square().sum(1, keepdim=True)
         rate = self.learning_rate(model)
         if rate is None:  # |v| is the rate times d_in sqrt(d_out), in the mean
-            outputs = site.values(keys).norm(dim=1).mean()
-            rate = STEP * outputs.item() / (site.in_features * site.out_features**0.5)
+            outputs = self._warm[model][site.name].outputs.mean.item()
+            rate = STEP * outputs / (site.in_features * site.out_features**0.5)
         values = -rate * size * seen.gradients.normalise(rows.gradients)
         inner = keys @ keys.T + self.ridge * torch.eye(len(keys), dtype=keys.dtype, device=keys.device)
         return torch.linalg.solve(inner, values)
@@ -233,7 +257,9 @@ class UltraEdit(EditMethod):
         Raises:
             DataError: If that is one token, of which no spread can be told.
         """
-        earlier = (history or {}).get(name) or self._seen.get(model, {}).get(name)
+        earlier = (history or {}).get(name)
+        if earlier is None and self.warmup:
+            earlier = self._warm[model][name].seen
         seen = self._statistics(rows)
         if earlier is not None:
             seen = earlier + seen

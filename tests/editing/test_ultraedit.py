@@ -9,6 +9,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from lga_lightning.data.loading import load_requests
+from lga_lightning.editing import ultraedit
 from lga_lightning.editing.answer_gradients import answer_gradients, pieces
 from lga_lightning.editing.presets import ULTRAEDIT_LAYERS
 from lga_lightning.editing.running_statistics import RunningStatistics
@@ -220,6 +221,26 @@ def test_whitening_is_the_inverse_root_of_the_covariance():
     torch.testing.assert_close(root, root.T)  # of all inverse roots the symmetric one
     few = RunningStatistics.of(rows[:7], whole=True)
     torch.testing.assert_close(few.normalise(rows), normalised(rows, rows[:7]))
+
+
+@pytest.mark.usefixtures("exact")
+@pytest.mark.parametrize("warmup", [0, 4])
+def test_steps_do_not_grow_with_the_edits(warmup, tokenizer, monkeypatch):
+    """Without a rate, steps go by the outputs of the unedited matrix, however large edits have made them."""
+    monkeypatch.setattr(ultraedit, "STEP", 50.0)
+    model, plain = (tiny_model("llama", torch.float64) for _ in range(2))
+    keys, _ = gathered(plain, tokenizer, load_requests(limit=warmup or 16).requests, name_at(plain, 1))
+    site, data = edit_site(plain, 1), requests(6)
+    rate = 50.0 * site.values(keys).norm(dim=1).mean().item() / (site.in_features * site.out_features**0.5)
+    given, found = (EditSession(UltraEdit(r, warmup=warmup), model, tokenizer, 1) for r in (rate, None))
+    for start in (0, 2, 4):
+        for run in (given, found):
+            run.edit(data[start : start + 2])
+    name = name_at(model, 1)
+    torch.testing.assert_close(found.delta.matrix(name), given.delta.matrix(name), **CLOSE)
+    with found.delta.applied(model):
+        ratio = edit_site(model, 1).values(keys).norm(dim=1).mean() / site.values(keys).norm(dim=1).mean()
+    assert ratio > 1.1
 
 
 def test_a_session_whitens_once_it_has_seen_enough(tokenizer):
