@@ -2,7 +2,7 @@
 
     python benchmarks/together.py --proxies known.jsonl --many counterfact.json --record docs/results/together.jsonl
 
-At each layer: the forecast of the proxies' edits, each by itself; the proxies edited together (``LayerSweep`` with ``together``); and, as the
+At each layer: the forecast of the proxies' edits, each by itself; the proxies edited together (as a ``LayerSweep`` with ``together`` does it); and, as the
 truth, the many facts edited group by group, of which some are scored, drawn at random. No subject is both among the proxies and among the
 many. A score is the mean of efficacy, generalisation and locality, teacher-forced. What was found is kept by line, so that an interrupted
 run goes on.
@@ -27,9 +27,10 @@ from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing.session import EditSession
 from lga_lightning.evaluation.config import EvaluationConfig
 from lga_lightning.evaluation.evaluator import Evaluator
-from lga_lightning.evaluation.results import mean_scores
-from lga_lightning.locators.layer_sweep import PARTS, score_edits
+from lga_lightning.evaluation.results import EvalResult, mean_scores
+from lga_lightning.locators.layer_sweep import PARTS
 from lga_lightning.locators.score_requests import score_all
+from lga_lightning.models.architecture import blocks
 
 CONFIG = EvaluationConfig(generate=False, families=PARTS)
 
@@ -58,20 +59,23 @@ class Study:
 
     def together(self, layer: int) -> list[float]:
         """What the proxies score when they are one edit."""
-        place = self.method.window_at(layer)
-        values = score_edits(self.model, self.tokenizer, self.proxies, self.method, [place], together=True)
-        return values[:, 1:, 0].nanmean(0).tolist()
+        place, count = self.method.window_at(layer), len(self.proxies)
+        edit = self.method.compute(self.model, self.tokenizer, self.proxies, place, count)
+        return means(self._ask_proxies([edit] * count))
 
     def in_a_row(self, layer: int) -> list[float]:
         """What facts score when many are edited group by group."""
         session = EditSession(self.method, self.model, self.tokenizer, self.method.window_at(layer))
         for start in range(0, len(self.many), self.options.group):
             session.edit(self.many[start : start + self.options.group], self.options.group)
-        results = self._evaluator([session.delta] * len(self.drawn))
-        return [mean_scores(results, part, "token")[:, 1].nanmean().item() for part in PARTS]
+        return means(self._ask_drawn([session.delta] * len(self.drawn)))
 
     @cached_property
-    def _evaluator(self) -> Evaluator:
+    def _ask_proxies(self) -> Evaluator:
+        return Evaluator(self.model, self.tokenizer, self.proxies, CONFIG)
+
+    @cached_property
+    def _ask_drawn(self) -> Evaluator:
         return Evaluator(self.model, self.tokenizer, self.drawn, CONFIG)
 
     @cached_property
@@ -80,6 +84,11 @@ class Study:
         _, values, status = score_all(locator, self.model, self.tokenizer, self.proxies).compute()
         means = values[status == 0].double().nanmean(0)
         return {part: means[locator.columns.index(f"expected_{part}")].tolist() for part in PARTS}
+
+
+def means(results: list[list[EvalResult]]) -> list[float]:
+    """By part, the mean after the edits over the requests that have such prompts."""
+    return [mean_scores(results, part, "token")[:, 1].nanmean().item() for part in PARTS]
 
 
 def requests_of(path: str, verb: str, limit: int) -> list[EditRequest]:
@@ -129,19 +138,22 @@ def main() -> None:
     parser.add_argument("--edits", type=int, default=1000)
     parser.add_argument("--group", type=int, default=50)
     parser.add_argument("--scored", type=int, default=200)
-    parser.add_argument("--layers", type=int, nargs="+", required=True)
+    parser.add_argument("--layers", type=int, nargs="+", help="edit at these alone; all by default")
     parser.add_argument("--record", type=Path, default=Path("runs/together.jsonl"))
     options = parser.parse_args()
     names = ("model", "dtype", "method", "num_proxies", "edits", "group", "scored")
+    study, console = Study(options), Console(width=140, highlight=False)
     about: dict[str, Any] = {name: getattr(options, name) for name in names}
+    about |= {"proxies": Path(options.proxies).name, "many": Path(options.many).name}
+    about |= {"editor": study.method.settings(study.model)}
+    layers = options.layers or range(len(blocks(study.model)))
     options.record.parent.mkdir(parents=True, exist_ok=True)
     lines = options.record.read_text(encoding="utf-8").splitlines() if options.record.is_file() else []
     rows = [row for row in map(json.loads, lines) if row["about"] == about]
     found = {(row["way"], row["layer"]): row["scores"] for row in rows}
-    study, console = Study(options), Console(width=140, highlight=False)
     with options.record.open("a", encoding="utf-8") as file:
         for way, score in study.ways.items():
-            for layer in options.layers:
+            for layer in layers:
                 if (way, layer) not in found:
                     found[way, layer] = score(layer)
                     row = {"way": way, "layer": layer, "scores": found[way, layer], "about": about}
