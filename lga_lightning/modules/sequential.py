@@ -63,7 +63,8 @@ class Sequential(JointSchedule):
             self.session.edit(new, len(new), self.deal)
         after = len(self.session.requests)
         self._passed_a_milestone = any(before < point <= after for point in milestones(10 * after))
-        if (cohort := self._cohorts.add(list(self._places)[known:])) is not None:
+        cohort = self._cohorts.add(list(self._places)[known:])
+        if cohort is not None and not self._passed_a_milestone:  # else the look back asks it, or the final scores serve
             cohort.note(after, self.ask([self._places[place] for place in cohort.index], self.session.delta))
         if self._watch is not None:
             self._watch.after_group(self.session)
