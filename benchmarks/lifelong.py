@@ -327,7 +327,11 @@ def run(tried: Field, options: argparse.Namespace) -> list[str]:
     runner = FieldRun(tried, {"alone": options.known, "in a row": options.many}, options.folder, options.accelerator)
     record, every = Record(options.record), [*runner.cells()]
     failed: list[str] = []
-    cells = [cell for cell in every if cell.way in options.ways and cell.method in options.methods]
+    cells = [
+        cell
+        for cell in every
+        if cell.way in options.ways and cell.method in options.methods and cell.choice in options.choices
+    ]
 
     def leave_page() -> None:
         write_text(options.output, write_page(record.cells, failed, sum(cell not in record for cell in every)))
@@ -370,6 +374,7 @@ def main() -> None:
     parser.add_argument("--accelerator", default="auto")
     parser.add_argument("--methods", nargs="+", metavar="NAME", help="these methods alone")
     parser.add_argument("--ways", nargs="+", choices=tuple(WAYS), default=list(WAYS), metavar="WAY")
+    parser.add_argument("--choices", nargs="+", choices=CHOICES, default=list(CHOICES), metavar="CHOICE")
     parser.add_argument("--alone", type=int, help="requests that are edited alone")
     parser.add_argument("--in-a-row", type=int, help="requests that are edited one group after the other")
     parser.add_argument("--group", type=int, help="requests of a group")
