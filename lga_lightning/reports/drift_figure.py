@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lga_lightning.evaluation.prompts import FAMILIES, PERPLEXITY
 from lga_lightning.reports.tables import cohort_label
@@ -19,6 +19,7 @@ DRIFT_FILE = "drift.png"
 LINES = ("-", "--", "-.", ":")
 SHOWN = tuple(family for family in FAMILIES if family != "portability")
 EDITS = "edits in place"
+INSIDE = 4  # curves whose names have room among them
 
 
 def draw_drift(result: ValidationResult, path: Path) -> None:
@@ -87,4 +88,5 @@ def _finish(axes: Axes, title: str, y_name: str, drawn: bool) -> None:
     axes.set_ylabel(y_name)
     axes.grid(axis="y", color="lightgrey", linewidth=0.6)
     if drawn:
-        axes.legend(fontsize=7, frameon=False)
+        below: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.14), "ncols": 3}
+        axes.legend(fontsize=7, frameon=False, **(below if len(axes.lines) > INSIDE else {}))
