@@ -84,6 +84,11 @@ class LayerLocator(ShowsSettings, ABC):
         self.neighbours = neighbours
 
     @property
+    def by_batch(self) -> bool:
+        """Whether a score depends on the requests that are in one batch with it."""
+        return False
+
+    @property
     def needs_subject(self) -> bool:
         """Whether it works at the subject's last token, so that requests without one are left out, and counted."""
         return True

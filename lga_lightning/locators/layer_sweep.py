@@ -53,6 +53,11 @@ class LayerSweep(LayerLocator):
         self.layers = None if layers is None else sorted(set(layers))
 
     @property
+    def by_batch(self) -> bool:
+        """Whether a batch is one edit."""
+        return self.together
+
+    @property
     def needs_subject(self) -> bool:
         """Whether the editor needs one."""
         return (self.editor or RROME()).needs_subject

@@ -36,12 +36,14 @@ class RunData:
         name: What to call them in results.
         skipped: Number of records that were left out because they cannot be used, by reason.
         in_chat: Whether they are asked in the model's chat template.
+        batch_size: Requests of a batch; None where batches are no fixed number of them.
     """
 
     requests: Sequence[EditRequest]
     name: str
     skipped: Counter[str]
     in_chat: bool = False
+    batch_size: int | None = None
 
     @classmethod
     def of(cls, trainer: Any, in_chat: bool = False) -> RunData:
@@ -74,7 +76,7 @@ class RunData:
                 f"LGAModule works on requests, one by one out of a list, and was given {given}. Give one `DataLoader` over a list "
                 "of EditRequests (`load_requests(...).requests`) or a `Subset` of one, or an EditDataModule."
             )
-        return cls(found, AT_HAND + IN_CHAT * in_chat, Counter(), in_chat)
+        return cls(found, AT_HAND + IN_CHAT * in_chat, Counter(), in_chat, getattr(loader, "batch_size", None))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -151,7 +153,7 @@ class EditDataModule(L.LightningDataModule):
 
     def run_data(self) -> RunData:
         """The requests that were read, with all that results say of them."""
-        return RunData(self.loaded.requests, self.name, self.loaded.skipped, self.chat_template)
+        return RunData(self.loaded.requests, self.name, self.loaded.skipped, self.chat_template, self.batch_size)
 
     def setup(self, stage: str) -> None:
         """Read the requests of the stage's split."""

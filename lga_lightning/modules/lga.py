@@ -238,6 +238,9 @@ class LGAModule(FrozenModule):
             data: The requests; those of the present run by default.
         """
         llm, _ = self.language_model
+        data = data or self.data
+        processes = share_of(self._trainer)[1] if self._trainer else 1  # `compare` asks outside of a run
+        batches = {"batch size": str(data.batch_size), "processes": str(processes)}
         return {
             "model": self.model_name,
             "dtype": str(llm.dtype),
@@ -245,7 +248,8 @@ class LGAModule(FrozenModule):
             "only_known": str(self.only_known),
             "locator": type(self.locator).__name__,
             **{name: str(setting) for name, setting in self.locator.settings(llm).items()},
-            "requests": (data or self.data).fingerprint,
+            "requests": data.fingerprint,
+            **(batches if self.locator.by_batch else {}),
         }
 
     # validate and predict --------------------------------------------------------------------------------------------
@@ -327,7 +331,7 @@ class LGAModule(FrozenModule):
         root, rank = Path(self.trainer.default_root_dir), self.trainer.global_rank
         if schedule.joint:
             path, parts, writes = root / STATE_FILE, "", self.trainer.is_global_zero
-            more |= {"batch size": str(getattr(self._data_module, "batch_size", None))}
+            more |= {"batch size": str(self.data.batch_size)}
             more |= {"governor": str(self.governor and self.governor.settings())}
         else:
             path, parts, writes = root / RESULTS_FILE.format(rank=rank), RESULTS_FILE.format(rank="*"), True

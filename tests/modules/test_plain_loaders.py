@@ -14,8 +14,9 @@ from torch.utils.data import BatchSampler, DataLoader, SequentialSampler, Subset
 
 from lga_lightning import EditDataModule, EvaluationConfig
 from lga_lightning.data.requests import EditRequest
+from lga_lightning.editing import FTM
 from lga_lightning.exceptions import DataError, SettingError
-from lga_lightning.locators import LGA
+from lga_lightning.locators import LGA, LayerSweep
 from lga_lightning.models.chat import ChatTokenizer
 from tests.helpers.data import rows, write_rows
 from tests.helpers.models import requests, tiny_model, tiny_tokenizer
@@ -156,6 +157,7 @@ def test_checkpoints_of_others_are_refused(tokenizer, tmp_path):
     path = tmp_path / "attribution.ckpt"
     with pytest.raises(DataError, match="belongs to another run: its requests"):
         trainer(tmp_path).fit(made(tokenizer), DataLoader(ASKED[:4]), ckpt_path=path)
+    trainer(tmp_path).fit(made(tokenizer), DataLoader(ASKED, batch_size=2), ckpt_path=path)
     content = torch.load(path)
     del content["lga_scores_of"]
     torch.save(content, path)
@@ -172,3 +174,19 @@ def test_a_resumed_run_does_not_shorten_the_next(tokenizer, tmp_path):
     trainer(tmp_path).fit(scored, datamodule=data)
     assert len(data.train_dataloader()) == 3
     assert scored.result.num_requests == 5
+
+
+def test_scores_that_depend_on_the_batch_are_not_taken_up_with_other_batches(tokenizer, tmp_path):
+    def fit(together, batch_size, **resumed):
+        sweep = LayerSweep(FTM(steps=1), layers=[1], together=together)
+        scored = made(tokenizer, locator=sweep, editor=FTM(steps=1))
+        trainer(tmp_path).fit(scored, DataLoader(ASKED[:4], batch_size=batch_size), **resumed)
+        return scored.result.choice.scores
+
+    path = tmp_path / "attribution.ckpt"
+    alone = fit(False, 2)
+    assert fit(False, 4, ckpt_path=path) == alone
+    together = fit(True, 2)
+    assert fit(True, 2, ckpt_path=path) == together
+    with pytest.raises(DataError, match="belongs to another run: its batch size is '2', not '4'"):
+        fit(True, 4, ckpt_path=path)
