@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+import torch
 
 from lga_lightning import __main__ as entry
 
@@ -99,6 +100,8 @@ class Forked:
                 for handler in log.handlers:
                     if isinstance(handler, logging.StreamHandler) and handler.stream is not sys.stderr:
                         handler.stream = sys.stderr  # setStream would flush one that an earlier test has closed
+            # a torch with CUDA takes copies of a process for unfit to use it, and Lightning forks no others from them; these use CPUs alone
+            torch.cuda._is_in_bad_fork = bool
             signal.signal(signal.SIGINT, signal.default_int_handler)  # those who run tests in the background ignore it
             for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE"):  # of an earlier test's
                 os.environ.pop(name, None)

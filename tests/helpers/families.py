@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers import CONFIG_MAPPING, PreTrainedConfig
+from transformers import CONFIG_MAPPING, PretrainedConfig
 
 VOCABULARY = 320
 
@@ -172,7 +172,7 @@ ROUTED = ("gpt_oss", "granitemoe", "mixtral", "olmoe", "phimoe", "qwen3_moe")
 """Mixtures of experts without a shared one: routed experts are scored and edited."""
 
 
-def config_of(family: str, **overrides: Any) -> PreTrainedConfig:
+def config_of(family: str, **overrides: Any) -> PretrainedConfig:
     """The configuration of a tiny model of a family.
 
     Args:
@@ -211,7 +211,7 @@ COMPOSITES: dict[str, tuple[str, dict[str, Any]]] = {
 """Models that also see: the family of the text decoder, and settings of what sees."""
 
 
-def composite_config(family: str) -> PreTrainedConfig:
+def composite_config(family: str) -> PretrainedConfig:
     """The configuration of a tiny model that also sees.
 
     Args:

@@ -63,6 +63,7 @@ def test_a_checkpoint_that_comes_quantised(quantised_folder, tmp_path):
 
 
 def test_fp8_is_read_as_plain_weights(quantised_folder, tmp_path):
+    pytest.importorskip("transformers", minversion="5", reason="older ones read FP8 on a GPU alone")
     folder = tmp_path / "fp8"
     shutil.copytree(quantised_folder, folder)
     weights, block = load_file(folder / "model.safetensors"), 16
