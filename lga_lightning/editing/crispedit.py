@@ -15,7 +15,7 @@ from lga_lightning.covariance.low_curvature import LowCurvature
 from lga_lightning.editing.delta import WeightDelta
 from lga_lightning.editing.first_order import LinearisedFacts
 from lga_lightning.editing.locft import BreadthFirstTuning
-from lga_lightning.editing.presets import preset_for
+from lga_lightning.editing.presets import WINDOW, preset_for
 from lga_lightning.editing.targets import EditTargets
 from lga_lightning.editing.tuning import GradientFilter, like_changes
 from lga_lightning.exceptions import SettingError
@@ -46,6 +46,7 @@ class CrispEdit(BreadthFirstTuning):
             :func:`~lga_lightning.data.corpus.read_texts` takes it.
         curvature_tokens: Number of its tokens; by default those of 100 pieces of 256.
         end_of_text: Whether answers end with the tokenizer's end-of-text token, so that the model learns to stop there.
+        window: Number of layers that ``golden`` stands for.
         arguments: More arguments of :class:`BreadthFirstTuning`.
     """
 
@@ -61,6 +62,7 @@ class CrispEdit(BreadthFirstTuning):
         curvature_text: str = SAMPLED,
         curvature_tokens: int = 100 * PIECE,
         end_of_text: bool = False,
+        window: int = WINDOW,
         **arguments: Any,
     ) -> None:
         super().__init__(epochs, batch_size, end_of_text=end_of_text, **arguments)
@@ -69,7 +71,8 @@ class CrispEdit(BreadthFirstTuning):
                 f"`energy` is the share of the curvature that edits keep clear of, above 0 and below 1, got {energy}. With nothing "
                 "to keep clear of, take LocFT."
             )
-        check_at_least_one(curvature_tokens=curvature_tokens)
+        check_at_least_one(curvature_tokens=curvature_tokens, window=window)
+        self.window = window
         self.energy = energy
         self.curvature_text = curvature_text
         self.curvature_tokens = curvature_tokens
@@ -117,18 +120,15 @@ class CrispEdit(BreadthFirstTuning):
                     history[layer] = history[layer] + curvature if layer in history else curvature
         return deltas
 
-    def expected_change(self, model: PreTrainedModel, facts: LinearisedFacts) -> Tensor:
+    def followed(self, model: PreTrainedModel, facts: LinearisedFacts) -> tuple[Tensor, Tensor]:
         """The gradient at every token, less what is taken out of it; see :class:`FineTuning`."""
-        outputs, inputs = self._low_curvature(model, facts.site).removed(facts.inputs, facts.gradients)
-        squared = (facts.inputs @ facts.inputs.mT * (facts.gradients @ facts.gradients.mT)).sum((1, 2))
-        squared = squared - (outputs.square().sum(-1) * inputs.square().sum(-1)).sum(1)
-        size = self.expected_size(facts, squared).view(-1, 1, 1)
-        return torch.cat([-size * facts.gradients, size * outputs], 1)
 
-    def expected_directions(self, model: PreTrainedModel, facts: LinearisedFacts) -> Tensor:
-        """The inputs at every token, and the directions of what is taken out."""
-        _, inputs = self._low_curvature(model, facts.site).removed(facts.inputs, facts.gradients)
-        return torch.cat([facts.inputs, inputs], 1)
+        def find() -> tuple[Tensor, Tensor]:
+            outputs, inputs = self._low_curvature(model, facts.site).removed(facts.inputs, facts.gradients)
+            return torch.cat([facts.gradients, -outputs], 1), torch.cat([facts.inputs, inputs], 1)
+
+        found: tuple[Tensor, Tensor] = facts.once("followed", find)
+        return found
 
     def settings(self, model: PreTrainedModel) -> dict[str, Any]:
         """The method's name and settings, for result files."""

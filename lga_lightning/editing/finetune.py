@@ -61,7 +61,7 @@ class BoundedFineTuning(FineTuning):
             change.clamp_(-self.epsilon, self.epsilon)
 
     def largest_entry(self) -> float:
-        """As far as the steps go, or the bound."""
+        """As far as the steps get, or the bound."""
         way = super().largest_entry()
         return min(way, self.epsilon or way)
 

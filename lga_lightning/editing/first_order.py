@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -39,6 +39,18 @@ class LinearisedFacts:
     subject: Tensor
     answer: Tensor
     nll: Tensor
+    _found: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def once(self, name: str, find: Callable[[], Any]) -> Any:
+        """What a method works out of these facts and asks for again: it is found the first time, and is gone with them.
+
+        Args:
+            name: What it is called.
+            find: How it is found.
+        """
+        if name not in self._found:
+            self._found[name] = find()
+        return self._found[name]
 
     @property
     def keys(self) -> Tensor:

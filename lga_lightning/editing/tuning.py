@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from lga_lightning.data.requests import EditRequest
     from lga_lightning.models.encoding import EncodedAnswers
 
+PIECE = 2**24  # entries of gradients that are formed at once for a forecast
+
 GradientFilter = Callable[[Tensor], Tensor]
 """Takes gradients [..., d_out, d_in] of a matrix, and returns the part of them that Adam may follow."""
 
@@ -117,8 +119,8 @@ class FineTuning(EditMethod):
         """Keep a change in its bounds after a step, in place; by default there are none."""
 
     def largest_entry(self) -> float:
-        """How far an entry of the matrix can get from where it was, as the forecast takes it."""
-        return self.rounds * self.learning_rate  # Adam moves every entry by the learning rate a step
+        """How far an entry of the matrix gets from where it was, as the forecast takes it: Adam's steps, half of which are lost in turns."""
+        return self.rounds * self.learning_rate / 2
 
     def optimize_targets(
         self,
@@ -164,32 +166,46 @@ class FineTuning(EditMethod):
         ]
 
     def expected_change(self, model: PreTrainedModel, facts: LinearisedFacts) -> Tensor:
-        """The gradient at every token, as long as the loss asks for, were it linear, or as the matrix may change.
+        """Where training is expected to end: down the gradient that it follows, at every token, until the answer is said or the steps end.
 
-        Adam moves every entry by the learning rate a step. Here the change is spread over the entries as the gradient is.
+        Adam moves every entry by the learning rate a step, whatever its gradient is. So the loss falls, to first order, by the
+        learning rate times the sum of the gradient's absolute entries, which bounds how far down the gradient it gets. Of several
+        blocks each is to make up an equal part of the loss.
         """
-        squared = (facts.inputs @ facts.inputs.mT * (facts.gradients @ facts.gradients.mT)).sum((1, 2))
-        return -self.expected_size(facts, squared).view(-1, 1, 1) * facts.gradients
-
-    def expected_size(self, facts: LinearisedFacts, squared: Tensor) -> Tensor:
-        """The length of the change of the matrix, in multiples of the gradient's.
-
-        Args:
-            facts: B requests.
-            squared: Squared Frobenius norms of the gradients that are followed, [B].
-
-        Returns:
-            [B].
-        """
-        site, tiny = facts.site, torch.finfo(squared.dtype).tiny
-        largest = self.largest_entry() * (site.in_features * site.out_features) ** 0.5  # |dW|, Frobenius
-        squared = squared.clamp_min(0)
-        wanted = (facts.nll - self.stop_loss).clamp_min(0) / squared.clamp_min(tiny)
-        return torch.minimum(wanted, largest / squared.sqrt().clamp_min(tiny))
+        return self._part(model, facts, min(self.window, facts.site.layer + 1))
 
     def expected_directions(self, model: PreTrainedModel, facts: LinearisedFacts) -> Tensor:
-        """The inputs at every token."""
-        return facts.inputs
+        """The inputs at every token, and whatever else the gradient is made of."""
+        return self.followed(model, facts)[1]
+
+    def expected_share(self, model: PreTrainedModel, facts: LinearisedFacts, changes: Tensor, left: int) -> Tensor:
+        """As :meth:`expected_change`, by the block's own gradient."""
+        return self._part(model, facts, min(self.window, facts.site.layer + left))
+
+    def followed(self, model: PreTrainedModel, facts: LinearisedFacts) -> tuple[Tensor, Tensor]:
+        """The gradients of a matrix that are followed, as sums of outer products p_r q_r^T; by default all of the gradient.
+
+        Args:
+            model: A causal language model.
+            facts: B requests at the matrix's block.
+
+        Returns:
+            p [B, R, d_out] and q [B, R, d_in].
+        """
+        return facts.gradients, facts.inputs
+
+    def _part(self, model: PreTrainedModel, facts: LinearisedFacts, count: int) -> Tensor:
+        """What a block does of an edit of ``count`` blocks, as :meth:`expected_change` gives it; the same tensor when asked again."""
+
+        def find() -> Tensor:
+            outputs, inputs = self.followed(model, facts)
+            total, squared = facts.once("sizes", lambda: _sizes(outputs, inputs))
+            wanted = (facts.nll - self.stop_loss).clamp_min(0) / count
+            gain = torch.minimum(wanted, self.largest_entry() * total)
+            return -(gain / squared.clamp_min(torch.finfo(squared.dtype).tiny)).view(-1, 1, 1) * outputs
+
+        part: Tensor = facts.once(f"part of {count}", find)
+        return part
 
     def settings(self, model: PreTrainedModel) -> dict[str, Any]:
         """The method's name and settings, for result files."""
@@ -257,6 +273,24 @@ class FineTuning(EditMethod):
 def like_changes(model: PreTrainedModel, site: EditSite) -> Tensor:
     """An empty tensor of the dtype and on the device that changes of a matrix are trained in."""
     return at_least_float32(torch.empty(0, dtype=model.dtype, device=site.device))
+
+
+def _sizes(outputs: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums of the absolute and of the squared entries of matrices sum_r p_r q_r^T, which are formed in pieces of rows.
+
+    Args:
+        outputs: p, [B, R, d_out].
+        inputs: q, [B, R, d_in].
+
+    Returns:
+        [B] and [B].
+    """
+    total, squared = inputs.new_zeros(2, len(inputs))
+    for piece in outputs.mT.split(max(1, PIECE // (len(inputs) * inputs.shape[-1])), 1):
+        rows = piece @ inputs
+        total += rows.abs().sum((1, 2))
+        squared += rows.square().sum((1, 2))
+    return total, squared
 
 
 def _unchanged(gradient: Tensor) -> Tensor:

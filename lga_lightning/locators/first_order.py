@@ -140,13 +140,18 @@ def forecast_rows(model: PreTrainedModel, editor: EditMethod, rows: Rows, count:
         owner = rows.owner.to(gradients.device)
         answered = inputs @ directions[owner].mT  # [N, T, R]
         outputs = inputs if site.norm is None else site.values(inputs)  # which the norm alone asks for
+        bends = elsewhere.to(gradients.device).unsqueeze(1)
+        written, effect = None, changes.new_zeros(total)
         for last, change in windows:
             share = editor.expected_share(model, facts, change.to(gradients.device), last - layer + 1)
-            moved = answered @ share[owner]
-            if site.norm is not None:
-                moved = site.norm(outputs + moved) - site.norm(outputs)
-            left = saturation(stream, site.scale * moved).where(elsewhere.to(gradients.device).unsqueeze(1), 1.0)
-            changes[:, last] += ((at_stream * moved).sum(-1) * left).sum(1).to(changes)
+            if share is not written:  # several windows may ask the same of a block
+                written = share
+                moved = answered @ share[owner]
+                if site.norm is not None:
+                    moved = site.norm(outputs + moved) - site.norm(outputs)
+                left = saturation(stream, site.scale * moved).where(bends, 1.0)
+                effect = ((at_stream * moved).sum(-1) * left).sum(1).to(changes)
+            changes[:, last] += effect
 
     watcher = OutputGradients(receive)
     watched: list[tuple[tuple[str, int], nn.Module]] = [(("site", site.layer), site.module) for site in sites]

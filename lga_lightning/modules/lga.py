@@ -61,7 +61,7 @@ class LGAModule(FrozenModule):
         model_name: ``smollm2-135m`` for the embedded model, ``gemma3-270m``, a Hub id, a local folder or a local .gguf file, which
             is loaded when a run begins. With ``model``, what to call that in results and adapters; None takes its own name.
         layer: The block to edit: a number, several (``4-8``, or a list), ``all``, ``golden`` (what ``fit`` left in
-            ``--trainer.default_root_dir``; a window around it for MEMIT, AlphaEdit and PMET), ``atlas`` (what was measured for the model
+            ``--trainer.default_root_dir``; a window around it for MEMIT, AlphaEdit, PMET and CrispEdit), ``atlas`` (what was measured for the model
             and the method, see ``docs/atlas.md``), ``default`` (what is published for them, or a choice by depth), or the path of an attribution.json.
         locator: How layers are scored; EditForecast by default.
         editor: How facts are edited; R-ROME by default.

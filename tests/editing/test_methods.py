@@ -70,6 +70,7 @@ def test_layers_that_are_not_there(kind, llama, tokenizer):
         (FTL, {"learning_rate": 0.0}),
         (ROME, {"moment_tokens": 0}),
         (CrispEdit, {"energy": 1.0}),
+        (CrispEdit, {"window": 0}),
         (LocFT, {"epochs": 0}),
     ],
 )

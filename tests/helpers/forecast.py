@@ -84,13 +84,16 @@ def updates(editor, model, seen, subject: int, nll: Tensor, last: int) -> dict[i
     first = max(0, last - size + 1)
     end = seen[last]
     if isinstance(editor, FTL | FTM | LocFT | CrispEdit):
-        gradient = end["W"]
-        if isinstance(editor, CrispEdit):
-            gradient = projection(curvatures(model)[last], editor.energy)(gradient)
-        entry = editor.rounds * editor.learning_rate
-        most = (min(entry, editor.epsilon) if isinstance(editor, FTL | FTM) else entry) * sqrt(gradient.numel())
-        length = min(float((nll - editor.stop_loss) / gradient.norm()), most)
-        return {last: -length * gradient / gradient.norm()}
+        found = {}
+        for layer in range(first, last + 1):
+            gradient = seen[layer]["W"]
+            if isinstance(editor, CrispEdit):
+                gradient = projection(curvatures(model)[layer], editor.energy)(gradient)
+            entry = editor.rounds * editor.learning_rate / 2
+            entry = min(entry, editor.epsilon) if isinstance(editor, FTL | FTM) else entry
+            gain = min(float((nll - editor.stop_loss) / (last + 1 - first)), float(entry * gradient.abs().sum()))
+            found[layer] = -gain * gradient / gradient.square().sum()
+        return found
     in_stream = isinstance(editor, MEMIT | EMMET | AlphaEdit) and not isinstance(editor, PMET)
     where = "stream" if in_stream else "value"
     change = search_end(flat(end[where])[subject].detach(), flat(end[where].grad)[subject])

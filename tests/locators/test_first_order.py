@@ -33,7 +33,8 @@ EDITORS = {
     "PMET": lambda: PMET(window=3, moment_weight=2.0, second_moment="identity", **SEARCH),
     "FT-M": FTM,
     "FT-L": FTL,
-    "CrispEdit": lambda: CrispEdit(epochs=2, learning_rate=1e-3, energy=0.6),
+    "CrispEdit": lambda: CrispEdit(epochs=2, learning_rate=1e-3, energy=0.6, window=3),
+    "CrispEdit, few steps": lambda: CrispEdit(epochs=2, learning_rate=1e-5, energy=0.6, window=2),
     "LocFT-BF": lambda: LocFT(epochs=2, learning_rate=1e-4),
     "ROME": lambda: ROME(second_moment="identity", **SEARCH),
     "R-ROME with C": lambda: RROME(second_moment="sampled", **SEARCH),
@@ -53,7 +54,7 @@ def test_equals_autograd_in_float64(family, name, tokenizer):
     model, editor, data = tiny_model(family, torch.float64), EDITORS[name](), requests(3)
     if name in ("R-ROME with C", "AlphaEdit"):
         with_moments(editor, model)
-    if name == "CrispEdit":
+    if name.startswith("CrispEdit"):
         editor._curvatures[model] = curvatures(model)
     data[1] = replace(data[1], locality={})
     others = [[], [data[0], data[2]], []]

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lga_lightning.editing import MEMIT, RROME
+from lga_lightning.editing import MEMIT, RROME, CrispEdit
 from lga_lightning.locators import EditForecast
 from lga_lightning.locators.first_order import Ask, ForecastRows
 from lga_lightning.locators.forecast import LINKS, Link
@@ -115,9 +115,16 @@ def test_it_is_about_the_editor(tokenizer):
     assert own.settings(model)["editor"]["clamp"] == 2.0
 
 
-def test_a_window_ends_at_the_golden_layer(tokenizer):
+@pytest.mark.parametrize(
+    "editor",
+    [
+        MEMIT(window=2, second_moment="identity", moment_weight=2.0, **QUICK),
+        CrispEdit(epochs=2, curvature_tokens=512, window=2),
+    ],
+    ids=["MEMIT", "CrispEdit"],
+)
+def test_a_window_ends_at_the_golden_layer(editor, tokenizer):
     model, data = tiny_model("llama"), requests(6)
-    editor = MEMIT(window=2, second_moment="identity", moment_weight=2.0, **QUICK)
     locator = EditForecast(editor)
     result = LocatorResult.from_scores(
         locator,
