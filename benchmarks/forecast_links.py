@@ -77,7 +77,7 @@ def batches(folder: Path) -> tuple[dict[str, Tensor], float]:
 
 def read_sweeps(folder: Path) -> Iterator[Swept]:
     """All editors of a model's folder that were swept and forecast."""
-    family = json.loads((folder / "about-RROME.json").read_text())["family"]
+    family = json.loads(next(folder.glob("about-*.json")).read_text())["family"]
     for path in sorted(folder.glob("sweep-*")):
         editor = path.name.removeprefix("sweep-")
         if not any((folder / f"locator-EditForecast-{editor}").glob("*.safetensors")):

@@ -25,7 +25,7 @@ from torch import Tensor
 from lga_lightning import LGA, CausalTracing, EditForecast, LayerSweep, MiddleLayer, ValueGradient
 from lga_lightning.locators import LayerLocator
 from lga_lightning.locators.first_order import Ask
-from lga_lightning.locators.forecast import Link
+from lga_lightning.locators.forecast import LINKS, Link
 from lga_lightning.locators.race import Race, RaceSettings
 from lga_lightning.utils.io import write_text
 
@@ -216,8 +216,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folders", type=Path, nargs="+")
     parser.add_argument("--output", type=Path)
+    parser.add_argument(
+        "--curves",
+        action="store_true",
+        help="the forecasts' curves alone, with the package's constants: no sweep by R-ROME is needed",
+    )
     args = parser.parse_args()
+    console = Console(soft_wrap=True, markup=False, highlight=False)
     sweeps = [one for folder in args.folders for one in read_sweeps(folder)]
+    if args.curves:
+        console.print(curve_table([case_of(one, LINKS, {}) for one in sweeps]))
+        return
     links = {family: without(family, sweeps) for family in dict.fromkeys(one.family for one in sweeps)}
     others = {folder.name: evidence(folder) for folder in args.folders}
     cases = [case_of(one, links[one.family], others[one.model]) for one in sweeps]
@@ -240,7 +249,7 @@ def main() -> None:
     if args.output:
         before = args.output.read_text(encoding="utf-8").split("<!-- tables -->")[0] if args.output.exists() else ""
         write_text(args.output, f"{before}<!-- tables -->\n\n{text}")
-    Console(soft_wrap=True, markup=False, highlight=False).print(text)
+    console.print(text)
 
 
 if __name__ == "__main__":
