@@ -12,7 +12,8 @@ in which a long D_t drowns x_t and grows no further. So the loss changes by
     sum_t (g_t . D_t) |x_t| / sqrt(|x_t|^2 + |D_t|^2)        with g_t its gradient at the block's output
 
 which is <dL/dW, dW> for a small update. On the request's own prompt nothing is taken to saturate: the search for the target value
-sees that very loss bend, and turns with it. No gradient of a weight and no update is ever materialised.
+sees that very loss bend, and turns with it. No update is ever materialised, nor a gradient of a weight, but for fine-tuning, whose
+steps go by its entries: in pieces.
 """
 
 from __future__ import annotations
