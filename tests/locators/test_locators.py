@@ -64,7 +64,7 @@ def test_priors(llama, tokenizer):
     ],
 )
 def test_sweep_equals_edit_score_restore(family, kind, tokenizer):
-    """One request and one layer at a time, with the edit in the weights."""
+    """One request and one layer at a time (of CrispEdit one window), with the edit in the weights."""
     model, data = tiny_model(family, torch.float64, initializer_range=0.2), requests(4)
     data[1] = replace(data[1], rephrases=())
     data[2] = replace(data[2], locality={})
@@ -72,7 +72,7 @@ def test_sweep_equals_edit_score_restore(family, kind, tokenizer):
     expected = torch.full((4, 4, 4), torch.nan, dtype=torch.float64)
     for row, request in enumerate(data):
         for layer in range(4):
-            (delta,) = editor.compute_each(model, tokenizer, [request], layer)
+            (delta,) = editor.compute_each(model, tokenizer, [request], editor.window_at(layer))
             prompts = {"rewrite": [(request.prompt, request.target_new)]}
             prompts["rephrase"] = [(prompt, request.target_new) for prompt in request.rephrases]
             probes = [probe for kind in request.locality.values() for probe in kind]
