@@ -172,7 +172,7 @@ class FineTuning(EditMethod):
         learning rate times the sum of the gradient's absolute entries, which bounds how far down the gradient it gets. Of several
         blocks each is to make up an equal part of the loss.
         """
-        return self._part(model, facts, min(self.window, facts.site.layer + 1))
+        return self._part(model, facts, len(self.window_at(facts.site.layer)))
 
     def expected_directions(self, model: PreTrainedModel, facts: LinearisedFacts) -> Tensor:
         """The inputs at every token, and whatever else the gradient is made of."""
@@ -180,7 +180,7 @@ class FineTuning(EditMethod):
 
     def expected_share(self, model: PreTrainedModel, facts: LinearisedFacts, changes: Tensor, left: int) -> Tensor:
         """As :meth:`expected_change`, by the block's own gradient."""
-        return self._part(model, facts, min(self.window, facts.site.layer + left))
+        return self._part(model, facts, len(self.window_at(facts.site.layer + left - 1)))
 
     def followed(self, model: PreTrainedModel, facts: LinearisedFacts) -> tuple[Tensor, Tensor]:
         """The gradients of a matrix that are followed, as sums of outer products p_r q_r^T; by default all of the gradient.
