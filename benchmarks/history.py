@@ -3,16 +3,18 @@
     python benchmarks/history.py --model smollm2-135m --data known.jsonl --folder runs/history/smollm2
 
 The facts are edited in groups, each in the model with all edits before. At 1, 2, 5, 10, 20, 50, ... edits (at the end of the group
-in which they fall) and after the last, all facts so far are scored, teacher-forced, and those of the first group by themselves.
-Edits and keys are kept group by group under the folder: the same command goes on where it was interrupted.
+in which they fall) and after the last, all facts so far (or ``--scored`` of them, drawn at random) are scored, teacher-forced, and those
+of the first group by themselves; and what nobody edited is asked. Edits and keys are kept group by group under the folder: the same command
+goes on where it was interrupted.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +31,11 @@ from lga_lightning.editing.session import EditSession
 from lga_lightning.evaluation.config import EvaluationConfig
 from lga_lightning.evaluation.evaluator import evaluate
 from lga_lightning.evaluation.results import EvalResult, mean_scores
+from lga_lightning.job.general import ask_general
 from lga_lightning.utils.io import write_json, write_whole
 
 FAMILIES = ("rewrite", "rephrase", "locality")
+GENERAL = ("choice", "perplexity")
 METHODS: dict[str, tuple[type[LocateThenEditMethod], dict[str, Any]]] = {
     "MEMIT": (MEMIT, {}),
     "MEMIT-history": (MEMIT, {"history": True}),
@@ -44,7 +48,8 @@ METHODS: dict[str, tuple[type[LocateThenEditMethod], dict[str, Any]]] = {
     "AlphaEdit": (AlphaEdit, {}),
 }
 DEFAULT = ("MEMIT", "MEMIT-history", "AlphaEdit", "EMMET-history")
-CONSOLE = Console(width=140)
+CAPTION = "Token accuracy; of locality, the share of predictions that are as before; of choice and perplexity, the ratio to the unedited model's."
+CONSOLE = Console(width=160)
 
 
 def looks(edits: int) -> set[int]:
@@ -84,16 +89,23 @@ def means(results: list[list[EvalResult]]) -> dict[str, float]:
     return {family: mean_scores(results, family, "token")[:, 1].nanmean().item() for family in FAMILIES}
 
 
-def look(session: EditSession, group: int) -> dict[str, Any]:
-    """Scores of all facts so far and of the first group's, and the size of the change."""
-    config = EvaluationConfig(generate=False, families=FAMILIES)
-    deltas = [session.delta] * len(session.requests)
-    results = evaluate(session.model, session.tokenizer, session.requests, deltas, config)
-    norms = session.relative_norms()
-    return {"all": means(results), "first": means(results[:group]), "norm": max(norms.values())}
+def look(session: EditSession, group: int, config: EvaluationConfig) -> dict[str, Any]:
+    """Scores of facts so far and of the first group's, what is left of the general suite, and the size of the change."""
+
+    def score(places: Sequence[int]) -> dict[str, float]:
+        asked = [session.requests[place] for place in places]
+        return means(evaluate(session.model, session.tokenizer, asked, [session.delta] * len(asked), config))
+
+    count = len(session.requests)
+    found = {"all": score(config.drawn(range(count))), "first": score(range(min(group, count)))}
+    general = ask_general(session.model, session.tokenizer, session.requests, session.delta).scores
+    left = {name: general[name].ratio for name in GENERAL if name in general}
+    return {**found, "general": left, "norm": max(session.relative_norms().values())}
 
 
-def run(session: EditSession, facts: list[EditRequest], group: int, folder: Path) -> Iterator[str]:
+def run(
+    session: EditSession, facts: list[EditRequest], group: int, folder: Path, config: EvaluationConfig
+) -> Iterator[str]:
     """Edit all facts, or those that are left; a line for each group, in words."""
     state, table = folder / "session.safetensors", folder / "scores.json"
     scores: dict[str, Any] = json.loads(table.read_text()) if table.is_file() else {}
@@ -103,25 +115,32 @@ def run(session: EditSession, facts: list[EditRequest], group: int, folder: Path
         done = len(session.requests)
         passed = any(done - group < point <= done for point in looks(len(facts)))
         if done and passed and str(done) not in scores:
-            scores[str(done)] = look(session, group)
+            scores[str(done)] = look(session, group, config)
             write_json(table, scores)
         if done == len(facts):
             return
         begin = time.perf_counter()
-        session.edit(facts[done : done + group])
+        session.edit(facts[done : done + group], group)
         keep(session, state)
         yield f"{len(session.requests)} of {len(facts)} edits, {time.perf_counter() - begin:.0f} s for the last group"
 
 
 def show(folder: Path, names: list[str], title: str) -> None:
     """All methods' scores as a table."""
-    table = Table(title=title, caption="Token accuracy; of locality, the share of predictions that are as before.")
+    table = Table(title=title, caption=CAPTION)
     table.add_column("method")
-    for heading in ("edits", *FAMILIES, *(f"{family}, first group" for family in FAMILIES), "change / weight"):
+    for heading in (
+        "edits",
+        *FAMILIES,
+        *(f"{family}, first group" for family in FAMILIES),
+        *GENERAL,
+        "change / weight",
+    ):
         table.add_column(heading, justify="right")
     for name in names:
         for edits, score in json.loads((folder / name / "scores.json").read_text()).items():
-            cells = [score[part][family] for part in ("all", "first") for family in FAMILIES] + [score["norm"]]
+            cells = [score[part][family] for part in ("all", "first") for family in FAMILIES]
+            cells += [score["general"].get(ability, math.nan) for ability in GENERAL] + [score["norm"]]
             table.add_row(name, edits, *(f"{value:.3f}" for value in cells))
         table.add_section()
     CONSOLE.print(table)
@@ -150,6 +169,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--edits", type=int, default=1000)
     parser.add_argument("--group", type=int, default=50)
+    parser.add_argument("--scored", type=int, help="facts so far that are scored, drawn at random; all by default")
     parser.add_argument("--methods", nargs="*", choices=METHODS, default=DEFAULT)
     parser.add_argument("--layers", type=int, nargs="*", default=None, help="those that papers edit by default")
     parser.add_argument("--settings", type=json.loads, default={}, help="of all methods, as JSON")
@@ -160,6 +180,7 @@ def main() -> None:
     model.to(args.device)
     facts = first_of_each_prompt(load_requests(args.data).requests, args.edits)
     shared = {"second_moment": args.text, "moment_tokens": args.tokens, **args.settings}
+    config = EvaluationConfig(generate=False, families=FAMILIES, scored=args.scored, unedited={})
     covariance = None  # C knows nothing of the method: one for all
     for label in args.methods:
         kind, own = METHODS[label]
@@ -171,7 +192,7 @@ def main() -> None:
         check_about(args.folder / label / "about.json", {**about, "method": method.settings(model)})
         method.prepare(model, tokenizer, layers)  # on the unedited model
         session = EditSession(method, model, tokenizer, layers)
-        for line in run(session, facts, args.group, args.folder / label):
+        for line in run(session, facts, args.group, args.folder / label, config):
             CONSOLE.print(f"{label}: {line}", style="dim")
     show(args.folder, list(args.methods), f"{args.model}: {len(facts)} edits in a row, in groups of {args.group}")
 

@@ -38,7 +38,7 @@ def edits_fingerprint(module: L.LightningModule) -> dict[str, str]:
         module: The module that scores layers.
     """
     llm, _ = module.language_model
-    scores, editor = module.fingerprint(), {**module.editor.settings(llm), "window": module.editor.window}
+    scores, editor = module.fingerprint(), module.editor.settings_by_layer(llm)
     return {
         **{name: scores[name] for name in ("model", "dtype", "weights", "requests")},
         **{f"editor's {name}": str(setting) for name, setting in editor.items()},

@@ -125,6 +125,10 @@ class EditMethod(ShowsSettings, Forecastable, ABC):
     def settings(self, model: PreTrainedModel) -> dict[str, Any]:
         """The method's name and everything that its results on a model depend on, for result files."""
 
+    def settings_by_layer(self, model: PreTrainedModel) -> dict[str, Any]:
+        """All that its scores by layer depend on: its settings, and of how many blocks the window is that a layer stands for."""
+        return {**self.settings(model), "window": self.window}
+
     @abstractmethod
     def default_layers(self, model: PreTrainedModel) -> list[int]:
         """The layers that papers and toolkits edit in a model, or a choice by depth; see :func:`preset_for`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,10 +20,10 @@ from lga_lightning.editing.presets import WINDOW, preset_for
 from lga_lightning.editing.target_value import TargetValues
 from lga_lightning.editing.updates import LowRankUpdate
 from lga_lightning.models.architecture import blocks, edit_site
-from lga_lightning.models.encoding import encode_subjects
+from lga_lightning.models.encoding import EncodedAnswers, encode_subjects
 from lga_lightning.models.hooks import captured_inputs, captured_outputs, frozen
 from lga_lightning.models.likelihood import input_device
-from lga_lightning.models.partial_passes import ends_after
+from lga_lightning.models.partial_passes import BlockInput, ends_after, entered_at
 from lga_lightning.models.sites import EditSite
 from lga_lightning.utils.settings import check_above_zero, check_at_least_one
 from lga_lightning.utils.tensors import at_least_float32
@@ -30,9 +31,29 @@ from lga_lightning.utils.tensors import at_least_float32
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from lga_lightning.data.requests import EditRequest
-
 MAX_ROWS = 256  # rows (a request in a context) of a batch
+MOST_KEPT = 2**28  # numbers that are kept of what goes into a block
+
+
+@dataclass
+class _Rows:
+    """Requests in contexts up to their subjects, which pass again and again while blocks are edited from the bottom up.
+
+    Attributes:
+        batch: [R, T] the rows, those of a request one after the other.
+        owner: [R] number of each row's edit.
+        contexts: Rows of a request.
+        kept: Whether there is room for what goes into a block.
+        layer: The block at which the next pass begins: what is below has not changed since the last one.
+        block_input: What goes into it.
+    """
+
+    batch: EncodedAnswers
+    owner: Tensor
+    contexts: int
+    kept: bool
+    layer: int = 0
+    block_input: BlockInput = field(default_factory=BlockInput)
 
 
 class MultiLayerMethod(LocateThenEditMethod):
@@ -136,15 +157,13 @@ class MultiLayerMethod(LocateThenEditMethod):
         """An update of every layer for each group; see :class:`EditMethod`."""
         deltas = [WeightDelta({}) for _ in groups]
         sizes = [len(group.requests) for group in groups]
-        owner = torch.arange(len(groups)).repeat_interleave(torch.tensor(sizes))
         targets = TargetValues.join(groups)
         target_site = edit_site(model, layers[-1])
-        self.intervention_modules(model, layers[-1])[-1]
+        rows = self._rows(model, tokenizer, groups, MOST_KEPT // target_site.out_features)
         for number, layer in enumerate(layers):
             site = edit_site(model, layer)
-            keys, outputs, values = self._keys_and_values(
-                model, tokenizer, targets.requests, site, target_site.layer, deltas, owner
-            )
+            parts = [self._keys_and_values(model, part, site, target_site.layer, deltas) for part in rows]
+            keys, outputs, values = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
             residual = (targets.before + targets.delta - values) / self.residual_divisor(len(layers) - number)
             if self._aims_at_stream(model, target_site):
                 residual = site.before_norm(outputs, residual)
@@ -156,52 +175,55 @@ class MultiLayerMethod(LocateThenEditMethod):
                 history[layer] = remember(earlier, keys)
         return deltas
 
+    def _rows(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, groups: Sequence[TargetValues], room: int
+    ) -> list[_Rows]:
+        """The requests of all groups in all contexts, batch by batch; what goes into a block is kept of so many tokens."""
+        contexts = self.contexts.of(model, tokenizer)
+        requests = [(request, number) for number, group in enumerate(groups) for request in group.requests]
+        step = max(1, MAX_ROWS // len(contexts))
+        found = []
+        for start in range(0, len(requests), step):
+            asked, numbers = zip(*requests[start : start + step], strict=True)
+            batch = encode_subjects(tokenizer, *in_contexts(asked, contexts)).to(input_device(model))
+            room -= batch.input_ids.numel()
+            owner = torch.tensor(numbers).repeat_interleave(len(contexts))
+            found.append(_Rows(batch, owner, len(contexts), kept=room >= 0))
+        return found
+
     def _keys_and_values(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        requests: Sequence[EditRequest],
-        site: EditSite,
-        target_layer: int,
-        deltas: Sequence[WeightDelta],
-        owner: Tensor,
+        self, model: PreTrainedModel, rows: _Rows, site: EditSite, target_layer: int, deltas: Sequence[WeightDelta]
     ) -> tuple[Tensor, Tensor, Tensor]:
         """What N requests make of a model with their edits so far in place.
 
         Args:
             model: A causal language model; it is not changed.
-            tokenizer: Its fast tokenizer.
-            requests: N requests.
+            rows: N requests in K contexts. Where there is room, what goes into the block of ``site`` is left there.
             site: The module that is to be edited next.
             target_layer: Index of the block whose values are to change.
             deltas: The edits so far.
-            owner: Number of each request's edit, [N].
 
         Returns:
             Mean keys [N, d_in] and, on the bare prompt, outputs [N, d_out] of the module, and values [N, d] at the target layer.
         """
-        contexts = self.contexts.of(model, tokenizer)
-        target_module = self.intervention_modules(model, target_layer)[-1]
-        step = max(1, MAX_ROWS // len(contexts))
-        parts = []
-        for start in range(0, len(requests), step):
-            texts, ends = in_contexts(requests[start : start + step], contexts)
-            batch = encode_subjects(tokenizer, texts, ends).to(input_device(model))
-            rows = None if len(deltas) == 1 else owner[start : start + step].repeat_interleave(len(contexts))
-            with (
-                torch.no_grad(),
-                frozen(model),
-                attached(model, deltas, rows),
-                captured_inputs([site.module], batch.subject) as inputs,
-                captured_outputs([site.module, target_module], batch.subject) as outputs,
-                ends_after(model, blocks(model)[target_layer]),
-            ):
-                model(input_ids=batch.input_ids, use_cache=False)
-            keys = at_least_float32(inputs[0]).unflatten(0, (-1, len(contexts)))
-            bare = [at_least_float32(output)[:: len(contexts)] for output in outputs]
-            parts.append((self.contexts.grouped_mean(keys), *bare))
-        mean_keys, site_outputs, values = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
-        return mean_keys, site_outputs, values
+        target_module, every = self.intervention_modules(model, target_layer)[-1], blocks(model)
+        block_input = BlockInput()
+        with (
+            torch.no_grad(),
+            frozen(model),
+            attached(model, deltas, None if len(deltas) == 1 else rows.owner),
+            entered_at(every, rows.layer, rows.block_input),
+            entered_at(every, site.layer, block_input),
+            captured_inputs([site.module], rows.batch.subject) as inputs,
+            captured_outputs([site.module, target_module], rows.batch.subject) as outputs,
+            ends_after(model, every[target_layer]),
+        ):
+            model(input_ids=rows.batch.input_ids, use_cache=False)
+        if rows.kept:
+            rows.layer, rows.block_input = site.layer, block_input
+        keys = at_least_float32(inputs[0]).unflatten(0, (-1, rows.contexts))
+        site_outputs, values = (at_least_float32(output)[:: rows.contexts] for output in outputs)
+        return self.contexts.grouped_mean(keys), site_outputs, values
 
 
 class WeightedMultiLayerMethod(MultiLayerMethod):

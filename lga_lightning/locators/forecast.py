@@ -172,7 +172,7 @@ class EditForecast(LayerLocator):
 
     def settings(self, model: PreTrainedModel) -> dict[str, Any]:
         """The editor's."""
-        return {"editor": (self.editor or RROME()).settings(model)}
+        return {"editor": (self.editor or RROME()).settings_by_layer(model)}
 
 
 def _other_facts(requests: Sequence[EditRequest]) -> dict[str, list[EditRequest]]:

@@ -104,7 +104,7 @@ class LayerSweep(LayerLocator):
         """The editor's, the layers where they are not all, and whether requests are edited together."""
         chosen: dict[str, Any] = {} if self.layers is None else {"layers": self.layers}
         chosen |= {"together": True} if self.together else {}
-        return {"editor": (self.editor or RROME()).settings(model), **chosen}
+        return {"editor": (self.editor or RROME()).settings_by_layer(model), **chosen}
 
     def _edited(self, model: PreTrainedModel) -> list[int]:
         return ascending(model, range(len(blocks(model))) if self.layers is None else self.layers)

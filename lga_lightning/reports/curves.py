@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lga_lightning.locators.layer_sweep import PARTS
-from lga_lightning.reports.wording import METRICS, golden_layers, layers_in_words
+from lga_lightning.reports.wording import METRICS, layers_in_words
 from lga_lightning.results.attribution import LocatorResult
 
 
@@ -107,7 +107,7 @@ def ranking(result: LocatorResult) -> list[int]:
 
 def golden_span(result: LocatorResult) -> tuple[int, int, str]:
     """First and last of the golden blocks, and their name, as in ``golden layer 5`` or ``golden layers 4-6``."""
-    layers = golden_layers(result)
+    layers = result.golden_layers
     return layers[0], layers[-1], f"golden {layers_in_words(layers)}"
 
 

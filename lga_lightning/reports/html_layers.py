@@ -26,7 +26,6 @@ from lga_lightning.reports.wording import (
     confidence_set_in_words,
     counted,
     full_verdict,
-    golden_layers,
     headline,
     layers_in_words,
     name_layers,
@@ -59,7 +58,7 @@ def describe_layers(result: LocatorResult, sweep: LocatorResult | None, root: Pa
         "data": result.data,
         "locator": result.locator,
         "num_requests": result.num_requests,
-        "golden": name_layers(golden_layers(result)),
+        "golden": name_layers(result.golden_layers),
         "count": len(choice.scores),
         "confidence": stability_in_words(result),
         "confidence_set": confidence_set_in_words(choice),
@@ -129,7 +128,7 @@ def _forecast(result: LocatorResult) -> dict[str, Any]:
         "full_verdict": full_verdict(result),
         "verified": result.verified,
         "way_out": VERIFY,
-        "golden_words": layers_in_words(golden_layers(result)).capitalize(),
+        "golden_words": layers_in_words(result.golden_layers).capitalize(),
     }
 
 

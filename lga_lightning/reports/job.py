@@ -10,7 +10,7 @@ from lga_lightning.evaluation.prompts import FAMILIES
 from lga_lightning.reports.edit_wording import first_look, warnings
 from lga_lightning.reports.tables import number
 from lga_lightning.reports.terminal import make_console, print_note, print_table
-from lga_lightning.reports.wording import golden_layers, layers_in_words, verdict
+from lga_lightning.reports.wording import layers_in_words, verdict
 from lga_lightning.results.attribution import LocatorResult
 from lga_lightning.results.validation import ValidationResult
 from lga_lightning.utils.text import escape
@@ -28,7 +28,7 @@ def print_layer(result: LocatorResult, known: bool) -> None:
     origin = "found before, with" if known else "found now, and kept for the next time, with"
     facts = f"{result.num_requests} of {result.data}"
     print_note(
-        f"Golden {layers_in_words(golden_layers(result))} of {result.model}: {verdict(result)}; {origin} {facts}."
+        f"Golden {layers_in_words(result.golden_layers)} of {result.model}: {verdict(result)}; {origin} {facts}."
     )
 
 

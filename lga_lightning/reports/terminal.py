@@ -33,7 +33,6 @@ from lga_lightning.reports.wording import (
     NOT_SETTLED,
     VERIFY,
     full_verdict,
-    golden_layers,
     how_to_read,
     layers_in_words,
     low_rank_in_words,
@@ -107,14 +106,14 @@ def print_attribution(result: LocatorResult, root: Path, top: int = 8, others: S
         console.print(escape(remark))
     if result.relations is not None:
         _print_relations(console, result.relations, choice.golden_layer)
+    layers = result.golden_layers
+    golden = f"Golden layer{'s' * (len(layers) > 1)}: {name_layers(layers)}"
     if result.is_forecast or result.verified:
-        layers = golden_layers(result)
-        golden = f"Golden layer{'s' * (len(layers) > 1)}: {name_layers(layers)}"
         console.print(f"[bold]{golden}[/bold], {escape(full_verdict(result))}.")
         if not result.verified:
             console.print(VERIFY)
     else:
-        console.print(f"[bold]Golden layer: {choice.golden_layer}[/bold], {stability(result)}.")
+        console.print(f"[bold]{golden}[/bold], {stability(result)}.")
         if not result.settled:
             console.print(f"[bold]{NOT_SETTLED}[/bold] {escape(what_would_settle(result))}")
     names = [REPORT_FILE, ATTRIBUTION_FILE, PICTURE_FILE, *others]

@@ -29,14 +29,11 @@ FIRST_LOOK = {
 
 def headline(result: LocatorResult) -> str:
     """The choice in one line."""
+    layers = result.golden_layers
+    named = layers_in_words(layers).capitalize()
     if result.is_forecast or result.verified:
-        return f"{layers_in_words(golden_layers(result)).capitalize()} of {result.model}: {verdict(result)}"
-    return f"Layer {result.choice.golden_layer} is the golden layer of {result.model}"
-
-
-def golden_layers(result: LocatorResult) -> list[int]:
-    """The golden layer, or the blocks of the window that won a race."""
-    return result.race.layers if result.race is not None else [result.golden_layer]
+        return f"{named} of {result.model}: {verdict(result)}"
+    return f"{named} {'is the golden layer' if len(layers) == 1 else 'are the golden layers'} of {result.model}"
 
 
 def verdict(result: LocatorResult) -> str:

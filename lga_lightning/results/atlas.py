@@ -94,18 +94,14 @@ class AtlasEntry:
         settings = result.settings["editor"] if race is None else race.editor
         if race is not None:
             score, interval = race.scores[golden], race.intervals[golden]
-            evidence, layers, facts = "race", race.layers, race.requests
+            evidence, facts = "race", race.requests
         else:
             score, error = 100 * result.choice.scores[golden], 196 * result.choice.standard_errors[golden]
             interval = (max(score - error, 0.0), min(score + error, 100.0))
-            evidence, layers, facts = (
-                "sweep" if result.is_sweep else "forecast",
-                editor.window_at(golden),
-                result.num_requests,
-            )
+            evidence, facts = "sweep" if result.is_sweep else "forecast", result.num_requests
         return cls(
             method=editor.name,
-            layers=layers,
+            layers=result.golden_layers,
             evidence=evidence,
             score=score,
             interval=interval,

@@ -183,6 +183,14 @@ class LocatorResult:
         return self.choice.golden_layer if self.race is None else self.race.layer
 
     @property
+    def golden_layers(self) -> list[int]:
+        """The golden layer, or, of edits that spread over a window of blocks, all blocks of the window that it stands for, ascending."""
+        if self.race is not None:
+            return self.race.layers
+        window = self.settings.get("editor", {}).get("window", 1) if self.is_forecast or self.is_sweep else 1
+        return list(range(max(0, self.golden_layer - window + 1), self.golden_layer + 1))
+
+    @property
     def confidence(self) -> float:
         """How sure the golden layer is, from 0 to 1; of one of two things.
 

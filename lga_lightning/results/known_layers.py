@@ -32,8 +32,7 @@ class KnownLayer:
     Attributes:
         model: Name of the model's folder or of its repository, for the file's name.
         weights: SHA-256 of all weights.
-        method: Name and settings of the editing method.
-        window: How many blocks it edits.
+        method: Name and settings of the editing method, and how many blocks it edits.
         proxies: What tells the proxies from any others.
         in_chat: Whether they are asked in the chat template.
         race: Settings of the race; None where there is none.
@@ -43,7 +42,6 @@ class KnownLayer:
     model: str
     weights: str
     method: Mapping[str, Any]
-    window: int
     proxies: str
     in_chat: bool
     race: Mapping[str, Any] | None
@@ -77,8 +75,7 @@ class KnownLayer:
         return cls(
             model=Path(model.config.name_or_path or type(model).__name__).name,
             weights=weights_hash(model),
-            method=editor.settings(model),
-            window=editor.window,
+            method=editor.settings_by_layer(model),
             proxies=content,
             in_chat=isinstance(tokenizer, ChatTokenizer),
             race=None if race is None else asdict(race),

@@ -181,12 +181,11 @@ class LayerSpec:
 
 def _golden_layers(result: LocatorResult, editor: EditMethod | None, window: int) -> list[int]:
     """The window that a forecast, a sweep or a race is about, which ends at its layer; else the one of the best scores around it."""
-    golden, race = result.golden_layer, result.race
-    if editor is not None:
-        ending = editor.window_at(golden)
+    golden = result.golden_layer
+    if editor is not None and result.golden_layers == editor.window_at(golden):
         about = result.settings.get("editor", {}) if result.is_forecast or result.is_sweep else {}
-        if (race is not None and race.layers == ending) or (race is None and about.get("name") == editor.name):
-            return ending
+        if result.race is not None or about.get("name") == editor.name:
+            return result.golden_layers
     return golden_window(replace(result.choice, golden_layer=golden), window)
 
 

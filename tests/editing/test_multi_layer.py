@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 
-from lga_lightning.editing import EMMET, MEMIT, PMET, AlphaEdit
+from lga_lightning.editing import EMMET, MEMIT, PMET, AlphaEdit, multi_layer
 from lga_lightning.exceptions import DataError
 from lga_lightning.locators import EditForecast
 from lga_lightning.models.architecture import blocks, edit_site
@@ -78,6 +78,32 @@ def test_each_alone_by_definition(kind, family_name, tokenizer):
     method = method_for(kind, model)
     for request, delta in zip(data, method.compute_each(model, tokenizer, data, [0, 2]), strict=True):
         assert_changes(model, delta, plain_update(kind, method, model, tokenizer, [request], [0, 2], None))
+
+
+@EXACT
+@TWO_FAMILIES
+@pytest.mark.parametrize("layers", [[1, 2, 3], [0, 3]])
+def test_what_is_below_an_edited_block_runs_once(layers, family_name, tokenizer, monkeypatch):
+    model, data = tiny_model(family_name, torch.float64), requests(5)
+    method, passes = method_for(MEMIT, model), dict.fromkeys(range(len(blocks(model))), 0)
+    targets = [method.optimize_targets(model, tokenizer, part, layers) for part in (data[:2], data[2:])]
+
+    def write():
+        passes.update(dict.fromkeys(passes, 0))
+        return method.write(model, tokenizer, targets, layers)
+
+    for layer, block in enumerate(blocks(model)):
+        attention = next(part for name, part in block.named_children() if "attn" in name)
+        attention.register_forward_hook(lambda *_, layer=layer: passes.update({layer: passes[layer] + 1}))
+    found, kept = write(), dict(passes)
+    assert kept == ({0: 1, 1: 2, 2: 3, 3: 3} if layers == [1, 2, 3] else {0: 2, 1: 2, 2: 2, 3: 2})
+    monkeypatch.setattr(multi_layer, "MOST_KEPT", 0)
+    every = write()
+    assert passes == dict.fromkeys(passes, len(layers))
+    for one, other in zip(found, every, strict=True):
+        assert one.updates.keys() == other.updates.keys()
+        for name, update in one.updates.items():
+            assert all(torch.equal(a, b) for a, b in zip(update.factors, other.updates[name].factors, strict=True))
 
 
 @EXACT

@@ -136,5 +136,5 @@ def test_a_window_ends_at_the_golden_layer(editor, tokenizer):
     )
     assert result.is_forecast
     layers, source = LayerSpec.of(result, "this run").layers_for(editor, model)
-    assert layers == editor.window_at(result.golden_layer)
+    assert layers == editor.window_at(result.golden_layer) == result.golden_layers
     assert source == "golden window of this run"

@@ -14,9 +14,9 @@ from torch.utils.data import BatchSampler, DataLoader, SequentialSampler, Subset
 
 from lga_lightning import EditDataModule, EvaluationConfig
 from lga_lightning.data.requests import EditRequest
-from lga_lightning.editing import FTM
+from lga_lightning.editing import EMMET, FTM
 from lga_lightning.exceptions import DataError, SettingError
-from lga_lightning.locators import LGA, LayerSweep
+from lga_lightning.locators import LGA, EditForecast, LayerSweep
 from lga_lightning.models.chat import ChatTokenizer
 from tests.helpers.data import rows, write_rows
 from tests.helpers.models import requests, tiny_model, tiny_tokenizer
@@ -190,3 +190,16 @@ def test_scores_that_depend_on_the_batch_are_not_taken_up_with_other_batches(tok
     assert fit(True, 2, ckpt_path=path) == together
     with pytest.raises(DataError, match="belongs to another run: its batch size is '2', not '4'"):
         fit(True, 4, ckpt_path=path)
+
+
+def test_scores_of_windows_are_not_taken_up_for_windows_of_another_length(tokenizer, tmp_path):
+    def fit(window, **resumed):
+        scored = made(tokenizer, locator=EditForecast(), editor=EMMET(window=window, second_moment="identity"))
+        trainer(tmp_path).fit(scored, DataLoader(ASKED[:4]), **resumed)
+        return scored.result
+
+    path = tmp_path / "attribution.ckpt"
+    first = fit(3)
+    assert fit(3, ckpt_path=path).choice.scores == first.choice.scores
+    with pytest.raises(DataError, match="belongs to another run: its editor"):
+        fit(2, ckpt_path=path)

@@ -109,10 +109,16 @@ def test_a_race_adds_its_edits_and_its_confidence(draw):
 
 
 def test_a_window_is_marked_as_wide_as_it_is(draw):
-    race = race_result(4, EDITED, layers=[2, 3, 4])
-    axes = draw(forecast_result(likely_parts(40, 8), race=race)).axes[0]
-    assert [(patch.get_x(), patch.get_width()) for patch in axes.patches] == [(1.5, 3.0)]
-    assert [text.get_text() for text in axes.texts] == ["golden layers 2-4"]
+    forecast = forecast_result(likely_parts(40, 8), settings={"editor": {"window": 3}})
+    last = forecast.golden_layer
+    assert last >= 2
+    for result, first, end in (
+        (forecast, last - 2, last),
+        (replace(forecast, race=race_result(4, EDITED, layers=[2, 3, 4])), 2, 4),
+    ):
+        axes = draw(result).axes[0]
+        assert [(patch.get_x(), patch.get_width()) for patch in axes.patches] == [(first - 0.5, 3.0)]
+        assert [text.get_text() for text in axes.texts] == [f"golden layers {first}-{end}"]
 
 
 def swept(count: int = 20, layers: int = 8) -> LocatorResult:

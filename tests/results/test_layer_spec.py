@@ -8,7 +8,7 @@ import torch
 from lga_lightning.editing import MEMIT, RROME
 from lga_lightning.exceptions import LayerError
 from lga_lightning.results.layer_spec import LayerSpec, golden_window
-from tests.helpers.results import locator_result, race_result
+from tests.helpers.results import forecast_result, locator_result, race_result
 
 SCORES = torch.tensor([[1.0, 2.0, 9.0, 8.0], [1.0, 2.5, 9.0, 8.5]])
 
@@ -89,6 +89,18 @@ def test_golden_is_what_won_the_race(won, alone, three, llama):
     assert spec.layers_for(None, llama) == (alone, "golden layer of this run")
     assert spec.layers_for(RROME(), llama)[0] == alone
     assert spec.layers_for(MEMIT(window=3), llama) == (three, "golden window of this run")
+
+
+def test_a_forecast_of_windows_names_a_window_of_that_length_alone(llama):
+    method = MEMIT(window=3)
+    settings = {"editor": {"name": method.name, "window": 3}}
+    result = forecast_result(SCORES.unsqueeze(1).expand(-1, 3, -1) / 10, settings=settings)
+    assert result.golden_layer == 2
+    assert result.golden_layers == [0, 1, 2]
+    spec = LayerSpec.of(result, "this run")
+    assert spec.layers_for(method, llama)[0] == [0, 1, 2] != golden_window(result.choice, 3)
+    for other in (RROME(), MEMIT(window=2)):  # for which the scores are of other edits
+        assert spec.layers_for(other, llama)[0] == golden_window(result.choice, other.window)
 
 
 def test_a_golden_layer_is_of_one_model(llama, tmp_path):
