@@ -137,7 +137,7 @@ class LocatorComparison:
             for scope, name in by_scope.items():
                 candidates += judge_candidates(scope, found[name].evidence, swept[0].scores)
             candidates.sort(key=lambda candidate: candidate.expected_regret)
-        editor = module.editor.settings(module.language_model[0])
+        editor = module.editor.settings_by_layer(module.language_model[0])
         return Comparison(module.model_name, pairs[0][0].name, editor, sweeps, rows, candidates)
 
     def _judge(self, tests: int, module: LGAModule) -> str:
