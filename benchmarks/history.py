@@ -36,6 +36,7 @@ from lga_lightning.utils.io import write_json, write_whole
 
 FAMILIES = ("rewrite", "rephrase", "locality")
 GENERAL = ("choice", "perplexity")
+PARTS = {"all": "", "first": ", first group"}
 METHODS: dict[str, tuple[type[LocateThenEditMethod], dict[str, Any]]] = {
     "MEMIT": (MEMIT, {}),
     "MEMIT-history": (MEMIT, {"history": True}),
@@ -117,6 +118,7 @@ def run(
         if done and passed and str(done) not in scores:
             scores[str(done)] = look(session, group, config)
             write_json(table, scores)
+            yield f"after {done} edits: {', '.join(f'{name} {value:.3f}' for name, value in numbers(scores[str(done)]).items())}"
         if done == len(facts):
             return
         begin = time.perf_counter()
@@ -125,24 +127,23 @@ def run(
         yield f"{len(session.requests)} of {len(facts)} edits, {time.perf_counter() - begin:.0f} s for the last group"
 
 
+def numbers(score: dict[str, Any]) -> dict[str, float]:
+    """What a look found, by heading."""
+    found = {f"{family}{suffix}": score[part][family] for part, suffix in PARTS.items() for family in FAMILIES}
+    return found | {name: score["general"].get(name, math.nan) for name in GENERAL} | {"change / weight": score["norm"]}
+
+
 def show(folder: Path, names: list[str], title: str) -> None:
     """All methods' scores as a table."""
+    looks_of = {name: json.loads((folder / name / "scores.json").read_text()) for name in names}
+    rows = [(name, edits, numbers(score)) for name, looks in looks_of.items() for edits, score in looks.items()]
     table = Table(title=title, caption=CAPTION)
     table.add_column("method")
-    for heading in (
-        "edits",
-        *FAMILIES,
-        *(f"{family}, first group" for family in FAMILIES),
-        *GENERAL,
-        "change / weight",
-    ):
+    for heading in ("edits", *rows[0][2]):
         table.add_column(heading, justify="right")
-    for name in names:
-        for edits, score in json.loads((folder / name / "scores.json").read_text()).items():
-            cells = [score[part][family] for part in ("all", "first") for family in FAMILIES]
-            cells += [score["general"].get(ability, math.nan) for ability in GENERAL] + [score["norm"]]
-            table.add_row(name, edits, *(f"{value:.3f}" for value in cells))
-        table.add_section()
+    for name, edits, found in rows:
+        last = edits == [*looks_of[name]][-1]
+        table.add_row(name, edits, *(f"{value:.3f}" for value in found.values()), end_section=last)
     CONSOLE.print(table)
 
 
