@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from lga_lightning.reports.curves import Curve, axis_limits, golden_span, has_curves, mean_curve, metric_curves
 from lga_lightning.reports.wording import (
-    LAYER_AXIS,
     OUTSIDE_FENCES,
     WITHIN_FENCES,
     basis_in_words,
     counted,
     headline,
+    layers_on_axis,
     score_in_words,
 )
 from lga_lightning.results.attribution import LocatorResult
@@ -47,7 +47,7 @@ def draw_layers(result: LocatorResult, path: Path, sweep: LocatorResult | None =
     layers = len(result.choice.scores)
     axes.set_xlim(-0.7, layers - 0.3)
     axes.set_xticks(list(range(layers))[:: max(1, layers // 40)])
-    axes.set_xlabel(LAYER_AXIS)
+    axes.set_xlabel(layers_on_axis(result))
     axes.set_ylabel(score_in_words(result))
     title = "\n".join(textwrap.fill(line, 110) for line in (headline(result), basis_in_words(result)))
     pad = 20 if has_curves(result) else 6  # the golden layer's name stands between

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from lga_lightning.reports.wording import LAYER_AXIS
+from lga_lightning.reports.wording import layers_on_axis
 from lga_lightning.results.attribution import LocatorResult
 
 WIDTH, HEIGHT = 680, 320
@@ -151,7 +151,7 @@ def layer_chart(result: LocatorResult, y_name: str, sweep: LocatorResult | None 
         )
         right_name, right_ticks = "sweep: accuracy after an edit there", right.ticks()
     return Chart(
-        x_name=LAYER_AXIS,
+        x_name=layers_on_axis(result),
         y_name=y_name,
         x_ticks=layer_ticks(centres, result.golden_layer),
         y_ticks=scale.ticks(),

@@ -20,7 +20,7 @@ from lga_lightning.reports.svg import (
     line_parts,
 )
 from lga_lightning.reports.tables import number
-from lga_lightning.reports.wording import LAYER_AXIS, counted
+from lga_lightning.reports.wording import counted, layers_on_axis
 from lga_lightning.results.attribution import LocatorResult
 
 KINDS = {"rewrite": "c4", "rephrase": "c1 dashed", "locality": "c2 dashdot"}
@@ -50,7 +50,7 @@ def curve_chart(result: LocatorResult, y_name: str, sweep: LocatorResult | None 
     ]
     lines.append(Line(name, "c0 thin", line_parts(centres, means, scale), dotted=False))
     return Chart(
-        x_name=LAYER_AXIS,
+        x_name=layers_on_axis(result),
         y_name=y_name,
         x_ticks=layer_ticks(centres, result.golden_layer),
         y_ticks=scale.ticks(),

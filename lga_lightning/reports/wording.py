@@ -11,7 +11,6 @@ from lga_lightning.results.attribution import FEW_REQUESTS, LocatorResult
 from lga_lightning.results.race import RaceResult
 from lga_lightning.results.validation import ValidationResult
 
-LAYER_AXIS = "layer (block of the model, shallowest first)"
 WITHIN_FENCES = "within the Tukey fences"
 OUTSIDE_FENCES = "outside the fences: left out"
 NOT_SETTLED = "The choice is not settled."
@@ -80,6 +79,12 @@ def stability_in_words(result: LocatorResult) -> str:
     return f"chosen in {result.choice.confidence:.0%} of bootstrap resamples"
 
 
+def layers_on_axis(result: LocatorResult) -> str:
+    """What the horizontal axis shows."""
+    layer = "layer" if result.window == 1 else f"last layer of a window of {result.window}"
+    return f"{layer} (block of the model, shallowest first)"
+
+
 def score_in_words(result: LocatorResult) -> str:
     """What the vertical axis shows."""
     if result.is_forecast:
@@ -126,6 +131,8 @@ def remarks(result: LocatorResult) -> list[str]:
             else "the choice was settled"
         )
         said.append(f"Ended early, after {early['after']} of {early['of']} requests: {why}.")
+    if result.window > 1:
+        said.append(f"A layer stands for the window of up to {result.window} blocks that ends there.")
     if result.settings.get("together"):
         said.append("The requests of a batch were edited together: this is where many facts go, not where one goes.")
     said += _remarks_on_experts(result)

@@ -183,12 +183,17 @@ class LocatorResult:
         return self.choice.golden_layer if self.race is None else self.race.layer
 
     @property
+    def window(self) -> int:
+        """Number of blocks that a layer stands for: the last of them where edits that spread over a window are forecast or swept, else one."""
+        size: int = self.settings.get("editor", {}).get("window", 1) if self.is_forecast or self.is_sweep else 1
+        return size
+
+    @property
     def golden_layers(self) -> list[int]:
-        """The golden layer, or, of edits that spread over a window of blocks, all blocks of the window that it stands for, ascending."""
+        """The golden layer, or all blocks of the window that it stands for, ascending."""
         if self.race is not None:
             return self.race.layers
-        window = self.settings.get("editor", {}).get("window", 1) if self.is_forecast or self.is_sweep else 1
-        return list(range(max(0, self.golden_layer - window + 1), self.golden_layer + 1))
+        return list(range(max(0, self.golden_layer - self.window + 1), self.golden_layer + 1))
 
     @property
     def confidence(self) -> float:

@@ -119,6 +119,7 @@ def test_a_window_is_marked_as_wide_as_it_is(draw):
         axes = draw(result).axes[0]
         assert [(patch.get_x(), patch.get_width()) for patch in axes.patches] == [(first - 0.5, 3.0)]
         assert [text.get_text() for text in axes.texts] == [f"golden layers {first}-{end}"]
+        assert axes.get_xlabel() == "last layer of a window of 3 (block of the model, shallowest first)"
 
 
 def swept(count: int = 20, layers: int = 8) -> LocatorResult:

@@ -103,10 +103,10 @@ def test_a_forecast_is_not_verified(tmp_path, capsys):
         "To verify it with a few real edits: `lga fit --verify`. Files:"
     ) in said
     assert result.golden_layer >= 2
-    windows = replace(result, settings={"editor": {"window": 3}})
-    assert f"Golden layers: {result.golden_layer - 2}-{result.golden_layer}, expected" in printed(
-        windows, tmp_path, capsys
-    )
+    windows = printed(replace(result, settings={"editor": {"window": 3}}), tmp_path, capsys)
+    assert f"Golden layers: {result.golden_layer - 2}-{result.golden_layer}, expected" in windows
+    assert "A layer stands for the window of up to 3 blocks that ends there." in windows
+    assert "window" not in said
     assert f"The same layer in {result.choice.confidence:.0%} of the resamples of the requests; 90% of them" in said
     for word in ("settled", "chosen in", "sure", "Few requests", "nan"):
         assert word not in said
