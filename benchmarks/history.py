@@ -14,7 +14,7 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -92,13 +92,13 @@ def means(results: list[list[EvalResult]]) -> dict[str, float]:
 
 def look(session: EditSession, group: int, config: EvaluationConfig) -> dict[str, Any]:
     """Scores of facts so far and of the first group's, what is left of the general suite, and the size of the change."""
-
-    def score(places: Sequence[int]) -> dict[str, float]:
-        asked = [session.requests[place] for place in places]
-        return means(evaluate(session.model, session.tokenizer, asked, [session.delta] * len(asked), config))
-
     count = len(session.requests)
-    found = {"all": score(config.drawn(range(count))), "first": score(range(min(group, count)))}
+    parts = {"all": config.drawn(range(count)), "first": list(range(min(group, count)))}
+    places = sorted({place for part in parts.values() for place in part})
+    asked = [session.requests[place] for place in places]
+    results = evaluate(session.model, session.tokenizer, asked, [session.delta] * len(asked), config)
+    by_place = dict(zip(places, results, strict=True))
+    found: dict[str, Any] = {name: means([by_place[place] for place in part]) for name, part in parts.items()}
     general = ask_general(session.model, session.tokenizer, session.requests, session.delta).scores
     left = {name: general[name].ratio for name in GENERAL if name in general}
     return {**found, "general": left, "norm": max(session.relative_norms().values())}

@@ -97,7 +97,7 @@ class Forecastable:
         Args:
             layer: Index of a block.
         """
-        return list(range(max(0, layer - self.window + 1), layer + 1))
+        return window_ending_at(layer, self.window)
 
     def prepare_forecast(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, layers: Sequence[int]
@@ -147,3 +147,17 @@ class Forecastable:
             [B, R, d_out]; by default the change divided by the number of blocks.
         """
         return changes / self.window
+
+
+def window_ending_at(layer: int, size: int) -> list[int]:
+    """The blocks of the window that ends at a layer, fewer at the bottom of the model.
+
+    Args:
+        layer: Index of the last block.
+        size: Number of blocks, at most.
+
+    Example:
+        >>> window_ending_at(6, 3), window_ending_at(1, 3)
+        ([4, 5, 6], [0, 1])
+    """
+    return list(range(max(0, layer - size + 1), layer + 1))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from lga_lightning.data.requests import EditRequest
+from lga_lightning.editing.first_order import window_ending_at
 from lga_lightning.exceptions import DataError, LayerError
 from lga_lightning.locators.aggregation import RelationLayers, requests_to_settle
 from lga_lightning.locators.base import LayerLocator
@@ -193,7 +194,7 @@ class LocatorResult:
         """The golden layer, or all blocks of the window that it stands for, ascending."""
         if self.race is not None:
             return self.race.layers
-        return list(range(max(0, self.golden_layer - self.window + 1), self.golden_layer + 1))
+        return window_ending_at(self.golden_layer, self.window)
 
     @property
     def confidence(self) -> float:
