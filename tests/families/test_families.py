@@ -9,7 +9,7 @@ from peft import PeftModel
 from torch.utils.data import DataLoader
 
 from lga_lightning.callbacks import LayerAttribution
-from lga_lightning.editing import MEMIT, RROME, WeightDelta
+from lga_lightning.editing import MEMIT, RROME, WeightDelta, multi_layer
 from lga_lightning.editing.context_templates import in_contexts
 from lga_lightning.editing.updates import LowRankUpdate
 from lga_lightning.exceptions import ModelError
@@ -107,6 +107,20 @@ def test_an_edit_gives_the_target_value(fine, tokenizer):
     with delta.applied(fine):
         torch.testing.assert_close(attached, fine(ids()).logits)
     assert (attached - plain).abs().max() > 0
+
+
+@EDITED_FAMILY
+@pytest.mark.usefixtures("exact")
+def test_a_window_is_written_as_by_whole_passes(fine, tokenizer, monkeypatch):
+    method = MEMIT(window=3, moment_weight=2.0, second_moment="identity", **SEARCH)
+    layers = list(range(len(blocks(fine))))[-3:]
+    targets = method.optimize_targets(fine, tokenizer, requests(2), layers)
+    (kept,) = method.write(fine, tokenizer, [targets], layers)
+    monkeypatch.setattr(multi_layer, "MOST_KEPT", 0)
+    (whole,) = method.write(fine, tokenizer, [targets], layers)
+    assert kept.updates.keys() == whole.updates.keys()
+    for name, update in kept.updates.items():
+        torch.testing.assert_close(update.matrix, whole.updates[name].matrix, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.usefixtures("exact")
