@@ -212,7 +212,7 @@ def test_guards_come_in_their_order():
 
 def test_the_wrapper_stands_for_the_method_in_everything():
     delegated = {name for name, part in vars(EditMethod).items() if isfunction(part) and not name.startswith("_")}
-    built_on_others = {"compute", "compute_each", "compute_groups", "write_groups"}
+    built_on_others = {"compute", "compute_each", "compute_groups", "write_groups", "settings_by_layer"}
     assert delegated - built_on_others <= vars(Guarded).keys()
     model = tiny_model("llama")
     for kind in ALL:
@@ -225,6 +225,7 @@ def test_the_wrapper_stands_for_the_method_in_everything():
             assert getattr(wrapped, name) == getattr(method, name)
         assert wrapped.window_at(2) == method.window_at(2)
         assert wrapped.default_layers(model) == method.default_layers(model)
+        assert wrapped.settings_by_layer(model) == {**wrapped.settings(model), "window": method.window}
         settings = wrapped.settings(model)
         assert settings.pop("guards") == [{"name": "Halved"}]
         assert settings == {**method.settings(model), "name": f"{method.name} with Halved"}
