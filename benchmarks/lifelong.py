@@ -278,8 +278,10 @@ def write_page(cells: list[Cell], failed: list[str], left: int = 0) -> str:
     """
     parts = [
         "# All methods, alone and in a row\n",
-        "Made by `python benchmarks/lifelong.py`. Scores in percent, of facts that share no subject with the proxies: efficacy, generalisation and locality "
-        "teacher-forced, and their mean, by which a forecast chooses; *own words* is the share of facts whose wanted answer stands in what the model says freely after the edit; *general* the "
+        "Made by `python benchmarks/lifelong.py --config configs/lifelong/smollm2.yaml --known known.jsonl --many counterfact.json --folder runs/lifelong --record docs/results/lifelong.json` (`known.jsonl` of `benchmarks/known.py`). "
+        "Settings are those of that file: short searches behind few contexts. *Published* is `--model.layer default`: what is published for the model, else (as for these) the median depth of what is "
+        "published for others. Scores in percent, of facts that share no subject with the proxies: efficacy, generalisation and locality "
+        "teacher-forced, and their mean, by which a forecast chooses; *own words* is the share of facts whose wanted answer stands in the first words (`max_new_tokens`, 20) that the model says freely after the edit, with no text before the question; *general* the "
         "accuracy that is left in multiple choice about facts that nobody edits, and *perplexity* that of plain text, both relative to the unedited model; "
         "*s an edit* is processor time, of one edit of eight, or of one in a group.\n",
     ]

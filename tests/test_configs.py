@@ -122,6 +122,7 @@ def test_a_method_keeps_its_own_settings(path, before, monkeypatch, capsys):
     editor = printed(capsys, *first, "--config", str(path))["model"]["editor"]
     written = yaml.safe_load(path.read_text())["model"]["editor"]
     name = written["class_path"]
+    assert written["init_args"].keys() == defaults(getattr(editing, name)).keys()
     assert editor["class_path"].endswith(name)
     assert editor["init_args"] == defaults(getattr(editing, name)) | written["init_args"]
     if before == "nothing":

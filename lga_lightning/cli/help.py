@@ -91,7 +91,11 @@ OPTIONS = {
         Option("--edits.general true", "what edits leave of the model's general ability", EDITS),
         Option("--compare.locators {NAME: LOCATOR, ...}", "what is compared", ("compare",)),
         Option("--compare.tests N", "requests that judge, each edited at every layer", ("compare",)),
-        Option("--compare.judge JUDGE", "sweep (every layer; default) or candidates", ("compare",)),
+        Option(
+            "--compare.judge JUDGE",
+            "sweep (every layer) or candidates; by default by what the edits would cost",
+            ("compare",),
+        ),
     ),
     "what is written": (
         Option("--trainer.default_root_dir PATH", "folder of the results; the current one by default", VERBS),

@@ -45,7 +45,7 @@ class Preset:
     emmet_weight: float = 1.0
 
 
-# LocFT-BF and CrispEdit publish layers for LLaMA-3-8B and Qwen2.5-7B alone: those of the others are by depth
+# LocFT-BF and CrispEdit publish layers for LLaMA-3-8B, Mistral-7B and Qwen2.5-7B alone: those of the others are by depth
 # by signature (family, number of blocks, width of a key), so that fine-tuned and renamed models are found
 PRESETS = {
     # GPT-2 XL
@@ -56,11 +56,13 @@ PRESETS = {
     ("llama", 32, 11008): Preset(5, (4, 8), 21, 22, (19, 23)),
     # LLaMA-3-8B
     ("llama", 32, 14336): Preset(5, (4, 8), 21, 22, (19, 23), memit_clamp=0.75, memit_rate=0.1),
+    # Mistral-7B
+    ("mistral", 32, 14336): Preset(5, (4, 8), 21, 23, (19, 23)),
     # Qwen2.5-7B
     ("qwen2", 28, 18944): Preset(5, (4, 8), 27, 6, (15, 19), alphaedit_l2=1.0),
 }
 
-# medians over the models above of layer / number of blocks
+# medians over the models above, Mistral-7B aside, of layer / number of blocks
 ROME_DEPTH, MEMIT_DEPTH, TUNED_DEPTH = 0.18, 0.29, 0.66
 # of LocFT-BF over LLaMA-3-8B (22), Mistral-7B (23) and Qwen2.5-7B (6); of CrispEdit's last block over the same (23, 23, 19)
 LOCFT_DEPTH, CRISP_DEPTH = 0.69, 0.72

@@ -190,7 +190,7 @@ def check_measured(locator: LayerLocator, editor: EditMethod, model: PreTrainedM
     made_with = locator.settings(model)
     if made_with.get("together"):
         raise SettingError(
-            f"The atlas holds what edits of one fact score, and {locator!r} edits facts together. Leave out `together`, or --atlas."
+            f"The atlas holds what edits of one fact score, and {locator!r} edits facts together. Leave out `together`, or --attribution.atlas."
         )
     if made_with.get("editor", {}).get("name") != editor.name:
         raise SettingError(

@@ -184,6 +184,13 @@ class LocatorResult:
         return self.choice.golden_layer if self.race is None else self.race.layer
 
     @property
+    def method(self) -> str | None:
+        """Name of the method whose edits are forecast, swept or raced; None for scores that are of no method."""
+        if self.race is not None:
+            return str(self.race.editor["name"])
+        return self.settings.get("editor", {}).get("name") if self.is_forecast or self.is_sweep else None
+
+    @property
     def window(self) -> int:
         """Number of blocks that a layer stands for: the last of them where edits that spread over a window are forecast or swept, else one."""
         size: int = self.settings.get("editor", {}).get("window", 1) if self.is_forecast or self.is_sweep else 1

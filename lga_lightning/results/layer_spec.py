@@ -135,7 +135,7 @@ class LayerSpec:
 
         Returns:
             Indices of blocks, ascending, and their source in words: ``given``, ``default of the method``, ``atlas: ...``, ``golden
-            layer of ...`` or ``golden window of ...``.
+            layer of ...`` or ``golden window of ...``, and for which method it was found where that is another one.
 
         Raises:
             LayerError: If the model lacks one of the blocks, the atlas lacks the model or the method, or ``atlas`` or ``default`` is
@@ -146,6 +146,9 @@ class LayerSpec:
             window = editor.window if editor is not None else 1
             layers = _golden_layers(self.result, editor, window)
             source = f"golden {'layer' if window == 1 else 'window'} of {self.source}"
+            method = self.result.method
+            if editor is not None and method not in (None, editor.name):
+                source += f", found for {method}"
         elif self.given:
             layers, source = list(self.given), "given"
         elif self.word == ALL:
@@ -182,10 +185,12 @@ class LayerSpec:
 def _golden_layers(result: LocatorResult, editor: EditMethod | None, window: int) -> list[int]:
     """The window that a forecast, a sweep or a race is about, which ends at its layer; else the one of the best scores around it."""
     golden = result.golden_layer
-    if editor is not None and result.golden_layers == editor.window_at(golden):
-        about = result.settings.get("editor", {}) if result.is_forecast or result.is_sweep else {}
-        if result.race is not None or about.get("name") == editor.name:
-            return result.golden_layers
+    if (
+        editor is not None
+        and (result.race is not None or result.method == editor.name)
+        and result.golden_layers == editor.window_at(golden)
+    ):
+        return result.golden_layers
     return golden_window(replace(result.choice, golden_layer=golden), window)
 
 

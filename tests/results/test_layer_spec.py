@@ -88,7 +88,7 @@ def test_golden_is_what_won_the_race(won, alone, three, llama):
     spec = LayerSpec.of(result, "this run")
     assert spec.layers_for(None, llama) == (alone, "golden layer of this run")
     assert spec.layers_for(RROME(), llama)[0] == alone
-    assert spec.layers_for(MEMIT(window=3), llama) == (three, "golden window of this run")
+    assert spec.layers_for(MEMIT(window=3), llama) == (three, "golden window of this run, found for R-ROME")
 
 
 def test_a_forecast_of_windows_names_a_window_of_that_length_alone(llama):
@@ -99,6 +99,10 @@ def test_a_forecast_of_windows_names_a_window_of_that_length_alone(llama):
     assert result.golden_layers == [0, 1, 2]
     spec = LayerSpec.of(result, "this run")
     assert spec.layers_for(method, llama)[0] == [0, 1, 2] != golden_window(result.choice, 3)
+    assert (
+        spec.layers_for(method, llama)[1] == spec.layers_for(MEMIT(window=2), llama)[1] == "golden window of this run"
+    )
+    assert spec.layers_for(RROME(), llama)[1] == "golden layer of this run, found for MEMIT"
     for other in (RROME(), MEMIT(window=2)):  # for which the scores are of other edits
         assert spec.layers_for(other, llama)[0] == golden_window(result.choice, other.window)
 
