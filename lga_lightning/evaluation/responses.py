@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,7 +18,7 @@ from lga_lightning.models.answers import read_answers
 from lga_lightning.models.cached_prompts import Attach, CachedPrompts
 from lga_lightning.models.chat import plain
 from lga_lightning.models.encoding import IGNORE, EncodedAnswers, pad_right, prompt_ids, target_ids
-from lga_lightning.models.generation import answer_prefixes, full_stops
+from lga_lightning.models.generation import FULL_STOPS, answer_prefixes, count_full_stops, full_stops
 from lga_lightning.models.likelihood import input_device
 
 if TYPE_CHECKING:
@@ -82,7 +83,8 @@ def respond(
         return [Response(text=own_words(*pair)) for pair in zip(said, prompts, strict=True)]
     words: Sequence[str | None] = [None] * len(prompts)
     if max_new_tokens is not None:
-        stops = [1 + max(map(_inner_stops, (*p.answers, p.alternative or ""))) for p in prompts]
+        known = [(*prompt.answers, prompt.alternative or "") for prompt in prompts]
+        stops = [1 + max(count_full_stops(_without_last_stop(answer)) for answer in answers) for answers in known]
         said = cached.continuations(max_new_tokens, full_stops(stops))
         words = [own_words(*pair) for pair in zip(said, prompts, strict=True)]
     return _read(cached, prompts, words)
@@ -91,18 +93,29 @@ def respond(
 def own_words(text: str, prompt: EvalPrompt) -> str:
     """What a model says by itself, up to where its answer to a prompt ends.
 
-    That is its first newline or full stop; a later full stop if what it said up to there is an answer with full stops in it.
-    A continuation for fluency goes on to its end.
+    That is its first newline or full stop, but for one within an answer. A continuation for fluency goes on to its end.
     """
     if prompt.group == FLUENCY:
         return text.strip()
     ends, expected = answer_prefixes(text), (*prompt.answers, prompt.alternative or "")
-    return next((words for words in ends if words and exact_match(words, expected)), ends[0])
+    exact = next((words for words in ends if words and exact_match(words, expected)), None)
+    if exact is not None:
+        return exact
+    inner = {place for answer in expected for place in _stops_within(answer, ends[-1])}
+    return next(words for words in ends if len(words) not in inner)
 
 
-def _inner_stops(answer: str) -> int:
-    """Full stops within an answer, which must not end it."""
-    return answer.strip().rstrip(".").count(".")
+def _stops_within(answer: str, text: str) -> list[int]:
+    """Where in a text the full stops are that belong to an answer there."""
+    known = _without_last_stop(answer)
+    if not count_full_stops(known):
+        return []
+    spans = [found.span() for found in re.finditer(re.escape(known), text, re.IGNORECASE)]
+    return [place for start, end in spans for place in range(start, end) if count_full_stops(text[place])]
+
+
+def _without_last_stop(answer: str) -> str:
+    return answer.strip().rstrip(FULL_STOPS)
 
 
 def _read(cached: CachedPrompts, prompts: Sequence[EvalPrompt], words: Sequence[str | None]) -> list[Response]:

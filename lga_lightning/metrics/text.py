@@ -8,21 +8,31 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 
+_ARTICLE = r"(?:an?|the)"
+_AS_SPACES = frozenset("/`|<>~^")
+# scripts whose words are not told apart by spaces, or not from what is written to them
+_UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN")
+
 
 def normalised(text: str) -> str:
     """A text as answers are compared: lower case, without punctuation and articles, white space folded.
 
-    Much as SQuAD (arXiv 1606.05250) compares answers; but a dash or a slash counts as a space, and a text of nothing but
-    punctuation and articles stays as it is, in lower case.
+    Much as SQuAD (arXiv 1606.05250) compares answers; but a dash, a slash and what marks up a text count as spaces, an article is one that stands
+    before a word (*Vitamin A* ends with none), and a text of nothing but punctuation stays as it is, in lower case.
 
     Example:
-        >>> normalised("The  United States, of America"), normalised("The The")
-        ('united states of america', 'the the')
+        >>> normalised("The  United States, of America"), normalised("Vitamin A")
+        ('united states of america', 'vitamin a')
     """
+    return re.sub(rf"\b{_ARTICLE} ", "", _bare(text))
+
+
+def _bare(text: str) -> str:
+    """Lower case, without punctuation where anything else is left, white space folded."""
     lower = unicodedata.normalize("NFC", text).lower()
     kinds = [(c, unicodedata.category(c)) for c in lower]
-    bare = "".join(" " if kind == "Pd" or c == "/" else "" if kind.startswith("P") else c for c, kind in kinds)
-    return " ".join(re.sub(r"\b(a|an|the)\b", " ", bare).split()) or " ".join(lower.split())
+    bare = "".join(" " if kind == "Pd" or c in _AS_SPACES else "" if kind.startswith("P") else c for c, kind in kinds)
+    return " ".join(bare.split()) or " ".join(lower.split())
 
 
 def exact_match(said: str, answers: Iterable[str]) -> bool:
@@ -42,17 +52,33 @@ def begins_with(said: str, answers: Iterable[str]) -> bool:
         >>> begins_with("Rome, the capital of Italy", ["Rome"]), begins_with("Romeo", ["Rome"])
         (True, False)
     """
-    return any(f"{normalised(said)} ".startswith(f"{normalised(answer)} ") for answer in answers)
+    words = _in_words(_bare(said))
+    return any(re.match(_pattern(answer), words) for answer in answers)
 
 
 def contains(said: str, answers: Iterable[str]) -> bool:
     """Whether one of the accepted answers stands somewhere in a text, word for word, after normalising both.
 
+    In scripts that put no spaces between words, such as Chinese, Japanese and Thai, it may stand within any text.
+
     Example:
-        >>> contains("It is in Berlin, Germany.", ["Berlin"]), contains("Berliners", ["Berlin"])
-        (True, False)
+        >>> contains("It is in Berlin, Germany.", ["Berlin"]), contains("Berliners", ["Berlin"]), contains("東京です", ["東京"])
+        (True, False, True)
     """
-    return any(f" {normalised(answer)} " in f" {normalised(said)} " for answer in answers)
+    words = _in_words(_bare(said))
+    return any(re.search(_pattern(answer), words) for answer in answers)
+
+
+def _in_words(bare: str) -> str:
+    """A text with a space around each word, and around each character of a script that tells words apart otherwise."""
+    apart = (f" {c} " if not c.isascii() and unicodedata.name(c, "").startswith(_UNSPACED) else c for c in bare)
+    return f" {' '.join(''.join(apart).split())} "
+
+
+def _pattern(answer: str) -> str:
+    """Finds an answer in a text :func:`_in_words`, with articles before any of its words or without."""
+    words = _in_words(normalised(answer)).split()
+    return " " + "".join(rf"(?:{_ARTICLE} )*{re.escape(word)} " for word in words) if words else r"(?!)"
 
 
 def ngram_entropy(text: str, weights: tuple[tuple[int, float], ...] = ((2, 2 / 3), (3, 4 / 3))) -> float:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
+FULL_STOPS = ".\u3002\u0964\u06d4"  # of Latin, Chinese and Japanese, Hindi, and Urdu writing
+
+
 def greedy_answers(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], max_new_tokens: int = 50
 ) -> list[str]:
@@ -53,10 +56,15 @@ def full_stops(counts: Sequence[int]) -> Callable[[int, str], bool]:
     left = list(counts)
 
     def finished(row: int, text: str) -> bool:
-        left[row] -= text.count(".")
+        left[row] -= count_full_stops(text)
         return left[row] <= 0 or "\n" in text
 
     return finished
+
+
+def count_full_stops(text: str) -> int:
+    """How many full stops a text has, of whatever script."""
+    return sum(map(text.count, FULL_STOPS))
 
 
 def answer_prefixes(text: str) -> list[str]:
@@ -69,9 +77,9 @@ def answer_prefixes(text: str) -> list[str]:
         ['St', 'St. Louis', 'St. Louis. It']
     """
     line = text.split("\n")[0]
-    parts = line.split(".")
-    whole = [".".join(parts[: count + 1]).strip() for count in range(len(parts))]
-    return whole[:-1] if len(whole) > 1 and not parts[-1].strip() else whole
+    stops = [place for place, c in enumerate(line) if c in FULL_STOPS]
+    ends = stops if stops and not line[stops[-1] + 1 :].strip() else [*stops, len(line)]
+    return [line[:end].strip() for end in ends]
 
 
 def generate(

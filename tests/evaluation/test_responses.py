@@ -20,6 +20,7 @@ from lga_lightning.models.cached_prompts import unedited
         (" Washington, D.C.", ("Washington, D.C.", "Washington"), "Washington, D.C", 1.0),
         (" Washington. It.", ("Washington, D.C.", "Washington"), "Washington", 1.0),
         ("\nParis", ("Paris",), "", 0.0),
+        ("\u5df4\u9ece\u3002\u5b83", ("\u5df4\u9ece",), "\u5df4\u9ece", 1.0),
     ],
 )
 def test_an_answer_in_words(said, answers, words, right):
@@ -35,6 +36,27 @@ def test_the_old_answer_is_said_in_full():
     prompt = EvalPrompt("rewrite", "?", ("Tolkien",), "F. Scott Fitzgerald")
     assert own_words(" F. Scott Fitzgerald. He", prompt) == "F. Scott Fitzgerald"
     assert own_words(" F. Tolkien. He", prompt) == "F"
+
+
+@pytest.mark.parametrize(
+    ("said", "answer", "words"),
+    [
+        (" St. Louis, Missouri, and is. It", "St. Louis", "St. Louis, Missouri, and is"),
+        (" the city of St. Louis. It", "st. louis", "the city of St. Louis"),
+        (
+            " J.R.R. Tolkien, and was published in 1937. He",
+            "J.R.R. Tolkien",
+            "J.R.R. Tolkien, and was published in 1937",
+        ),
+        (" 3.5 million people. It", "3.5 million", "3.5 million people"),
+        (" Washington, D.C., in the east. It", "Washington, D.C.", "Washington, D.C"),
+    ],
+)
+def test_a_full_stop_within_an_answer_does_not_end_what_is_said(said, answer, words):
+    prompt = EvalPrompt("rewrite", "?", ("Rome", answer))
+    assert own_words(said, prompt) == own_words(said, EvalPrompt("rewrite", "?", ("Rome",), answer)) == words
+    result = compare_responses(prompt, Response(text=""), Response(text=own_words(said, prompt)))
+    assert result.scores["contained"] == (0.0, 1.0)
 
 
 def test_answers_with_full_stops_are_generated_to_their_end(llama, tokenizer, monkeypatch):

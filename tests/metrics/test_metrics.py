@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from lga_lightning.metrics import (
     begins_with,
+    contains,
     exact_match,
     harmonic_mean,
     magnitude,
@@ -108,6 +109,11 @@ def test_harmonic_mean_by_hand():
         ("The", "the"),  # nothing would be left
         ("Zoe\u0308", "zo\u00eb"),  # one letter, written in two ways
         ("$5 \u2013 C++", "$5 c++"),
+        ("the $5", "$5"),
+        ("Vitamin A", "vitamin a"),  # no article, since nothing comes behind it
+        ("The United States of the Americas", "united states of americas"),
+        ("`Rome`|<b>Italy</b>", "rome b italy b"),
+        ("?!", "?!"),
         ("", ""),
     ],
 )
@@ -128,6 +134,40 @@ def test_begins_with():
     assert not begins_with("Parisian", ("Paris",))
     assert not begins_with("in Paris", ("Paris",))
     assert not begins_with("", ("Paris",))
+    assert begins_with("Serie A, the first", ("Serie A",))
+    assert not begins_with("Serie B, the second", ("Serie A",))
+    assert not begins_with("Paris", ("",))
+
+
+def test_contains():
+    assert contains("a source of vitamin A, which", ("Vitamin A",))
+    assert not contains("vitamin C", ("Vitamin A",))
+    assert contains("the answer is A", ("A",))
+    assert not contains("a good answer", ("Answer A",))
+    assert contains("in United States of the America", ("the United States of America",))
+    assert contains("capital: `Rome`", ("Rome",))
+    assert not contains("Romeo", ("Rome",))
+    assert not contains("Rome", ("",))
+
+
+@pytest.mark.parametrize(
+    ("said", "answer", "other"),
+    [
+        ("\u7f57\u9a6c\u662f\u610f\u5927\u5229\u7684\u9996\u90fd\u3002", "\u7f57\u9a6c", "\u5df4\u9ece"),  # Chinese
+        ("\u6771\u4eac\u3067\u3059", "\u6771\u4eac", "\u4eac\u90fd"),  # Japanese
+        ("\uc11c\uc6b8\uc785\ub2c8\ub2e4", "\uc11c\uc6b8", "\ubd80\uc0b0"),  # Korean, with what is written to the word
+        (
+            "\u0e01\u0e23\u0e38\u0e07\u0e40\u0e17\u0e1e\u0e21\u0e2b\u0e32\u0e19\u0e04\u0e23",
+            "\u0e01\u0e23\u0e38\u0e07\u0e40\u0e17\u0e1e",
+            "\u0e40\u0e17\u0e1e\u0e01",
+        ),  # Thai
+    ],
+)
+def test_scripts_that_put_no_spaces_between_words(said, answer, other):
+    assert contains(said, (answer,))
+    assert begins_with(said, (answer,))
+    assert not contains(said, (other,))
+    assert not exact_match(said, (answer,))
 
 
 def entropy(grams: list) -> float:
