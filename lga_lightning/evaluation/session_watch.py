@@ -19,6 +19,7 @@ from lga_lightning.evaluation.results import mean_scores
 from lga_lightning.exceptions import SettingError
 from lga_lightning.models.cached_prompts import unedited
 from lga_lightning.models.hooks import frozen
+from lga_lightning.utils.tensors import largest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -135,7 +136,7 @@ class SessionWatch:
             len(session.requests),
             None if limits.perplexity_ratio is None else self._perplexity_ratio(session),
             None if limits.locality is None else self._locality(session),
-            None if limits.relative_norm is None else max(session.relative_norms().values(), default=0.0),
+            None if limits.relative_norm is None else largest(session.relative_norms().values()),
         )
 
     def _look(self, session: EditSession) -> None:

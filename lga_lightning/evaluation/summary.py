@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -108,18 +109,30 @@ class _Table:
     ) -> dict[str, Any]:
         """The entry of one group and metric; a transform is applied to means, not to single requests."""
         scores = mean_scores(self.results, group, metric)
-        means, draws = scores.nanmean(0), resampled_means(scores, self.resamples, self.seed)
+        means, draws = self._means(scores)
         if transform is not None:
             means, draws = transform(means), transform(draws)
-        return _entry(means, draws, int(scores[:, 0].isfinite().sum()), protocol)
+        return _entry(means, draws, int(_have_prompt(scores).sum()), protocol)
 
     def harmonic(self, parts: Sequence[tuple[str, str]]) -> dict[str, Any]:
         """The entry of the harmonic mean of several groups' and metrics' means."""
-        scores = torch.stack([mean_scores(self.results, *part) for part in parts], 2)  # [N, 2, K]
-        draws = resampled_means(scores.flatten(1), self.resamples, self.seed).unflatten(1, scores.shape[1:])
-        count = int(scores[:, 0].isfinite().all(1).sum())
+        scores = [mean_scores(self.results, *part) for part in parts]
+        means, draws = zip(*map(self._means, scores), strict=True)
+        count = int(torch.stack([*map(_have_prompt, scores)]).all(0).sum())
         protocol = "harmonic mean of ES, PS and NS"
-        return _entry(harmonic_mean(scores.nanmean(0)), harmonic_mean(draws), count, protocol)
+        return _entry(harmonic_mean(torch.stack(means, -1)), harmonic_mean(torch.stack(draws, -1)), count, protocol)
+
+    def _means(self, scores: Tensor) -> tuple[Tensor, Tensor]:
+        """Means [2] of [N, 2] scores before and after, and their draws [R, 2]; a score that is not finite makes its side's such."""
+        known = scores[_have_prompt(scores)]
+        draws = resampled_means(scores, self.resamples, self.seed)
+        draws[:, ~known.isfinite().all(0)] = math.nan
+        return known.mean(0), draws
+
+
+def _have_prompt(scores: Tensor) -> Tensor:
+    """Which requests [N] have a prompt: those with a score before the edit, which may have broken the model."""
+    return ~scores[:, 0].isnan()
 
 
 def _entry(means: Tensor, draws: Tensor, count: int, protocol: str) -> dict[str, Any]:

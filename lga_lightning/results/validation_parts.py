@@ -9,6 +9,7 @@ from typing import Any
 from lga_lightning.evaluation.results import EvalResult
 from lga_lightning.evaluation.summary import summarise
 from lga_lightning.results.files import numbers, take_fields
+from lga_lightning.utils.tensors import largest
 
 
 @dataclass(frozen=True)
@@ -99,8 +100,8 @@ class DriftPoint:
 
     @property
     def largest_change(self) -> float:
-        """Relative change of the layer that has changed most; 0 where none has."""
-        return max(self.relative_change.values(), default=0.0)
+        """Relative change of the layer that has changed most; 0 where none has, NaN where one's is."""
+        return largest(self.relative_change.values())
 
 
 @dataclass(frozen=True)

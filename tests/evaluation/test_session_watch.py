@@ -93,6 +93,16 @@ def test_what_has_no_limit_is_not_looked_at(llama, tokenizer):
     assert look.perplexity_ratio > 0
 
 
+def test_a_change_that_is_no_number_has_passed_its_limit(llama, tokenizer):
+    session = session_on(llama, tokenizer)
+    session.edit(requests(2))
+    session.relative_norms = lambda: {1: 0.1, 2: math.nan}
+    governor = Governor(relative_norm=1.0)
+    look = SessionWatch(governor, llama, tokenizer).look(session)
+    assert math.isnan(look.relative_norm)
+    assert governor.passed(look) == ["the change of a block's weights is nan of their norm (limit 1)"]
+
+
 @pytest.mark.parametrize("every", [1, 2, 3, 100])
 @pytest.mark.parametrize(
     ("limits", "kept_groups"),

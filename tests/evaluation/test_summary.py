@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,24 @@ def test_every_number_has_an_interval_and_a_protocol():
     drawn = torch.cat([torch.randint(12, (100, 12), generator=generator) for _ in range(2)])
     expected = percentile_interval(scores[drawn].mean(1))
     assert metrics["rewrite"]["after_ci"] == pytest.approx(expected.tolist())
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf])
+def test_an_edit_that_breaks_the_model_is_not_left_out_of_the_means(broken):
+    data = results()
+    data[5] = [
+        replace(one, scores={name: (before, broken) for name, (before, _) in one.scores.items()}) for one in data[5]
+    ]
+    metrics, whole = summarise(data, resamples=50), summarise(results(), resamples=50)
+    for name in ("perplexity", "fluency", "counterfact.EM", "counterfact.S"):
+        found, expected = metrics[name], whole[name]
+        assert (found["before"], found["before_ci"], found["num_requests"]) == (
+            expected["before"],
+            expected["before_ci"],
+            expected["num_requests"],
+        )
+        assert not math.isfinite(found["after"])
+        assert all(map(math.isnan, found["after_ci"]))
 
 
 def test_without_generation_and_without_old_targets():

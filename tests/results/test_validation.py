@@ -100,7 +100,7 @@ def test_the_file_round_trips(tmp_path):
 
 
 def test_a_broken_model_can_be_read():
-    point = DriftPoint.from_json({"edits": 2, "relative_change": {"1": None}, "rewrite": 0.0})
+    point = DriftPoint.from_json({"edits": 2, "relative_change": {"0": 0.5, "1": None, "2": 0.7}, "rewrite": 0.0})
     assert math.isnan(point.relative_change[1])
     assert math.isnan(point.largest_change)
 
