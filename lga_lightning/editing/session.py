@@ -65,11 +65,10 @@ class EditSession:
         Raises:
             DataError: If two of them contradict each other.
         """
+        history = self._copy_of_history()
         with self.delta.applied(self.model):
-            added = self.method.compute(
-                self.model, self.tokenizer, requests, self.layers, batch_size, self.history, deal
-            )
-        self._add(added, requests)
+            added = self.method.compute(self.model, self.tokenizer, requests, self.layers, batch_size, history, deal)
+        self._add(added, requests, history)
 
     def edit_targets(self, targets: EditTargets) -> None:
         """Edit a group for which the first stage of the method is done, on the model with all edits so far.
@@ -81,9 +80,10 @@ class EditSession:
             DataError: If two of the requests contradict each other.
         """
         check_agreement(targets.requests)
+        history = self._copy_of_history()
         with self.delta.applied(self.model):
-            added = self.method.write_groups(self.model, self.tokenizer, [targets], self.layers, self.history)[0]
-        self._add(added, targets.requests)
+            added = self.method.write_groups(self.model, self.tokenizer, [targets], self.layers, history)[0]
+        self._add(added, targets.requests, history)
 
     def relative_norms(self) -> dict[int, float]:
         """Frobenius norm of all changes over that of the weights that they change, together, by block."""
@@ -137,8 +137,7 @@ class EditSession:
 
     def state(self) -> dict[str, Any]:
         """The edits so far, for :meth:`restore`; edits that come later leave it as it is."""
-        history = None if self.history is None else dict(self.history)
-        return {"delta": self.delta, "requests": list(self.requests), "history": history}
+        return {"delta": self.delta, "requests": list(self.requests), "history": self._copy_of_history()}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go back to edits.
@@ -149,6 +148,12 @@ class EditSession:
         self.delta, self.requests = state["delta"], list(state["requests"])
         self.history = None if state["history"] is None else dict(state["history"])
 
-    def _add(self, added: WeightDelta, requests: Sequence[EditRequest]) -> None:
+    def _copy_of_history(self) -> dict[Any, Any] | None:
+        """What is remembered: methods put other entries in the place of those that are there, and leave these as they are."""
+        return None if self.history is None else dict(self.history)
+
+    def _add(self, added: WeightDelta, requests: Sequence[EditRequest], history: dict[Any, Any] | None) -> None:
+        """Take up a group whose edit is made: one that fails on the way leaves the session as it was."""
         self.delta = self.delta.then(added).compact()
         self.requests += requests
+        self.history = history

@@ -198,7 +198,7 @@ def _optimize(
             edited = subjects.logits()[:, 0].log_softmax(-1)
         # the gradient of KL without the term sum dp, which is 0 but for rounding: at delta = 0 it is 0 exactly
         divergence = (edited.exp() * (edited - original).detach()).sum(-1)
-        loss = nll.unflatten(0, (-1, seen)).mean(1) + settings.kl_factor * divergence
+        loss = (nll.unflatten(0, (-1, seen)).mean(1) + settings.kl_factor * divergence).to(delta.device)
         # at delta = 0 the gradient of this norm is 0
         sizes = torch.linalg.vector_norm(leaf, dim=-1) / norm[active] ** 2
         loss = loss + settings.weight_decay * sizes.sum(1)
@@ -213,7 +213,7 @@ def _optimize(
             if not len(going):
                 break
         if len(going) < len(active):
-            active, gradient, original = active[going], gradient[going], original[going]
+            active, gradient, original = active[going], gradient[going], original[going.to(original.device)]
             rows = (going.unsqueeze(1) * contexts + torch.arange(contexts, device=going.device)).flatten()
             answers, subjects = answers.select(rows), subjects.select(going)
         adam.step_(active, gradient)

@@ -255,17 +255,17 @@ class FineTuning(EditMethod):
             Numbers of the groups, the sums of their rows' losses, and the numbers of their rows.
         """
         active, index = owner.unique(return_inverse=True)
-        device = matrices[0].change.device
-        at = active.to(device)
-        leaves = [matrix.change[at].requires_grad_() for matrix in matrices]
-        with _changed([matrix.site for matrix in matrices], leaves, index.to(device)):
+        leaves = [matrix.change[active.to(matrix.change.device)].requires_grad_() for matrix in matrices]
+        with _changed([matrix.site for matrix in matrices], leaves, index):
             nll = rows.read().nll
         losses = nll.new_zeros(len(active)).index_add(0, index.to(nll.device), nll)
         members = torch.bincount(index).to(losses)
         gradients = torch.autograd.grad((losses / members).sum(), leaves)
-        moving = (losses.detach() / members >= self.stop_loss).to(device)
+        moving = losses.detach() / members >= self.stop_loss
         for matrix, gradient in zip(matrices, gradients, strict=True):
-            matrix.adam.step_(at[moving], matrix.allowed(gradient[moving]))
+            device = gradient.device  # blocks may be on several
+            going = moving.to(device)
+            matrix.adam.step_(active.to(device)[going], matrix.allowed(gradient[going]))
             self.limit_(matrix.change)
         return active, losses.detach().double().cpu(), members.double().cpu()
 
@@ -299,10 +299,13 @@ def _unchanged(gradient: Tensor) -> Tensor:
 
 @contextmanager
 def _changed(sites: Sequence[EditSite], changes: Sequence[Tensor], rows: Tensor) -> Iterator[None]:
-    """Within the block, each row runs with the changes [G, d_out, d_in] of its group."""
+    """Within the block, each row runs with the changes [G, d_out, d_in] of its group, which is shared and not copied where there is one."""
+    count = len(changes[0])
+    in_order = torch.equal(rows, torch.arange(count, device=rows.device))
     with ExitStack() as stack:
         for site, change in zip(sites, changes, strict=True):
+            of_rows = change[0] if count == 1 else change if in_order else change[rows.to(change.device)]
             stack.enter_context(
-                added_to_output(site.module, lambda k, c=change: k.to(c.dtype) @ c[rows].mT, rows=len(rows))  # type: ignore[misc]
+                added_to_output(site.module, lambda k, c=of_rows: k.to(c.dtype) @ c.mT, rows=len(rows))  # type: ignore[misc]
             )
         yield

@@ -71,14 +71,15 @@ class CachedSuffix:
         """Some of the rows.
 
         Args:
-            rows: [M] indices.
+            rows: [M] indices, on any device.
         """
         chosen = copy.copy(self)
-        b = self.batch
+        b, hidden = self.batch, self._block_input.hidden
+        rows = rows.to(b.input_ids.device)
         chosen.batch = EncodedAnswers(b.input_ids[rows], b.positions[rows], b.labels[rows], b.subject[rows])
         chosen._inputs = {name: tensor[rows] for name, tensor in self._inputs.items()}
-        hidden = self._block_input.hidden
-        chosen._block_input = replace(self._block_input, hidden=None if hidden is None else hidden[rows])
+        kept = None if hidden is None else hidden[rows.to(hidden.device)]
+        chosen._block_input = replace(self._block_input, hidden=kept)
         chosen._cache = copy_of_cache(self._cache, rows)
         return chosen
 

@@ -66,7 +66,7 @@ class EditSite:
         Raises:
             ModelError: If the norm takes off the mean as well (``LayerNorm``): a change along it would be lost.
         """
-        change = change / self.scale
+        change = change.to(outputs.device) / self.scale
         if self.norm is None:
             return change
         if isinstance(self.norm, nn.LayerNorm):

@@ -5,7 +5,18 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lga_lightning.editing import MEMIT, RROME, AlphaEdit, CrispEdit, DenseUpdate, UltraEdit, WeightDelta
+from lga_lightning.editing import (
+    EMMET,
+    MEMIT,
+    PMET,
+    ROME,
+    RROME,
+    AlphaEdit,
+    CrispEdit,
+    DenseUpdate,
+    UltraEdit,
+    WeightDelta,
+)
 from lga_lightning.editing.session import EditSession
 from lga_lightning.exceptions import SettingError
 from lga_lightning.models.architecture import edit_site
@@ -49,6 +60,32 @@ def test_sizes_are_of_all_modules_of_a_block(tokenizer):
         change = torch.cat([run.delta.matrix(name).flatten() for name in names])
         weight = torch.cat([model.get_submodule(name).weight.flatten() for name in names])
         assert norms[layer] == pytest.approx((change.norm() / weight.norm()).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", [ROME, RROME, MEMIT, EMMET, PMET, AlphaEdit, UltraEdit])
+def test_a_group_that_fails_leaves_nothing_behind(kind, tokenizer, monkeypatch):
+    model, data = tiny_model("llama"), requests(4)
+    method = method_for(kind, model, **({} if kind in (AlphaEdit, UltraEdit) else {"history": True}))
+    run, failing = (EditSession(method, model, tokenizer, [1, 2]) for _ in range(2))
+    run.edit(data[:2])
+    failing.edit(data[:2])
+    before = failing.state()
+    write, calls = type(method).write, []
+
+    def fails_when_all_is_remembered(self, *args):
+        calls.append(write(self, *args))
+        raise RuntimeError("interrupted")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(method), "write", fails_when_all_is_remembered)
+        with pytest.raises(RuntimeError, match="interrupted"):
+            failing.edit(data[2:])
+    assert calls
+    assert failing.state() == before
+    run.edit(data[2:])
+    failing.edit(data[2:])
+    for name, update in run.delta.updates.items():
+        assert torch.equal(failing.delta.matrix(name), update.matrix)
 
 
 @pytest.mark.parametrize("kind", ALL)

@@ -15,8 +15,10 @@ from lga_lightning.callbacks import AdapterWriter
 from lga_lightning.exceptions import ModelError
 from lga_lightning.models.loading import load_model
 from lga_lightning.models.weights import weights_hash
+from tests.editing.helpers import ALL, method_for
 from tests.helpers.cli import FAST_METHOD
 from tests.helpers.models import requests, tiny_model, tiny_tokenizer
+from tests.helpers.pretend_devices import MixedDevicesError, PretendedDevices, spread
 from tests.helpers.sharded import trainer
 
 EDITORS = {"llama": RROME, "gpt2": RROME, "gemma3_text": MEMIT}
@@ -79,3 +81,30 @@ def test_what_is_put_aside_is_not_written_to(tmp_path):
     module = LGAModule(str(folder), 1, editor=RROME(**FAST_METHOD), device_map=half_on_disk(folder))
     with pytest.raises(ModelError, match=r"without --edits\.merge"):
         trainer(tmp_path, False, AdapterWriter(merge=True)).predict(module, DataLoader(requests(1)))
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3_text"])
+@pytest.mark.parametrize("layers", [[2], [1, 2]])
+@pytest.mark.parametrize("kind", ALL)
+def test_edits_on_two_devices_are_those_on_one(kind, layers, family, tokenizer):
+    model, other, data = tiny_model(family), spread(tiny_model(family), 2), requests(3)
+    method, on_two = method_for(kind, model), method_for(kind, other)
+    if hasattr(method, "contexts"):
+        on_two.contexts._sampled[other] = method.contexts.of(model, tokenizer)
+    expected = method.compute(model, tokenizer, data, layers)
+    with PretendedDevices():
+        found = on_two.compute(other, tokenizer, data, layers)
+    for name, update in expected.updates.items():
+        assert update.matrix.norm() > 0
+        torch.testing.assert_close(found.updates[name].matrix, update.matrix, rtol=1e-3, atol=1e-5)
+
+
+def test_devices_are_not_mixed(tokenizer):
+    with PretendedDevices():
+        one, other = torch.ones(2, device="cuda:0"), torch.ones(2, device="cuda:1")
+        assert (one.device, (2 * other).device) == (torch.device("cuda:0"), torch.device("cuda:1"))
+        assert (one + other.to(one)).device == one.device
+        assert one[torch.tensor([1])].device == one.device
+        for wrong in (lambda: one + other, lambda: one[other.long()], lambda: torch.cat([one, other])):
+            with pytest.raises(MixedDevicesError):
+                wrong()
