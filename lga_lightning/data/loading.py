@@ -105,11 +105,12 @@ def load_requests(
     loaded = LoadedRequests([], name=name_of_requests(source))
     if source is None or isinstance(source, str | Path):
         records = read_records(BUNDLED if source is None else source)
-        valid = _valid(records, format, {"zsre_target": zsre_target}, strict, loaded)
+        found = _valid(records, format, {"zsre_target": zsre_target}, strict, loaded)
     elif any(isinstance(fact, Mapping) for fact in source):
-        valid = _valid(_at_hand(source), format, {"zsre_target": zsre_target}, strict, loaded)
+        found = _valid(_at_hand(source), format, {"zsre_target": zsre_target}, strict, loaded)
     else:
-        valid = units_of(cast(Sequence[EditRequest], source))
+        found = iter(cast(Sequence[EditRequest], source))
+    valid = units_of(found)
     split_up = (unit if proxy_share is None else _with_split(unit, proxy_share) for unit in valid)
     seen: dict[str, None] = {}
     kept = (unit for unit in split_up if _wanted(unit, split, relations, loaded.filtered, seen))
@@ -148,7 +149,7 @@ def _at_hand(facts: Sequence[EditRequest | Mapping[str, Any]]) -> Iterator[Recor
 
 def _valid(
     records: Iterable[Record], format: str | Format, options: dict[str, str], strict: bool, loaded: LoadedRequests
-) -> Iterator[list[EditRequest]]:
+) -> Iterator[EditRequest]:
     """The requests of one record after the other; what cannot be used is counted in ``loaded``."""
     read = None
     for record in records:
@@ -173,7 +174,7 @@ def _valid(
             loaded.filtered[chosen.no_request] += 1
         else:
             loaded.unread.update(unread - set(chosen.unused))
-            yield [found] if isinstance(found, EditRequest) else list(found)
+            yield from [found] if isinstance(found, EditRequest) else found
 
 
 def _with_split(unit: list[EditRequest], proxy_share: float) -> list[EditRequest]:

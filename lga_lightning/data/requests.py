@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import count, groupby
 
 from lga_lightning.exceptions import InvalidRequest
 
@@ -84,6 +83,11 @@ class EditRequest:
     def __post_init__(self) -> None:
         if self.split not in (None, "proxy", "test"):
             raise InvalidRequest("unknown split", f"`split` must be 'proxy', 'test' or left out, got {self.split!r}.")
+        if not self.prompt.strip():
+            raise InvalidRequest(
+                "empty prompt",
+                f"`prompt` of the fact with the answer {self.target_new!r} is empty. Give the text that the answer is to follow.",
+            )
         if not all(rephrase.strip() for rephrase in self.rephrases):
             raise InvalidRequest(
                 "empty rephrase", f"A rephrase of {self.prompt!r} is empty. Give it a text, or drop it."
@@ -158,9 +162,17 @@ def units_of(requests: Iterable[EditRequest]) -> Iterator[list[EditRequest]]:
     Args:
         requests: The requests, in the order of their data set.
     """
-    alone = count()
-    for _, unit in groupby(requests, lambda request: next(alone) if request.group is None else request.group):
-        yield list(unit)
+    unit: list[EditRequest] = []
+    for request in requests:
+        if unit and request.group != unit[0].group:
+            yield unit
+            unit = []
+        unit.append(request)
+        if request.group is None:  # whole by now: no need to look at what comes next
+            yield unit
+            unit = []
+    if unit:
+        yield unit
 
 
 def check_subjects(requests: Iterable[EditRequest], who: str) -> None:

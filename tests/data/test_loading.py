@@ -36,6 +36,12 @@ COUNTERFACT_ROW = {
 }
 
 
+GROUPED = [
+    {"prompt": f"City {number} is in", "subject": f"City {number}", "target_new": "France", "group": group}
+    for number, group in enumerate("aabbccddeeffgghh")
+]
+
+
 def lines(*rows: object) -> str:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
@@ -376,3 +382,27 @@ def test_objects_by_number_that_are_broken(text, said, tmp_path):
     path.write_text(text)
     with pytest.raises(DataError, match=re.escape(said)):
         load_requests(path)
+
+
+@pytest.mark.parametrize("kind", ["facts.jsonl", "facts.csv", "dicts", "requests"])
+def test_a_group_is_one_wherever_it_comes_from(kind, tmp_path):
+    source = GROUPED if kind == "dicts" else load_requests(GROUPED).requests
+    if kind.startswith("facts"):
+        source = tmp_path / kind
+        table = "prompt,subject,target_new,group\n" + "".join(",".join(row.values()) + "\n" for row in GROUPED)
+        source.write_text(table if kind.endswith("csv") else lines(*GROUPED))
+    assert [request.group for request in load_requests(source, limit=1).requests] == ["a", "a"]
+    drawn = [request.group for request in load_requests(source, limit=3, seed=0).requests]
+    assert drawn[::2] == drawn[1::2]
+    assert len(set(drawn)) == 3
+    whole = load_requests(source, proxy_share=0.5).requests
+    assert [request.split for request in whole[::2]] == [request.split for request in whole[1::2]]
+    assert {request.split for request in whole} == {"proxy", "test"}
+
+
+def test_no_record_is_read_behind_the_last_that_is_kept(tmp_path):
+    path = tmp_path / "facts.jsonl"
+    path.write_text(lines(ROME, OSLO) + "no JSON\n")
+    assert len(load_requests(path, limit=2).requests) == 2
+    with pytest.raises(DataError, match="line 3"):
+        load_requests(path, limit=3)

@@ -20,6 +20,7 @@ VALID = {"prompt": "Rome is in", "subject": "Rome", "target_new": "France", "tar
         ({"subject": "rome"}, "subject not in the prompt", ["'rome'", "letter for letter"]),
         ({"target_new_aliases": ("x", " ")}, "empty alias", ["'Rome is in'", "drop it"]),
         ({"target_old_aliases": ("",)}, "empty alias", ["'Rome is in'", "drop it"]),
+        ({"prompt": " ", "subject": None}, "empty prompt", ["`prompt`", "'France'", "Give the text"]),
         ({"subject": ""}, "empty subject", ["'Rome is in'", "Say what the fact is about", "leave the field out"]),
         ({"subject": " \n"}, "empty subject", ["'Rome is in'", "Say what the fact is about"]),
         ({"target_new": " "}, "empty target", ["`target_new`", "'Rome is in'", "Give the answer"]),
