@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lga_lightning.editing.multi_layer import WeightedMultiLayerMethod
 from lga_lightning.editing.presets import preset_for
-from lga_lightning.exceptions import SettingError
+from lga_lightning.exceptions import DataError, SettingError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -49,7 +49,14 @@ class EMMET(WeightedMultiLayerMethod):
         inner = keys.double() @ solved.T
         if len(keys) > 1:
             inner += self.alpha * torch.eye(len(keys), dtype=torch.float64, device=keys.device)
-        return torch.linalg.solve(inner, solved)
+        try:
+            return torch.linalg.solve(inner, solved)
+        except torch.linalg.LinAlgError as error:
+            raise DataError(
+                f"{self.name} at block {layer} is to give two of the facts edited together the same key, and with `alpha` {self.alpha:g} their "
+                "values cannot both be met: the same fact twice, or two prompts that are the same up to the subject's end. Leave one "
+                "out, edit them one after the other, or give `alpha` a number above 0 (0.1)."
+            ) from error
 
     def settings(self, model: PreTrainedModel) -> dict[str, Any]:
         """The method's name and settings, for result files."""

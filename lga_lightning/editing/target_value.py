@@ -21,7 +21,8 @@ from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing.context_templates import in_contexts
 from lga_lightning.editing.row_adam import RowAdam
 from lga_lightning.editing.targets import EditTargets
-from lga_lightning.exceptions import SettingError
+from lga_lightning.exceptions import InvalidRequest, SettingError
+from lga_lightning.models.architecture import longest_text
 from lga_lightning.models.cached_suffix import CachedSuffix
 from lga_lightning.models.encoding import IGNORE, EncodedAnswers, encode_answers, encode_subjects
 from lga_lightning.models.hooks import added_to_output, captured_inputs, captured_outputs, frozen
@@ -161,7 +162,9 @@ def _find_in_one_batch(
     """One batch of :func:`find_target_values`."""
     device = input_device(model)
     with torch.inference_mode(False), torch.enable_grad(), frozen(model):
-        answers = CachedSuffix(model, _encode_in_contexts(tokenizer, requests, contexts).to(device), site.layer)
+        encoded = _encode_in_contexts(tokenizer, requests, contexts)
+        _check_length(model, encoded, requests, len(contexts))
+        answers = CachedSuffix(model, encoded.to(device), site.layer)
         subjects = CachedSuffix(model, _encode_descriptions(tokenizer, requests).to(device), site.layer)
         with torch.no_grad():
             at = answers.batch.subject
@@ -266,6 +269,26 @@ def _encode_in_contexts(
     """Row i K + j: request i in context j, with its new answer."""
     texts, ends = in_contexts(requests, contexts)
     return encode_answers(tokenizer, texts, [request.target_new for request in requests for _ in contexts], ends)
+
+
+def _check_length(
+    model: PreTrainedModel, encoded: EncodedAnswers, requests: Sequence[EditRequest], contexts: int
+) -> None:
+    """Refuse a prompt that takes more positions behind a context than the model has.
+
+    Raises:
+        InvalidRequest: Names the longest.
+    """
+    lengths = encoded.positions.amax(1) + 1
+    longest = int(lengths.max())
+    if longest_text(model, longest) < longest:
+        request = requests[int(lengths.argmax()) // contexts]
+        raise InvalidRequest(
+            "too long for the model",
+            f"The prompt {request.prompt[:60]!r} takes {longest:,} tokens with its answer, behind a text that the model has written "
+            f"(`context_lengths`), and the model has {longest_text(model, longest):,} positions. Shorten it, leave the request out, or edit "
+            "with shorter contexts.",
+        )
 
 
 def _encode_descriptions(tokenizer: PreTrainedTokenizerBase, requests: Sequence[EditRequest]) -> EncodedAnswers:

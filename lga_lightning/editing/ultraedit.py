@@ -201,7 +201,7 @@ class UltraEdit(EditMethod):
         return deltas
 
     def solve_update(self, model: PreTrainedModel, site: EditSite, rows: AnswerRows, seen: SeenRows) -> Tensor:
-        """(H H^T + ridge I)^-1 V: the same as the paper's system of d_in, as one of n.
+        """(H H^T + ridge I)^-1 V: the same as the paper's system of d_in, as one of n or of d_in unknowns, whichever are fewer.
 
         Args:
             model: A causal language model.
@@ -219,8 +219,13 @@ class UltraEdit(EditMethod):
             outputs = self._warm[model][site.name].outputs.mean.item()
             rate = STEP * outputs / (site.in_features * site.out_features**0.5)
         values = -rate * size * seen.gradients.normalise(rows.gradients)
-        inner = keys @ keys.T + self.ridge * torch.eye(len(keys), dtype=keys.dtype, device=keys.device)
-        return torch.linalg.solve(inner, values)
+        if len(keys) > site.in_features:
+            return (values - keys @ self._ridged(keys.T @ keys, keys.T @ values)) / self.ridge
+        return self._ridged(keys @ keys.T, values)
+
+    def _ridged(self, inner: Tensor, values: Tensor) -> Tensor:
+        """(A + ridge I)^-1 V."""
+        return torch.linalg.solve(inner + self.ridge * torch.eye(len(inner)).to(inner), values)
 
     def expected_change(self, model: PreTrainedModel, facts: LinearisedFacts) -> Tensor:
         """What is written: one vector for each token of the new answer, [B, A, d_out]."""
@@ -239,7 +244,8 @@ class UltraEdit(EditMethod):
     def settings(self, model: PreTrainedModel) -> dict[str, Any]:
         """The method's name and settings, for result files."""
         names = ("ridge", "modules", "warmup", "whiten")
-        facts = {"warmup_facts": name_of_requests(self.warmup_facts)} if self.warmup else {}
+        read = self.warmup or self.learning_rate(model) is None
+        facts = {"warmup_facts": name_of_requests(self.warmup_facts)} if read else {}
         chosen = {name: getattr(self, name) for name in names}
         return {"name": self.name, "learning_rate": self.learning_rate(model), **chosen, **facts}
 

@@ -51,9 +51,7 @@ class CachedSuffix:
         if prefix.input_ids.shape[1]:
             with torch.no_grad(), logits_at(model, torch.zeros_like(starts).unsqueeze(1)):
                 self._cache = cache_of(model, model(**vars(prefix), use_cache=True))
-        length = int((batch.positions.amax(1) - starts).max()) + 1  # what is right of the last position changes nothing
-        if keeps_states(self._cache):  # a single token's step of a state space has no backward pass
-            length = max(length, 2)
+        length = self._length(batch.positions - starts.unsqueeze(1))
         rest = torch.arange(length, device=device) + starts.unsqueeze(1)
         rest = rest.clamp_max(batch.input_ids.shape[1] - 1)
         self.batch = replace(
@@ -68,19 +66,19 @@ class CachedSuffix:
         }
 
     def select(self, rows: Tensor) -> CachedSuffix:
-        """Some of the rows.
+        """Some of the rows, without what is to the right of their last position.
 
         Args:
             rows: [M] indices, on any device.
         """
-        chosen = copy.copy(self)
-        b, hidden = self.batch, self._block_input.hidden
-        rows = rows.to(b.input_ids.device)
-        chosen.batch = EncodedAnswers(b.input_ids[rows], b.positions[rows], b.labels[rows], b.subject[rows])
-        chosen._inputs = {name: tensor[rows] for name, tensor in self._inputs.items()}
-        kept = None if hidden is None else hidden[rows.to(hidden.device)]
-        chosen._block_input = replace(self._block_input, hidden=kept)
-        chosen._cache = copy_of_cache(self._cache, rows)
+        chosen = self._select(rows)
+        batch, hidden = chosen.batch, chosen._block_input.hidden
+        too_long = batch.input_ids.shape[1] - self._length(batch.positions)
+        if too_long > 0:
+            chosen.batch = replace(batch, input_ids=batch.input_ids[:, :-too_long])
+            chosen._inputs = {name: tensor[:, :-too_long] for name, tensor in chosen._inputs.items()}
+            if hidden is not None:
+                chosen._block_input = replace(chosen._block_input, hidden=hidden[:, :-too_long])
         return chosen
 
     def run_below(self, rows: int) -> None:
@@ -93,7 +91,7 @@ class CachedSuffix:
             return
         found = []
         for some in torch.arange(len(self.batch), device=self.batch.input_ids.device).split(rows):
-            part = self.select(some)
+            part = self._select(some)
             found.append(part._block_input)
             with torch.no_grad(), part._entered(), ends_after(self.model, blocks(self.model)[self.layer]):
                 part._run()
@@ -116,6 +114,22 @@ class CachedSuffix:
         with logits_at(self.model, self.batch.positions if positions is None else positions), self._entered():
             logits: Tensor = self._run().logits
         return at_least_float32(logits)
+
+    def _length(self, positions: Tensor) -> int:
+        """Number of tokens up to the last of some positions: what is to the right of it changes nothing."""
+        least = 2 if keeps_states(self._cache) else 1  # a single token's step of a state space has no backward pass
+        return max(int(positions.max()) + 1, least)
+
+    def _select(self, rows: Tensor) -> CachedSuffix:
+        chosen = copy.copy(self)
+        b, hidden = self.batch, self._block_input.hidden
+        rows = rows.to(b.input_ids.device)
+        chosen.batch = EncodedAnswers(b.input_ids[rows], b.positions[rows], b.labels[rows], b.subject[rows])
+        chosen._inputs = {name: tensor[rows] for name, tensor in self._inputs.items()}
+        kept = None if hidden is None else hidden[rows.to(hidden.device)]
+        chosen._block_input = replace(self._block_input, hidden=kept)
+        chosen._cache = copy_of_cache(self._cache, rows)
+        return chosen
 
     def _entered(self) -> AbstractContextManager[None]:
         return entered_at(blocks(self.model), self.layer, self._block_input)

@@ -140,6 +140,14 @@ def test_alphaedit_leaves_the_protected_subspace_alone(family_name, tokenizer):
         assert delta.matrix(name_at(model, layer)).norm() > 1e-3
 
 
+def test_emmet_cannot_give_one_key_two_values(tokenizer):
+    model, data = tiny_model("llama", torch.float64), requests(1) * 2
+    said = r"EMMET at block 1 .* the same key, and with `alpha` 0 .* give `alpha` a number above 0"
+    with pytest.raises(DataError, match=said):
+        method_for(EMMET, model, alpha=0.0).compute(model, tokenizer, data, 1)
+    assert method_for(EMMET, model).compute(model, tokenizer, data, 1).matrix(name_at(model, 1)).norm() > 0
+
+
 @EXACT
 @TWO_FAMILIES
 def test_emmet_with_one_edit_is_rromes_closed_form(family_name, tokenizer):

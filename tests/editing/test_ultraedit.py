@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 
 from lga_lightning.data.loading import load_requests
 from lga_lightning.editing import ultraedit
-from lga_lightning.editing.answer_gradients import answer_gradients, pieces
+from lga_lightning.editing.answer_gradients import AnswerRows, answer_gradients, pieces
 from lga_lightning.editing.presets import ULTRAEDIT_LAYERS
 from lga_lightning.editing.running_statistics import RunningStatistics
 from lga_lightning.editing.session import EditSession
@@ -319,6 +319,27 @@ def test_one_token_has_no_spread(llama, tokenizer):
     with pytest.raises(DataError, match=r"one token at model.layers.1.mlp.down_proj. Edit more requests together"):
         UltraEdit(RATE, warmup=0).compute(llama, tokenizer, [one], 1)
     assert UltraEdit(warmup=2).compute(llama, tokenizer, [one], 1).matrix(name_at(llama, 1)).norm() > 0
+
+
+@pytest.mark.parametrize("tokens", [7, 40, 150])
+def test_the_smaller_of_two_systems_is_solved(tokens, monkeypatch):
+    model = tiny_model("llama", torch.float64)
+    site, method = edit_site(model, 1), UltraEdit(RATE, ridge=2.0, warmup=0)
+    generator, sizes, solve = torch.Generator().manual_seed(0), [], torch.linalg.solve
+    keys, gradients = (
+        torch.randn(tokens, width, generator=generator, dtype=torch.float64)
+        for width in (site.in_features, site.out_features)
+    )
+
+    def noted(inner, values):
+        sizes.append(len(inner))
+        return solve(inner, values)
+
+    monkeypatch.setattr(torch.linalg, "solve", noted)
+    rows = AnswerRows(keys, gradients)
+    b = method.solve_update(model, site, rows, method._statistics(rows))
+    assert sizes == [min(tokens, site.in_features)]
+    torch.testing.assert_close(b.T @ keys, update(keys, gradients, keys, gradients, ridge=2.0), **CLOSE)
 
 
 @pytest.mark.parametrize("setting", [{"learning_rate": 0.0}, {"ridge": 0.0}, {"warmup": -1}, {"modules": []}])

@@ -63,6 +63,8 @@ def test_some_of_the_rows(family, name):
         chosen = suffix.select(torch.tensor(rows))
         torch.testing.assert_close(chosen.logits(), everything[rows], **EXACT)
         assert torch.equal(chosen.batch.labels, batch.labels[rows])
+        last = max(s + a for s, a in ((p - subject, a) for subject, p, a in (BATCHES[name][row] for row in rows)))
+        assert chosen.batch.input_ids.shape[1] <= max(last, 2)  # nothing of longer rows
         again = chosen.select(torch.tensor([0]))
         torch.testing.assert_close(again.logits(), everything[rows[:1]], **EXACT)
     assert torch.equal(suffix.logits(), everything)  # selecting left it as it was

@@ -8,9 +8,11 @@ from dataclasses import replace
 import pytest
 
 from lga_lightning.data.requests import EditRequest, Probe
+from lga_lightning.editing import MEMIT, RROME
 from lga_lightning.exceptions import InvalidRequest
 from lga_lightning.functional import edit, find_golden_layer
 from lga_lightning.models.lengths import check_lengths
+from tests.editing.helpers import method_for
 from tests.helpers.cli import FAST_EDIT, refused
 from tests.helpers.data import rows, write_rows
 from tests.helpers.models import requests, tiny_model
@@ -60,3 +62,15 @@ def test_a_line_of_megabytes_is_refused_by_name(verb, arguments, tmp_path, capsy
     assert "long.jsonl, line 1" in said
     assert "positions" in said
     assert len(said) < 500
+
+
+@pytest.mark.parametrize("kind", [RROME, MEMIT])
+def test_a_prompt_that_is_too_long_behind_a_context_is_named(kind, tokenizer):
+    model = tiny_model("gpt2")
+    fact = EditRequest("x" * 50 + " Rome is in", "Rome", "France", "Italy")
+    check_lengths(model, tokenizer, [fact])
+    method = method_for(kind, model)
+    with pytest.raises(
+        InvalidRequest, match=r"The prompt 'xxx.* tokens with its answer, behind a text .* 64 positions. Shorten it"
+    ):
+        method.compute(model, tokenizer, [*requests(1), fact], 1)
