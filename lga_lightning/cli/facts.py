@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import shutil
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 from lga_lightning.editing import WeightDelta
-from lga_lightning.editing.adapter import errors_in_json, read_note, resave_updates
+from lga_lightning.editing.adapter import CONFIG, FACTORS, MATRICES, NOTE, errors_in_json, read_note, resave_updates
 from lga_lightning.editing.facts_file import FACTS, facts_to_json
 from lga_lightning.exceptions import DataError, SettingError
 from lga_lightning.models.loading import DTYPES, load_model
 from lga_lightning.models.quantization import Quantization
 from lga_lightning.reports.adapter_facts import print_facts_of, removal_card
+from lga_lightning.reports.html import REPORT_FILE
 from lga_lightning.reports.terminal import print_note
+from lga_lightning.results.attribution import ATTRIBUTION_FILE
+from lga_lightning.results.validation import REQUESTS_FILE, VALIDATION_FILE
 from lga_lightning.utils.io import already_there, user_path
+
+CARD = "README.md"
+WRITTEN = (NOTE, FACTORS, MATRICES, CONFIG, FACTS, CARD)  # anew, where they are
+EVIDENCE = (VALIDATION_FILE, REQUESTS_FILE, ATTRIBUTION_FILE, REPORT_FILE)
+BEFORE = "before"
 
 
 def list_facts(words: Sequence[str]) -> None:
@@ -80,10 +89,29 @@ def remove_facts(words: Sequence[str]) -> None:
         *note.get("removed", []),
         *({"id": entry["id"], "request": entry["request"], "how": how} for entry in removed),
     ]
-    card = removal_card(note, after.facts, after.ranks)
-    resave_updates(after.updates, adapter, output, note, card, after.facts, overwrite=True)
+
+    def leave_more(scratch: Path) -> None:
+        (scratch / CARD).write_text(removal_card(note, after.facts, after.ranks), encoding="utf-8")
+        if output == adapter:
+            _carry_over(adapter, scratch)
+
+    resave_updates(after.updates, adapter, output, note, after.facts, overwrite=True, more=leave_more)
     print_note(f"{len(removed)} taken out, {len(after.facts)} left: {how}. {output}")
-    print_note("Its scores are of the edit before that; `lga predict` scores edits anew.")
+    aside = f", and stand in {BEFORE}/" if (output / BEFORE).is_dir() else ""
+    print_note(f"Its scores are of the edit before that{aside}; `lga predict` scores edits anew.")
+
+
+def _carry_over(adapter: Path, scratch: Path) -> None:
+    """What else was in the folder: files that are not ours stay where they were, the evidence of the edit before goes into ``before/``."""
+    for path in sorted(adapter.iterdir(), key=Path.is_file):  # folders first, so that the newest evidence is kept
+        if path.name in WRITTEN:
+            continue
+        place = scratch / BEFORE / path.name if path.name in EVIDENCE else scratch / path.name
+        place.parent.mkdir(exist_ok=True)
+        if path.is_dir():
+            shutil.copytree(path, place, dirs_exist_ok=True)
+        else:
+            shutil.copy2(path, place)
 
 
 def _redone(before: WeightDelta, options: Any, note: dict[str, Any]) -> WeightDelta:
@@ -92,8 +120,8 @@ def _redone(before: WeightDelta, options: Any, note: dict[str, Any]) -> WeightDe
     model, tokenizer = load_model(options.model, options.dtype, quantization=options.quantization)
     WeightDelta.load(options.adapter, model)  # refuses another base model
     after = redo_without(before, options.fact, model.to(options.device), tokenizer)
-    if "low_rank" in note:
-        rank = note["low_rank"]["max_rank"]
+    rank = note.get("low_rank", note.get("method", {})).get("max_rank")
+    if rank is not None:
         after, errors = after.low_rank(rank)
         note["low_rank"] = {"max_rank": rank, **errors_in_json(errors)}
     return after

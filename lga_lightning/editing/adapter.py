@@ -65,7 +65,7 @@ def save_updates(
 
     Raises:
         SettingError: If the folder is there and is not to be overwritten, or some update has a higher rank.
-        ModelError: If the model lacks one of the modules.
+        ModelError: If the model lacks one of the modules, or the edit has entries that are not finite.
     """
     sites = sorted((named_site(model, name) for name in updates), key=lambda site: (site.layer, site.name))
     content = {
@@ -86,9 +86,9 @@ def resave_updates(
     source: Path,
     folder: Path,
     note: Mapping[str, Any],
-    card: str,
     facts: Facts,
     overwrite: bool = False,
+    more: Callable[[Path], None] = lambda folder: None,
 ) -> None:
     """Write what is left of an edit that was read from a folder; no model is needed.
 
@@ -97,9 +97,9 @@ def resave_updates(
         source: The folder that it comes from.
         folder: Folder that is to appear; it may be the same.
         note: What to change in ``lga.json``.
-        card: Text of ``README.md``.
         facts: The facts that are left.
         overwrite: Whether to replace a folder that is there.
+        more: Puts other files into the folder before it appears.
 
     Raises:
         DataError: If the source is no such folder.
@@ -110,11 +110,7 @@ def resave_updates(
     if "transposed" not in content and (source / CONFIG).is_file():
         content["transposed"] = json.loads((source / CONFIG).read_text(encoding="utf-8"))["fan_in_fan_out"]
     names = [entry["module"] for entry in content["edited"].values()]
-
-    def add_card(scratch: Path) -> None:
-        (scratch / "README.md").write_text(card, encoding="utf-8")
-
-    _write({name: updates[name] for name in names}, folder, content, overwrite, facts, add_card)
+    _write({name: updates[name] for name in names}, folder, content, overwrite, facts, more)
 
 
 def _write(
@@ -127,6 +123,12 @@ def _write(
 ) -> None:
     from safetensors.torch import save_file
 
+    broken = [name for name, update in updates.items() if not all(factor.isfinite().all() for factor in update.factors)]
+    if broken:
+        raise ModelError(
+            f"The edit of {broken[0]} has entries that are NaN or infinite, so nothing was written: it would break the model. The search or "
+            "the training that made it went astray; lower the learning rate, or take --model.dtype float32."
+        )
     compact = {name: update.compact() for name, update in updates.items()}
     facts = facts.folded([name for name, update in compact.items() if update is not updates[name]])
     dense = any(isinstance(update, DenseUpdate) for update in compact.values())

@@ -16,6 +16,7 @@ from lga_lightning.editing.first_order import Forecastable
 from lga_lightning.editing.targets import EditTargets
 from lga_lightning.exceptions import SettingError
 from lga_lightning.models.architecture import check_layer
+from lga_lightning.models.chat import asks_in_chat
 from lga_lightning.utils.dealing import Deal, alone
 from lga_lightning.utils.settings import ShowsSettings, check_at_least_one
 
@@ -197,11 +198,9 @@ class EditMethod(ShowsSettings, Forecastable, ABC):
             history: See :meth:`write`.
         """
         deltas, settings = self.write(model, tokenizer, groups, layers, history), self.settings(model)
-        in_turn = self.in_turn and len(layers) == 1
+        how = self.column_each, self.in_turn and len(layers) == 1, layers, settings, asks_in_chat(tokenizer)
         return [
-            WeightDelta(
-                delta.updates, Facts.of(group.requests, delta.updates, self.column_each, in_turn, layers, settings)
-            )
+            WeightDelta(delta.updates, Facts.of(group.requests, delta.updates, *how))
             for group, delta in zip(groups, deltas, strict=True)
         ]
 

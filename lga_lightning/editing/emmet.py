@@ -44,19 +44,23 @@ class EMMET(WeightedMultiLayerMethod):
         return [preset_for(model).rome_layer]
 
     def solve_update(self, model: PreTrainedModel, layer: int, keys: Tensor, earlier: Tensor | None = None) -> Tensor:
-        """(K^T C~^-1 K + alpha I)^-1 K^T C~^-1."""
+        """(K^T C~^-1 K + alpha I)^-1 K^T C~^-1.
+
+        Raises:
+            DataError: If two keys are the same, and alpha is 0.
+        """
         solved = self.weighted(model, layer, keys, earlier)
         inner = keys.double() @ solved.T
         if len(keys) > 1:
             inner += self.alpha * torch.eye(len(keys), dtype=torch.float64, device=keys.device)
-        try:
-            return torch.linalg.solve(inner, solved)
-        except torch.linalg.LinAlgError as error:
+        found, singular = torch.linalg.solve_ex(inner, solved)
+        if singular:
             raise DataError(
                 f"{self.name} at block {layer} is to give two of the facts edited together the same key, and with `alpha` {self.alpha:g} their "
                 "values cannot both be met: the same fact twice, or two prompts that are the same up to the subject's end. Leave one "
                 "out, edit them one after the other, or give `alpha` a number above 0 (0.1)."
-            ) from error
+            )
+        return found
 
     def settings(self, model: PreTrainedModel) -> dict[str, Any]:
         """The method's name and settings, for result files."""

@@ -31,6 +31,7 @@ class FactGroup:
             it was made on the unedited model.
         layers: The edited blocks.
         method: Name and settings of the method.
+        in_chat: Whether they were edited as turns of a chat; None where that is not recorded.
     """
 
     requests: tuple[EditRequest, ...]
@@ -40,6 +41,7 @@ class FactGroup:
     first: int = 0
     layers: tuple[int, ...] = ()
     method: Mapping[str, Any] | None = None
+    in_chat: bool | None = None
 
     def folded(self, modules: Collection[str]) -> FactGroup:
         """The same facts, with no columns of their own in some modules; itself where it has none there.
@@ -85,6 +87,7 @@ class Facts:
         in_turn: bool,
         layers: Sequence[int],
         method: Mapping[str, Any],
+        in_chat: bool | None = None,
     ) -> Facts:
         """One group, made on the unedited model.
 
@@ -95,10 +98,11 @@ class Facts:
             in_turn: Whether they were written one after the other.
             layers: The edited blocks.
             method: Name and settings of the method.
+            in_chat: Whether they were edited as turns of a chat.
         """
         spans = {name: (0, u.rank) if isinstance(u, LowRankUpdate) else None for name, u in updates.items()}
         each = len(requests) == 1 or (column_each and all(span == (0, len(requests)) for span in spans.values()))
-        return cls((FactGroup(tuple(requests), spans, each, in_turn, 0, tuple(layers), method),))
+        return cls((FactGroup(tuple(requests), spans, each, in_turn, 0, tuple(layers), method, in_chat),))
 
     def __len__(self) -> int:
         """The number of facts."""

@@ -35,6 +35,7 @@ def facts_to_json(facts: Facts) -> dict[str, Any]:
         {
             "method": methods.index(group.method),
             "layers": list(group.layers),
+            "in_chat": group.in_chat,
             "solved": "in turn" if group.in_turn else "together",
             "first": group.first,
             "columns": {name: span and list(span) for name, span in group.columns.items()},
@@ -75,8 +76,8 @@ def facts_from_json(content: dict[str, Any]) -> Facts:
             raise ValueError(f"group {number} has no facts, or stands on groups that come later")
         each = all(entry["own_columns"] for entry in entries)
         in_turn = group["solved"] == "in turn"
-        method = content["methods"][group["method"]]
-        groups.append(FactGroup(requests, columns, each, in_turn, group["first"], tuple(group["layers"]), method))
+        how = content["methods"][group["method"]], group.get("in_chat")
+        groups.append(FactGroup(requests, columns, each, in_turn, group["first"], tuple(group["layers"]), *how))
     return Facts(tuple(groups))
 
 

@@ -14,6 +14,7 @@ from lga_lightning.editing.delta import WeightDelta
 from lga_lightning.editing.facts import FactGroup, Facts
 from lga_lightning.editing.updates import LowRankUpdate
 from lga_lightning.exceptions import SettingError
+from lga_lightning.models.chat import as_asked
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -36,6 +37,7 @@ def redo_without(
 
     Raises:
         DataError: If there is no such fact, or no fact would be left.
+        ModelError: If a group was edited as turns of a chat, and the tokenizer has no chat template.
         SettingError: If a group cannot be made again: its method is not one of ours with settings that are all recorded, or it went by
             what it had kept of the groups before it.
     """
@@ -108,6 +110,8 @@ def _again(
             f"Facts were edited by {editor.name} on top of others, with what it had kept of these, which an adapter does not hold. {AGAIN}"
         )
     layers = list(group.layers)
+    if group.in_chat is not None:
+        tokenizer = as_asked(model, tokenizer, group.in_chat)
     editor.prepare(model, tokenizer, layers)  # before anything is in place
     with below.applied(model):
         return editor.compute(model, tokenizer, stay, layers, history=editor.new_history())

@@ -13,6 +13,7 @@ from lga_lightning.data.agreement import check_together
 from lga_lightning.data.loading import AT_HAND, as_requests
 from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing import RROME, EditMethod, WeightDelta
+from lga_lightning.editing.adapter import errors_in_json
 from lga_lightning.editing.session import EditSession
 from lga_lightning.evaluation.config import EvaluationConfig
 from lga_lightning.evaluation.evaluator import evaluate
@@ -197,8 +198,10 @@ class EditJob:
         self.editor.prepare(model, tokenizer, layers)  # before anything is in place
         session.delta = below
         session.edit(asked, self.batch_size)
+        low_rank = None
         if self.max_rank is not None:
-            session.delta, _ = session.delta.low_rank(self.max_rank)
+            session.delta, errors = session.delta.low_rank(self.max_rank)
+            low_rank = {"max_rank": self.max_rank, **errors_in_json(errors)}
         self._say("Asking the model, before and after.")
         responses = evaluate(model, tokenizer, requests, [session.delta] * len(requests), self.evaluation)
         result = self._result(session, requests, responses, name, source)
@@ -207,7 +210,8 @@ class EditJob:
             print_facts(responses)
         check_met(self.requirements, result)
         if self.folder is not None:
-            write_adapter(session.delta, self.folder, model, requests, result, responses, spec.result, self.overwrite)
+            written = session.delta, self.folder, model, requests, result, responses, spec.result
+            write_adapter(*written, self.overwrite, low_rank)
             self._say(f"The adapter, with its card and report.html: {self.folder}")
         return FinishedEdit(session.delta, requests, result, responses, spec.result, self.folder)
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing import WeightDelta
@@ -29,6 +29,7 @@ def write_adapter(
     responses: Sequence[Sequence[EvalResult]],
     search: LocatorResult | None = None,
     overwrite: bool = False,
+    low_rank: Mapping[str, Any] | None = None,
 ) -> None:
     """Write an edit and its evidence; the folder appears whole or not at all.
 
@@ -41,6 +42,7 @@ def write_adapter(
         responses: Results of the prompts of each.
         search: What led to the layer; None where it was given.
         overwrite: Whether to replace a folder that is there.
+        low_rank: To which rank it was folded, and what that cost; None for an edit that is whole.
     """
 
     def add_evidence(scratch: Path) -> None:
@@ -57,7 +59,7 @@ def write_adapter(
         folder,
         model,
         hub_name(result.model),
-        note=result.to_dict(),
+        note=result.to_dict() | ({} if low_rank is None else {"low_rank": low_rank}),
         overwrite=overwrite,
         facts=delta.facts,
         more=add_evidence,

@@ -11,8 +11,13 @@ from safetensors.torch import load_file
 from lga_lightning.cli import run
 from lga_lightning.editing import RROME, WeightDelta
 from lga_lightning.editing.session import EditSession
+from lga_lightning.evaluation.config import EvaluationConfig
+from lga_lightning.job import EditJob
+from lga_lightning.models.chat import ChatTokenizer
+from lga_lightning.models.loading import load_model
 from tests.helpers.cli import FAST_METHOD, refused
 from tests.helpers.models import requests, tiny_model
+from tests.helpers.tokenizers import LINES
 
 
 @pytest.fixture
@@ -71,6 +76,55 @@ def test_others_are_edited_again(adapter, model_folder, tokenizer, capsys):
     assert after.facts == session.delta.facts
     for name, update in session.delta.updates.items():
         torch.testing.assert_close(after.matrix(name), update.matrix, rtol=1e-4, atol=1e-5)
+
+
+def test_what_else_is_in_the_folder_stays(adapter, capsys):
+    names = [entry["id"] for entry in facts_of(adapter)]
+    evidence = ("validation.json", "requests.parquet", "attribution.json", "report.html")
+    for name in (*evidence, "notes of mine.txt"):
+        (adapter / name).write_text(f"{name} of three")
+    (adapter / "pictures").mkdir()
+    (adapter / "pictures" / "a.png").write_bytes(b"picture")
+    for number, left in ((2, "three"), (1, "two")):
+        run(["remove", str(adapter), "--fact", names[number]])
+        assert "Its scores are of the edit before that, and stand in before/" in " ".join(
+            capsys.readouterr().out.split()
+        )
+        assert (adapter / "before" / "validation.json").read_text() == f"validation.json of {left}"
+        assert not any((adapter / name).exists() for name in evidence)
+        assert (adapter / "notes of mine.txt").read_text() == "notes of mine.txt of three"
+        assert (adapter / "pictures" / "a.png").read_bytes() == b"picture"
+        assert len(WeightDelta.load(adapter, tiny_model("llama")).facts) == number
+        (adapter / "validation.json").write_text("validation.json of two")  # asked anew
+    assert {path.name for path in (adapter / "before").iterdir()} == set(evidence)
+
+
+@pytest.mark.parametrize("in_chat", [True, False])
+def test_what_was_edited_in_a_chat_is_edited_again_in_one(in_chat, tokenizer, tmp_path, capsys):
+    model, base, folder = tiny_model("llama"), tmp_path / "base", tmp_path / "adapter"
+    tokenizer.chat_template = LINES
+    model.save_pretrained(base)
+    tokenizer.save_pretrained(base)
+    asking, editor = ChatTokenizer(tokenizer) if in_chat else tokenizer, RROME(**FAST_METHOD)
+    delta = editor.compute(model, asking, requests(3), 1)
+    delta.save_pretrained(folder, model, str(base))
+    assert WeightDelta.load(folder).facts.groups[0].in_chat is in_chat
+    run(["remove", str(folder), "--fact", facts_of(folder)[0]["id"], "--model", str(base)])
+    after, expected = WeightDelta.load(folder), editor.compute(model, asking, requests(3)[1:], 1)
+    for name in expected.updates:
+        torch.testing.assert_close(after.matrix(name), expected.matrix(name), rtol=1e-4, atol=1e-5)
+
+
+def test_what_was_folded_is_folded_again(model_folder, tmp_path, capsys):
+    folder, (model, tokenizer) = tmp_path / "adapter", load_model(str(model_folder))
+    job = EditJob(RROME(**FAST_METHOD), 1, output=folder, max_rank=1, evaluation=EvaluationConfig(generate=False))
+    job.run(model, tokenizer, requests(3))
+    note = json.loads((folder / "lga.json").read_text())
+    assert note["low_rank"]["max_rank"] == 1
+    assert all(error > 0 for error in note["low_rank"]["relative_error"].values())
+    run(["remove", str(folder), "--fact", facts_of(folder)[0]["id"], "--model", str(model_folder)])
+    assert set(WeightDelta.load(folder).ranks.values()) == {1}
+    assert json.loads((folder / "lga.json").read_text())["low_rank"]["max_rank"] == 1
 
 
 def test_what_is_refused(adapter, capsys, tmp_path):

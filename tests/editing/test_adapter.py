@@ -9,10 +9,10 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 
-from lga_lightning.editing import FTM, MEMIT, RROME, WeightDelta
+from lga_lightning.editing import FTM, MEMIT, RROME, DenseUpdate, LowRankUpdate, WeightDelta
 from lga_lightning.editing.adapter import save_updates
 from lga_lightning.editing.session import EditSession
-from lga_lightning.exceptions import DataError, SettingError
+from lga_lightning.exceptions import DataError, ModelError, SettingError
 from lga_lightning.models.architecture import edit_site
 from tests.editing.helpers import delta_for, ids, method_for, name_at
 from tests.helpers.models import requests, tiny_model
@@ -150,3 +150,18 @@ def test_a_full_disk_leaves_the_old_folder(overwrite, tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == (["a"] if overwrite else [])
     if overwrite:
         assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+@pytest.mark.parametrize("kind", [LowRankUpdate, DenseUpdate])
+def test_what_would_break_the_model_is_not_written(kind, broken, tmp_path):
+    model = tiny_model("llama")
+    edit = delta_for(model, {0: 1, 1: 2}, dtype=torch.float32)
+    first, name = (name_at(model, layer) for layer in (0, 1))
+    update = edit.updates[name] if kind is LowRankUpdate else DenseUpdate(edit.matrix(name))
+    update.factors[0].view(-1)[3] = broken
+    with pytest.raises(
+        ModelError, match=f"The edit of {name} has entries that are NaN or infinite, so nothing was written"
+    ):
+        WeightDelta({first: edit.updates[first], name: update}).save_pretrained(tmp_path / "adapter", model, "the/base")
+    assert not list(tmp_path.iterdir())
