@@ -87,10 +87,17 @@ class ApplyEdits(L.Callback):
         self._host.check_edits(self.editor, self._loaded)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Edit."""
-        self.delta, self.originals, self.result = self._host.edit_(
-            self.editor, self._find(trainer), self._loaded, self.batch_size, self.evaluation
-        )
+        """Edit, on the device that the module was trained on; Lightning has moved it to main memory by now, where it is merged."""
+        layer, device = self._find(trainer), trainer.strategy.root_device
+        pl_module.to(device)
+        try:
+            self.delta, self.result = self._host.edit(
+                self.editor, layer, self._loaded, self.batch_size, self.evaluation
+            )
+        finally:
+            if device.type != "cpu":
+                pl_module.cpu()
+        self.originals = self.delta.merge_(self._host.llm)
         if self.verbose and trainer.is_global_zero:
             say_edited(self.result)
 

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 
 from lga_lightning.data.loading import LoadedRequests
 from lga_lightning.editing import EditMethod, WeightDelta
-from lga_lightning.editing.in_place import Originals, check_mergeable
+from lga_lightning.editing.in_place import check_mergeable
+from lga_lightning.editing.session import EditSession
 from lga_lightning.evaluation.config import EvaluationConfig
-from lga_lightning.evaluation.evaluator import Evaluator
+from lga_lightning.evaluation.evaluator import evaluate
 from lga_lightning.exceptions import DataError, SettingError
 from lga_lightning.locators import LayerLocator
 from lga_lightning.locators.score_requests import score_all
+from lga_lightning.models.chat import as_asked, asks_in_chat
 from lga_lightning.models.lengths import check_lengths
 from lga_lightning.models.loading import load_tokenizer, name_of
 from lga_lightning.reports.terminal import print_edits, print_note
@@ -117,15 +119,15 @@ class HostModel:
             return LayerSpec.of(result, "this run")
         return layer.find(root, self.name)
 
-    def edit_(
+    def edit(
         self,
         editor: EditMethod,
         layer: LayerSpec,
         facts: LoadedRequests,
         batch_size: int,
         evaluation: EvaluationConfig,
-    ) -> tuple[WeightDelta, Originals, ValidationResult]:
-        """Edit facts, all together, and write the edit into the weights.
+    ) -> tuple[WeightDelta, ValidationResult]:
+        """Edit facts, all together; the model is left as it was.
 
         Args:
             editor: How facts are edited.
@@ -135,14 +137,15 @@ class HostModel:
             evaluation: What is measured.
 
         Returns:
-            The edit, what undoes it, and how it scores.
+            The edit, to be merged, and how it scores.
         """
-        asked = facts.requests
         layers, source = layer.layers_for(editor, self.llm)
-        delta = editor.compute(self.llm, self.tokenizer, asked, layers, batch_size)
-        results = Evaluator(self.llm, self.tokenizer, asked, evaluation)([delta] * len(asked))
-        found = ValidationResult.build(
-            asked,
+        session = EditSession(editor, self.llm, self.tokenizer, layers)
+        session.edit(facts.requests, batch_size)
+        scored = [facts.requests[place] for place in evaluation.drawn(range(len(facts.requests)))]
+        results = evaluate(self.llm, self.tokenizer, scored, [session.delta] * len(scored), evaluation)
+        result = ValidationResult.build(
+            scored,
             results,
             model_name=self.name,
             data_name=facts.name,
@@ -152,9 +155,12 @@ class HostModel:
             mode="batch",
             skipped=facts.skipped,
             evaluation=evaluation,
+            in_chat=asks_in_chat(as_asked(self.llm, self.tokenizer, evaluation.chat)),
             resamples=1000,
+            change=session.relative_norms(),
+            num_requests=len(facts.requests),
         )
-        return delta, delta.merge_(self.llm), found
+        return session.delta, result
 
 
 def say_edited(result: ValidationResult) -> None:

@@ -175,9 +175,8 @@ class ApplyEditsCallback(TrainerCallback):
         others = self._trainer.callback_handler.callbacks
         found = [callback.result for callback in others if isinstance(callback, LayerAttributionCallback)]
         layer = self._host.find_layer(self.layer, found, Path(args.output_dir))
-        self.delta, self.originals, self.result = self._host.edit_(
-            self.editor, layer, self._facts, self.batch_size, self.evaluation
-        )
+        self.delta, self.result = self._host.edit(self.editor, layer, self._facts, self.batch_size, self.evaluation)
+        self.originals = self.delta.merge_(self._host.llm)
         if self.verbose and state.is_world_process_zero:
             say_edited(self.result)
 

@@ -149,7 +149,7 @@ class SingularGuard(Guard):
         if not 0 < strength <= 1:
             raise SettingError(f"`strength` of SingularGuard must be above 0 and at most 1, got {strength}.")
         self.energy, self.side, self.strength = energy, side, strength
-        self._directions: PerModel[dict[str, tuple[Tensor, Tensor]]] = PerModel()
+        self._directions: PerModel[dict[str, tuple[Any, tuple[Tensor, Tensor]]]] = PerModel()
 
     def prepare(self, model: PreTrainedModel, layers: Sequence[int]) -> None:
         """Find the singular directions of the layers' out-projections."""
@@ -157,7 +157,7 @@ class SingularGuard(Guard):
             self.directions(model, edit_site(model, layer))
 
     def directions(self, model: PreTrainedModel, site: EditSite) -> tuple[Tensor, Tensor]:
-        """Left and right singular vectors that are spared; found once a model and matrix.
+        """Left and right singular vectors that are spared; found once a model and matrix, and anew where the weight has become another.
 
         Args:
             model: A causal language model.
@@ -166,10 +166,10 @@ class SingularGuard(Guard):
         Returns:
             U [d_out, k] and V [d_in, k].
         """
-        found = self._directions.setdefault(model, {})
-        if site.name not in found:
-            found[site.name] = singular_directions(unedited_weight(model, site), self.energy)
-        return found[site.name]
+        found, mark = self._directions.setdefault(model, {}), _mark(model, site)
+        if site.name not in found or found[site.name][0] != mark:
+            found[site.name] = mark, singular_directions(unedited_weight(model, site), self.energy)
+        return found[site.name][1]
 
     def apply_at(self, model: PreTrainedModel, site: EditSite, update: Update) -> Update:
         """The change, projected; see :class:`Guard`."""
@@ -199,6 +199,14 @@ class SingularGuard(Guard):
     def _spare(self, rows: Tensor, directions: Tensor) -> Tensor:
         directions = directions.to(rows)
         return rows - self.strength * (rows @ directions) @ directions.T
+
+
+def _mark(model: PreTrainedModel, site: EditSite) -> tuple[float, float] | None:
+    """What tells a module's unedited weight from another in its place; None where nothing is ever written into it."""
+    if not site.is_writable:
+        return None
+    weight = unedited_weight(model, site)
+    return weight.sum(dtype=torch.float64).item(), torch.linalg.vector_norm(weight, dtype=torch.float64).item()
 
 
 def singular_directions(weight: Tensor, energy: float) -> tuple[Tensor, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from types import SimpleNamespace
 
 import lightning as L
 import pytest
@@ -11,8 +12,9 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from lga_lightning.callbacks import ApplyEdits, LayerAttribution, ScoreCollector
+from lga_lightning.callbacks.host import HostModel
 from lga_lightning.data.requests import EditRequest
-from lga_lightning.editing import RROME
+from lga_lightning.editing import RROME, WeightDelta
 from lga_lightning.evaluation.config import EvaluationConfig
 from lga_lightning.exceptions import DataError, InvalidRequest, SettingError
 from lga_lightning.locators import LGA, FixedLayer
@@ -117,6 +119,49 @@ def test_a_model_that_the_host_makes_late(hook, callback, tmp_path):
     host = train(tmp_path, [callback, edits], Late)
     assert callback.result.golden_layer == 1
     assert [*edits.delta.by_block(host.net.llm)] == [1]
+
+
+def test_edits_are_made_where_the_module_was_trained(tmp_path, tokenizer, monkeypatch):
+    steps, made, merge = [], HostModel.edit, WeightDelta.merge_
+
+    class Moved(Host):
+        def to(self, device: torch.device) -> Host:
+            steps.append(device)
+            return self
+
+        def cpu(self) -> Host:
+            steps.append("cpu")
+            return self
+
+    def noted(step, call):
+        return lambda *args: steps.append(step) or call(*args)
+
+    monkeypatch.setattr(HostModel, "edit", noted("edit", made))
+    monkeypatch.setattr(WeightDelta, "merge_", noted("merge", merge))
+    for name in ("cuda:1", "cpu"):
+        steps.clear()
+        strategy = SimpleNamespace(root_device=torch.device(name))
+        trainer = SimpleNamespace(strategy=strategy, callbacks=[], default_root_dir=tmp_path, is_global_zero=True)
+        host = Moved()
+        edits = ApplyEdits(
+            requests(3),
+            "net.llm",
+            tokenizer,
+            1,
+            RROME(steps=3, contexts_each=0, second_moment="identity"),
+            evaluation=EvaluationConfig(generate=False, scored=2),
+            verbose=False,
+        )
+        edits.setup(trainer, host, "fit")
+        edits.on_fit_start(trainer, host)
+        edits.on_fit_end(trainer, host)
+        assert steps[:2] == [torch.device(name), "edit"]
+        assert steps[-1] == "merge"
+        assert [step for step in steps if step != "merge"][2:] == (["cpu"] if name == "cuda:1" else [])
+        assert name == "cpu" or steps[-2] == "cpu"  # merged where it is by then
+        assert (edits.result.num_requests, edits.result.num_scored) == (3, 2)
+        assert edits.result.drift[-1].largest_change > 0
+        assert edits.originals.weights
 
 
 @pytest.mark.parametrize("setting", [{"batch_size": 0}, {"every_n_epochs": 0}])

@@ -198,6 +198,20 @@ def test_the_unedited_weights_are_those_without_edits_in_place():
     assert update_in_place(model, site.name) is None
 
 
+def test_directions_are_those_of_the_weight_as_it_is_by_now():
+    model = tiny_model("llama", torch.float64)
+    guard, site = SingularGuard(0.5), edit_site(model, 1)
+    before = guard.directions(model, site)
+    assert guard.directions(model, site) is before  # found once
+    edit = WeightDelta({name: update.scaled(20.0) for name, update in delta_for(model, {1: 4}).updates.items()})
+    with edit.applied(model):  # in place, but not for good
+        assert guard.directions(model, site) is before
+    edit.merge_(model)
+    for found, expected in zip(guard.directions(model, site), singular_directions(site.weight, 0.5), strict=True):
+        torch.testing.assert_close(found, expected)
+    assert not torch.equal(guard.directions(model, site)[0], before[0])
+
+
 def test_guards_come_in_their_order():
     model, edit = tiny_model("llama", torch.float64), None
     edit, name = delta_for(model, {1: 1}), name_at(model, 1)
