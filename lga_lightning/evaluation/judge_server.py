@@ -76,7 +76,11 @@ class ServerJudge(Judge):
             raise JudgeError(f"{error} It was asked {ATTEMPTS} times.") from error
 
     def _ask(self, prompt: str) -> str:
-        key = os.environ.get(KEY, "")
+        key = os.environ.get(KEY, "").strip()
+        if not (key.isascii() and key.isprintable()):
+            raise JudgeError(
+                f"The environment variable {KEY} holds characters that no key has, a line break, say. Set it anew."
+            )
         question = {
             "model": self.model,
             "messages": [{"role": "user", "content": prompt}],

@@ -15,7 +15,8 @@ from lga_lightning.evaluation.judge import Judgement
 from lga_lightning.evaluation.prompts import FLUENCY, PERPLEXITY, EvalPrompt
 from lga_lightning.metrics.text import exact_match
 from lga_lightning.models.answers import read_answers
-from lga_lightning.models.cached_prompts import Attach, CachedPrompts
+from lga_lightning.models.architecture import longest_text
+from lga_lightning.models.cached_prompts import Attach, CachedPrompts, unedited
 from lga_lightning.models.chat import plain
 from lga_lightning.models.encoding import IGNORE, EncodedAnswers, pad_right, prompt_ids, target_ids
 from lga_lightning.models.generation import FULL_STOPS, answer_prefixes, count_full_stops, full_stops
@@ -76,7 +77,7 @@ def respond(
     """
     texts = [prompt.prompt for prompt in prompts]
     if prompts[0].group == PERPLEXITY:  # no turns of a chat
-        return [Response(nll=nll) for nll in _passage_nll(model, plain(tokenizer), texts, attach)]
+        return [Response(nll=nll) for nll in passage_nll(model, tokenizer, texts, attach)]
     cached = CachedPrompts(model, tokenizer, texts, attach)
     if prompts[0].group == FLUENCY:
         said = cached.continuations(FLUENCY_TOKENS, lambda row, text: False)
@@ -134,11 +135,23 @@ def _read(cached: CachedPrompts, prompts: Sequence[EvalPrompt], words: Sequence[
     return responses
 
 
-def _passage_nll(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, passages: Sequence[str], attach: Attach
+def passage_nll(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, passages: Sequence[str], attach: Attach = unedited
 ) -> list[float]:
-    """Mean negative log-likelihood of all tokens of a text but the first."""
-    rows = prompt_ids(tokenizer, passages)
+    """Mean negative log-likelihood of all tokens of a text but the first, up to as many as the model has positions.
+
+    Args:
+        model: A causal language model in eval mode.
+        tokenizer: Its fast tokenizer; a chat template is left out.
+        passages: N texts.
+        attach: Edits, by text.
+
+    Returns:
+        N means, in nats a token; NaN of a text of one token.
+    """
+    rows = [ids[: longest_text(model, len(ids))] for ids in prompt_ids(plain(tokenizer), passages)]
+    if max(map(len, rows)) < 2:
+        return [math.nan] * len(rows)
     ids, labels = pad_right(rows, 0), pad_right([row[1:] for row in rows], IGNORE)
     positions = torch.arange(labels.shape[1]).expand_as(labels)
     batch = EncodedAnswers(ids, positions, labels, torch.full((len(rows),), -1)).to(input_device(model))

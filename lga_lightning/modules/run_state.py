@@ -94,7 +94,7 @@ class RunState:
 
     def remove(self) -> None:
         """Remove the file, or those of all processes: the run is over, and its results are written."""
-        for path in self._files() if self.writes else ():
+        for path in self._files() if self.writes and self.every else ():
             path.unlink(missing_ok=True)
 
 
@@ -110,7 +110,8 @@ def fingerprint_of(
         evaluation: What is measured.
         more: Whatever else they depend on, by name.
     """
-    asked = evaluation.families, evaluation.passages, [metric.name for metric in evaluation.metrics]
+    names = [metric.name for metric in evaluation.metrics]
+    asked = evaluation.families, evaluation.passages, names, evaluation.probes, evaluation.scored
     return {
         "method": json.dumps(editor.settings(model), sort_keys=True, default=str),
         "layers": str(list(layers)),

@@ -181,6 +181,18 @@ def test_a_server_is_asked_as_openai_is(monkeypatch):
     assert pickle.loads(pickle.dumps(judge)).settings() == judge.settings()
 
 
+def test_a_key_that_no_header_takes_is_not_shown(monkeypatch):
+    monkeypatch.setenv("LGA_JUDGE_KEY", "sesame\r\n")
+    with served(lambda prompt: "yes") as stub:
+        ServerJudge(stub.address, "m")(["?"])
+    assert stub.asked[0][0]["Authorization"] == "Bearer sesame"
+    for key in ("ses\rame", "sésame"):
+        monkeypatch.setenv("LGA_JUDGE_KEY", key)
+        with pytest.raises(JudgeError, match="LGA_JUDGE_KEY holds characters that no key has") as caught:
+            ServerJudge("http://127.0.0.1:9/v1", "m").check()
+        assert key not in str(caught.value)
+
+
 def test_without_a_key_none_is_sent():
     with served(lambda prompt: "garbage") as stub:
         (found,) = ServerJudge(stub.address, "m")(["?"])

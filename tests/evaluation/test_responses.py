@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from lga_lightning.evaluation.prompts import EvalPrompt
-from lga_lightning.evaluation.responses import Response, own_words, respond
+from lga_lightning.evaluation.responses import Response, own_words, passage_nll, respond
 from lga_lightning.evaluation.results import compare_responses
 from lga_lightning.models.cached_prompts import unedited
+from tests.helpers.models import tiny_model
 
 
 @pytest.mark.parametrize(
@@ -57,6 +60,15 @@ def test_a_full_stop_within_an_answer_does_not_end_what_is_said(said, answer, wo
     assert own_words(said, prompt) == own_words(said, EvalPrompt("rewrite", "?", ("Rome",), answer)) == words
     result = compare_responses(prompt, Response(text=""), Response(text=own_words(said, prompt)))
     assert result.scores["contained"] == (0.0, 1.0)
+
+
+def test_passages_that_are_too_short_or_too_long(tokenizer):
+    model = tiny_model("gpt2")  # 64 positions
+    assert all(map(math.isnan, passage_nll(model, tokenizer, ["R"])))
+    short, whole, none = passage_nll(model, tokenizer, ["Rome is in", "Rome is in " + "x" * 200, "R"])
+    assert short == pytest.approx(passage_nll(model, tokenizer, ["Rome is in"])[0], rel=1e-5)
+    assert math.isfinite(whole)
+    assert math.isnan(none)
 
 
 def test_answers_with_full_stops_are_generated_to_their_end(llama, tokenizer, monkeypatch):

@@ -134,6 +134,16 @@ def test_no_state_is_left_where_none_is_wanted(tmp_path, data, tokenizer, monkey
         EditReport(save_every=-1)
 
 
+def test_a_run_that_keeps_no_state_leaves_that_of_another(tmp_path, data, tokenizer, monkeypatch):
+    with monkeypatch.context() as patched:
+        cut_off(patched, 4)
+        with pytest.raises(RuntimeError, match="cut off"):
+            run(tmp_path, made_for(RROME, tokenizer), data)
+    left = (tmp_path / STATE_FILE).read_bytes()
+    run(tmp_path, made_for(RROME, tokenizer), data, save_every=0)
+    assert (tmp_path / STATE_FILE).read_bytes() == left
+
+
 def test_only_one_process_writes(tmp_path):
     state = RunState(tmp_path / STATE_FILE, {}, 1, writes=False)
     state.save({"a": torch.ones(1)}, {})

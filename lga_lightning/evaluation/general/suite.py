@@ -12,13 +12,11 @@ from torch import Tensor
 from lga_lightning.editing.attaching import attached
 from lga_lightning.editing.delta import WeightDelta
 from lga_lightning.evaluation.general.held_out import Question
-from lga_lightning.models.answers import read_answers
+from lga_lightning.evaluation.responses import passage_nll
 from lga_lightning.models.architecture import longest_text
 from lga_lightning.models.cached_prompts import CachedPrompts
-from lga_lightning.models.chat import plain
-from lga_lightning.models.encoding import IGNORE, EncodedAnswers, pad_right, prompt_ids, target_ids
+from lga_lightning.models.encoding import prompt_ids, target_ids
 from lga_lightning.models.hooks import frozen
-from lga_lightning.models.likelihood import input_device
 from lga_lightning.utils.settings import check_at_least_one
 
 if TYPE_CHECKING:
@@ -111,14 +109,8 @@ class GeneralSuite:
     def _read(self, numbers: list[int]) -> Tensor:
         """Scores [M, 3] of passages: all tokens but the first."""
         texts = [self.passages[number - len(self.questions)] for number in numbers]
-        rows = [ids[: longest_text(self.model, len(ids))] for ids in prompt_ids(plain(self.tokenizer), texts)]
-        labels = pad_right([row[1:] for row in rows], IGNORE)
-        positions = torch.arange(labels.shape[1]).expand_as(labels)
-        batch = EncodedAnswers(pad_right(rows, 0), positions, labels, torch.full((len(rows),), -1))
-        batch = batch.to(input_device(self.model))
-        scores = torch.full((len(rows), 3), math.nan, dtype=torch.float64)
-        with torch.no_grad():
-            scores[:, 2] = read_answers(self.model, batch).nll.double().cpu()
+        scores = torch.full((len(texts), 3), math.nan, dtype=torch.float64)
+        scores[:, 2] = torch.tensor(passage_nll(self.model, self.tokenizer, texts), dtype=torch.float64)
         return scores
 
 
