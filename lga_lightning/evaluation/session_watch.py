@@ -19,6 +19,8 @@ from lga_lightning.evaluation.results import mean_scores
 from lga_lightning.exceptions import SettingError
 from lga_lightning.models.cached_prompts import unedited
 from lga_lightning.models.hooks import frozen
+from lga_lightning.models.likelihood import input_device
+from lga_lightning.utils.dealing import gathered
 from lga_lightning.utils.tensors import largest
 
 if TYPE_CHECKING:
@@ -140,7 +142,8 @@ class SessionWatch:
         )
 
     def _look(self, session: EditSession) -> None:
-        look = self.look(session)
+        # of several processes the first decides: their numbers may differ in the last digit, and all are to stop or none
+        look = gathered(self.look(session), input_device(self.model))[0]
         self.looks.append(look)
         passed = self.governor.passed(look)
         if not passed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -101,6 +102,19 @@ def test_a_change_that_is_no_number_has_passed_its_limit(llama, tokenizer):
     look = SessionWatch(governor, llama, tokenizer).look(session)
     assert math.isnan(look.relative_norm)
     assert governor.passed(look) == ["the change of a block's weights is nan of their norm (limit 1)"]
+
+
+def test_of_several_processes_the_first_decides(llama, tokenizer, monkeypatch):
+    watch, session = SessionWatch(Governor(relative_norm=0.55, every=1), llama, tokenizer), session_on(llama, tokenizer)
+    found = iter([0.1, 0.9])
+    monkeypatch.setattr(
+        session_watch, "gathered", lambda look, device: [replace(look, relative_norm=next(found)), look]
+    )
+    session.edit(requests(1))
+    assert watch.after_group(session) is None
+    session.edit(requests(2)[1:])
+    assert "is 0.9 of their norm" in watch.after_group(session).reason
+    assert session.requests == requests(1)
 
 
 @pytest.mark.parametrize("every", [1, 2, 3, 100])
