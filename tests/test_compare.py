@@ -9,7 +9,7 @@ import lightning as L
 import pytest
 import torch
 
-from lga_lightning import LGA, RROME, CausalTracing, EditForecast, LayerSweep
+from lga_lightning import LGA, MEMIT, RROME, CausalTracing, CrispEdit, EditForecast, LayerSweep, LocFT, UltraEdit
 from lga_lightning.cli import run
 from lga_lightning.compare import LocatorComparison
 from lga_lightning.data import load_requests
@@ -111,6 +111,40 @@ def test_compare_says_what_its_parts_say(arguments, model_folder, tmp_path, caps
     printed = capsys.readouterr().out
     assert "MiddleLayer" in printed
     assert max(map(len, printed.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    ("words", "editor"),
+    [
+        (["warmup=4"], UltraEdit(warmup=4)),
+        (["epochs=2", "learning_rate=0.01"], LocFT(epochs=2, learning_rate=0.01)),
+        (
+            ["epochs=2", "learning_rate=0.01", "curvature_tokens=600", "window=2"],
+            CrispEdit(epochs=2, learning_rate=0.01, curvature_tokens=600, window=2),
+        ),
+        (
+            ["steps=3", "contexts_each=0", "second_moment=identity", "history=true"],
+            MEMIT(steps=3, contexts_each=0, second_moment="identity", history=True),
+        ),
+    ],
+    ids=lambda value: getattr(value, "name", None),
+)
+def test_locators_are_judged_by_the_edits_of_any_method(words, editor, arguments, model_folder, tmp_path):
+    kept = [word for word in arguments if not word.startswith("--model.editor")]
+    chosen = [f"--model.editor={type(editor).__name__}", *(f"--model.editor.{word}" for word in words)]
+    result = compare([*kept, *chosen, "--compare.locators={expected: EditForecast, middle: MiddleLayer}"])
+    assert result["editor"]["name"] == editor.name
+    model, tokenizer = load_model(str(model_folder))
+
+    def evidence(locator: LayerLocator, split: str) -> torch.Tensor:
+        asked = load_requests(tmp_path / "requests.jsonl", split=split).requests
+        locator.prepare(model, tokenizer, asked)
+        return locator.score(model, tokenizer, asked).values.double()[:, 0]
+
+    forecast = EditForecast(editor)
+    assert result["rows"][0]["layer"] == forecast.choose(evidence(forecast, "proxy")).golden_layer
+    swept = evidence(LayerSweep(editor), "test")
+    assert result["sweeps"][0]["scores"] == pytest.approx((100 * swept.mean(0)).tolist(), abs=1e-3)
 
 
 def test_candidates_alone_are_judged_where_a_sweep_is_too_dear(arguments, tmp_path, monkeypatch, caplog, pictures):
