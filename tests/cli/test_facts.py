@@ -16,7 +16,7 @@ from lga_lightning.job import EditJob
 from lga_lightning.models.chat import ChatTokenizer
 from lga_lightning.models.loading import load_model
 from tests.helpers.cli import FAST_METHOD, refused
-from tests.helpers.models import requests, tiny_model
+from tests.helpers.models import requests, tiny_model, tiny_tokenizer
 from tests.helpers.tokenizers import LINES
 
 
@@ -100,8 +100,9 @@ def test_what_else_is_in_the_folder_stays(adapter, capsys):
 
 
 @pytest.mark.parametrize("in_chat", [True, False])
-def test_what_was_edited_in_a_chat_is_edited_again_in_one(in_chat, tokenizer, tmp_path, capsys):
+def test_what_was_edited_in_a_chat_is_edited_again_in_one(in_chat, tmp_path, capsys):
     model, base, folder = tiny_model("llama"), tmp_path / "base", tmp_path / "adapter"
+    tokenizer = tiny_tokenizer()
     tokenizer.chat_template = LINES
     model.save_pretrained(base)
     tokenizer.save_pretrained(base)
