@@ -225,9 +225,8 @@ class UltraEdit(EditMethod):
 
     def _ridged(self, inner: Tensor, values: Tensor) -> Tensor:
         """(A + ridge I)^-1 V."""
-        return torch.linalg.solve(
-            inner + self.ridge * torch.eye(len(inner), dtype=inner.dtype, device=inner.device), values
-        )
+        ridge = self.ridge * torch.eye(len(inner), dtype=inner.dtype, device=inner.device)
+        return torch.linalg.solve(inner + ridge, values)
 
     def expected_change(self, model: PreTrainedModel, facts: LinearisedFacts) -> Tensor:
         """What is written: one vector for each token of the new answer, [B, A, d_out]."""
