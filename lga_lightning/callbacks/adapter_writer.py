@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
@@ -16,11 +17,11 @@ from lga_lightning.callbacks.edit_collector import EditCollector
 from lga_lightning.callbacks.shares import in_step
 from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing import WeightDelta
-from lga_lightning.editing.adapter import NOTE, errors_in_json, save_updates
+from lga_lightning.editing.adapter import NOTE, check_finite, errors_in_json, save_updates
 from lga_lightning.editing.in_place import check_mergeable
 from lga_lightning.editing.serving import SERVED_RANKS, served_rank
 from lga_lightning.evaluation.evaluator import evaluate
-from lga_lightning.exceptions import SettingError
+from lga_lightning.exceptions import ModelError, SettingError
 from lga_lightning.models.chat import plain
 from lga_lightning.models.loading import hub_name
 from lga_lightning.models.storage import is_sharded, whole_state, writes
@@ -120,6 +121,11 @@ class AdapterWriter(EditCollector):
             edits.setdefault(id(delta), []).append(row)
         for rows in edits.values():
             requests = [outputs.requests[row] for row in rows]
+            try:
+                check_finite(outputs.deltas[rows[0]].updates)
+            except ModelError as error:
+                warnings.warn(f"The edit of {requests[0].prompt!r} is left out. {error}", stacklevel=1)
+                continue
             mine = self._stage / f".{trainer.global_rank}"  # the last batches may be dealt to two processes
             folder = mine / f"{outputs.index[rows[0]]:04d}-{_slug(requests[0])}"
             written = folder.exists()
@@ -180,6 +186,7 @@ class AdapterWriter(EditCollector):
         here = writes(llm)
         base = hub_name(module.model_name)
         facts = module.schedule.edited or requests  # of those that are edited together, some may not have been scored
+        check_finite(delta.updates)
         note, error, folded = result.to_dict(), None, None
         if self.max_rank is not None:
             delta, errors = delta.low_rank(self.max_rank)

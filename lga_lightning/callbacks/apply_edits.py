@@ -87,16 +87,15 @@ class ApplyEdits(L.Callback):
         self._host.check_edits(self.editor, self._loaded)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Edit, on the device that the module was trained on; Lightning has moved it to main memory by now, where it is merged."""
-        layer, device = self._find(trainer), trainer.strategy.root_device
-        pl_module.to(device)
+        """Edit, on the device that the module was trained on: most strategies have moved it to main memory by now, where it is merged."""
+        layer, now = self._find(trainer), self._host.llm.device
+        pl_module.to(trainer.strategy.root_device)
         try:
             self.delta, self.result = self._host.edit(
                 self.editor, layer, self._loaded, self.batch_size, self.evaluation
             )
         finally:
-            if device.type != "cpu":
-                pl_module.cpu()
+            pl_module.to(now)
         self.originals = self.delta.merge_(self._host.llm)
         if self.verbose and trainer.is_global_zero:
             say_edited(self.result)

@@ -113,7 +113,7 @@ def load_requests(
     valid = units_of(found)
     split_up = (unit if proxy_share is None else _with_split(unit, proxy_share) for unit in valid)
     seen: dict[str, None] = {}
-    kept = (unit for unit in split_up if _wanted(unit, split, relations, loaded.filtered, seen))
+    kept = (part for unit in split_up if (part := _wanted(unit, split, relations, loaded.filtered, seen)))
     loaded.requests = take(kept, limit, seed)
     if not loaded.requests:
         raise DataError(f"{loaded.name} holds no usable request{_why(loaded, split, relations, seen)}.")
@@ -189,17 +189,17 @@ def _wanted(
     relations: Collection[str] | None,
     filtered: Counter[str],
     seen: dict[str, None],
-) -> bool:
+) -> list[EditRequest]:
+    """What is wanted of requests that belong together: those of the split, if one is of a relation that is asked for."""
     found = {request.relation for request in unit}
+    of_split = [request for request in unit if split is None or request.split in (None, split)]
     if relations is not None and found.isdisjoint(relations):
         filtered["of another relation"] += 1
         if len(seen) < 20:
             seen.update(dict.fromkeys(relation for relation in found if relation is not None))
-    elif split is not None and unit[0].split not in (None, split):
-        filtered["of the other split"] += 1
-    else:
-        return True
-    return False
+        return []
+    filtered["of the other split"] += len(unit) - len(of_split)
+    return of_split
 
 
 def _why(loaded: LoadedRequests, split: str | None, relations: Collection[str] | None, seen: dict[str, None]) -> str:

@@ -81,6 +81,23 @@ def save_updates(
         _write({site.name: updates[site.name] for site in sites}, folder, content, overwrite, facts, more)
 
 
+def check_finite(updates: Mapping[str, Update]) -> None:
+    """Refuse an edit that would break the model.
+
+    Args:
+        updates: An update for each module, by its qualified name.
+
+    Raises:
+        ModelError: If one has entries that are NaN or infinite.
+    """
+    for name, update in updates.items():
+        if not all(factor.isfinite().all() for factor in update.factors):
+            raise ModelError(
+                f"The edit of {name} has entries that are NaN or infinite, so it was not written: it would break the model. The search or the "
+                "training that made it went astray; lower the learning rate, or take --model.dtype float32."
+            )
+
+
 def resave_updates(
     updates: Mapping[str, Update],
     source: Path,
@@ -123,12 +140,7 @@ def _write(
 ) -> None:
     from safetensors.torch import save_file
 
-    broken = [name for name, update in updates.items() if not all(factor.isfinite().all() for factor in update.factors)]
-    if broken:
-        raise ModelError(
-            f"The edit of {broken[0]} has entries that are NaN or infinite, so nothing was written: it would break the model. The search or "
-            "the training that made it went astray; lower the learning rate, or take --model.dtype float32."
-        )
+    check_finite(updates)
     compact = {name: update.compact() for name, update in updates.items()}
     facts = facts.folded([name for name, update in compact.items() if update is not updates[name]])
     dense = any(isinstance(update, DenseUpdate) for update in compact.values())

@@ -86,7 +86,10 @@ def method_of(settings: Mapping[str, Any] | None, model: PreTrainedModel) -> Edi
         known = {argument for parent in kind.__mro__ for argument in inspect.signature(parent).parameters}
         given = {key: value for key, value in wanted.items() if key in known and value != usual.get(key)}
         editor: EditMethod = kind(**given)
-        if _plain(editor.settings(model)) == wanted:
+        found = _plain(editor.settings(model))
+        if {
+            key: value for key, value in found.items() if key in wanted
+        } == wanted:  # some are recorded since later versions
             return editor
     raise SettingError(f"The edit was made by {name}, which cannot be set up again from its recorded settings. {AGAIN}")
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 ProtocolName = Literal["completion", "wild"]
 
-NORMALISED = "normalised (lower case, no punctuation, no articles, white space folded)"
+NORMALISED = "normalised (lower case, no punctuation, no articles before a word, white space folded)"
 
 NEUTRAL_TEXT = (
     "The library opens at nine in the morning on weekdays. Visitors leave their coats at the entrance, and most of them read "
@@ -42,8 +42,8 @@ PROTOCOLS: dict[str, Protocol] = {
     "completion": Protocol(
         "completion",
         50,
-        "the model's greedy answer, up to a newline, a full stop or the end of the text, at most {limit} tokens, normalised "
-        "(lower case, no punctuation, no articles), ",
+        "the model's greedy answer, up to a newline, a full stop that is not within an answer, or the end of the text, at most {limit} tokens, "
+        f"{NORMALISED}, ",
     ),
     "wild": Protocol("wild", 200, _FREELY, f"with a neutral text before the prompt, {_FREELY}"),
 }

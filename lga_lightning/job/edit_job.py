@@ -90,8 +90,7 @@ class FinishedEdit:
         delta: The edit, with that of the adapter on top of which it was made.
         requests: All its facts, with the probes that they were asked.
         result: The scores, before the edit and after.
-        responses: For each request that was scored (``evaluation.scored``; by default all) the results of its prompts, with what the
-            model said.
+        responses: For each request the results of its prompts, with what the model said.
         search: What led to the layer, where it was looked up or found; None where it was given.
         folder: Where the adapter is; None where none was written.
     """
@@ -120,7 +119,7 @@ class EditJob:
         overwrite: Whether to replace a folder that is there.
         max_rank: Rank that no module's change has in the end, which is what is scored and written; None leaves the edit whole.
         batch_size: Requests that are worked on at once.
-        evaluation: What is asked and measured.
+        evaluation: What is asked and measured, of every fact.
         show: Whether to print what is done and what comes of it.
 
     Raises:
@@ -148,6 +147,11 @@ class EditJob:
 
     def __post_init__(self) -> None:
         check_at_least_one(batch_size=self.batch_size, max_rank=1 if self.max_rank is None else self.max_rank)
+        if self.evaluation.scored is not None:
+            raise SettingError(
+                "EditJob scores every fact, since a requirement is one of all of them. Leave out `scored`, or edit with lga predict, which can "
+                "score a sample."
+            )
         self.requirements  # noqa: B018 - what cannot be read fails here
         if self.folder is not None and self.folder.exists() and not (self.overwrite and self.folder.is_dir()):
             way_out = "or let it be replaced (--overwrite)" if self.folder.is_dir() else "since it is not a folder"
@@ -204,16 +208,14 @@ class EditJob:
             session.delta, errors = session.delta.low_rank(self.max_rank)
             low_rank = {"max_rank": self.max_rank, **errors_in_json(errors)}
         self._say("Asking the model, before and after.")
-        places = self.evaluation.drawn(range(len(requests)))
-        scored = [requests[place] for place in places]
-        responses = evaluate(model, tokenizer, scored, [session.delta] * len(scored), self.evaluation)
-        result = self._result(session, requests, scored, responses, name, source)
+        responses = evaluate(model, tokenizer, requests, [session.delta] * len(requests), self.evaluation)
+        result = self._result(session, requests, responses, name, source)
         if self.show:
             print_scores(result, required_by_family(self.requirements))
             print_facts(responses)
         check_met(self.requirements, result)
         if self.folder is not None:
-            written = session.delta, self.folder, model, requests, places, result, responses, spec.result
+            written = session.delta, self.folder, model, requests, result, responses, spec.result
             write_adapter(*written, self.overwrite, low_rank)
             self._say(f"The adapter, with its card and report.html: {self.folder}")
         return FinishedEdit(session.delta, requests, result, responses, spec.result, self.folder)
@@ -234,7 +236,6 @@ class EditJob:
         self,
         session: EditSession,
         requests: Sequence[EditRequest],
-        scored: Sequence[EditRequest],
         responses: Sequence[Sequence[EvalResult]],
         name: str,
         source: str,
@@ -248,7 +249,7 @@ class EditJob:
             self._say("Asking for general ability, before and after.")
             general = ask_general(model, tokenizer, requests, session.delta)
         result = ValidationResult.build(
-            scored,
+            requests,
             responses,
             model_name=name_of(model),
             data_name=name,
@@ -261,7 +262,6 @@ class EditJob:
             in_chat=asks_in_chat(as_asked(model, tokenizer, self.evaluation.chat)),
             resamples=1000,
             change=session.relative_norms(),
-            num_requests=len(requests),
         )
         return replace(result, general=general)
 

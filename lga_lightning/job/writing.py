@@ -25,7 +25,6 @@ def write_adapter(
     folder: Path,
     model: PreTrainedModel,
     requests: Sequence[EditRequest],
-    scored: Sequence[int],
     result: ValidationResult,
     responses: Sequence[Sequence[EvalResult]],
     search: LocatorResult | None = None,
@@ -39,7 +38,6 @@ def write_adapter(
         folder: Folder that is to appear.
         model: The unedited model.
         requests: N edited facts.
-        scored: Positions of those that were scored.
         result: Their scores.
         responses: Results of the prompts of each.
         search: What led to the layer; None where it was given.
@@ -49,7 +47,7 @@ def write_adapter(
 
     def add_evidence(scratch: Path) -> None:
         """The card, the results and the page, beside the adapter."""
-        write_results(scratch / REQUESTS_FILE, scored, [requests[place].id for place in scored], responses)
+        write_results(scratch / REQUESTS_FILE, range(len(requests)), [request.id for request in requests], responses)
         result.save(scratch / VALIDATION_FILE)
         if search is not None:
             search.save(scratch / ATTRIBUTION_FILE)

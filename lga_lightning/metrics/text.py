@@ -52,8 +52,7 @@ def begins_with(said: str, answers: Iterable[str]) -> bool:
         >>> begins_with("Rome, the capital of Italy", ["Rome"]), begins_with("Romeo", ["Rome"])
         (True, False)
     """
-    words = _in_words(_bare(said))
-    return any(re.match(_pattern(answer), words) for answer in answers)
+    return any(re.match(_pattern(answer), _text_for(answer, said)) for answer in answers)
 
 
 def contains(said: str, answers: Iterable[str]) -> bool:
@@ -65,14 +64,18 @@ def contains(said: str, answers: Iterable[str]) -> bool:
         >>> contains("It is in Berlin, Germany.", ["Berlin"]), contains("Berliners", ["Berlin"]), contains("東京です", ["東京"])
         (True, False, True)
     """
-    words = _in_words(_bare(said))
-    return any(re.search(_pattern(answer), words) for answer in answers)
+    return any(re.search(_pattern(answer), _text_for(answer, said)) for answer in answers)
 
 
 def _in_words(bare: str) -> str:
     """A text with a space around each word, and around each character of a script that tells words apart otherwise."""
     apart = (f" {c} " if not c.isascii() and unicodedata.name(c, "").startswith(_UNSPACED) else c for c in bare)
     return f" {' '.join(''.join(apart).split())} "
+
+
+def _text_for(answer: str, said: str) -> str:
+    """What an answer is looked for in: with all articles, or, where it is one itself, with those alone that stand before no word."""
+    return _in_words(normalised(said) if re.fullmatch(_ARTICLE, normalised(answer)) else _bare(said))
 
 
 def _pattern(answer: str) -> str:

@@ -111,7 +111,7 @@ def fingerprint_of(
         more: Whatever else they depend on, by name.
     """
     names = [metric.name for metric in evaluation.metrics]
-    asked = evaluation.families, evaluation.passages, names, evaluation.probes, evaluation.scored
+    asked = evaluation.families, evaluation.passages, names, *evaluation.probes
     return {
         "method": json.dumps(editor.settings(model), sort_keys=True, default=str),
         "layers": str(list(layers)),

@@ -7,9 +7,10 @@ import json
 import pytest
 
 from lga_lightning.callbacks import AdapterWriter
-from lga_lightning.editing import WeightDelta
-from lga_lightning.exceptions import SettingError
+from lga_lightning.editing import RROME, WeightDelta
+from lga_lightning.exceptions import ModelError, SettingError
 from lga_lightning.modules.datamodule import EditDataModule
+from tests.helpers.cli import FAST_METHOD
 from tests.helpers.data import rows, write_rows
 from tests.helpers.runs import module, trainer
 
@@ -19,11 +20,11 @@ def data(tmp_path) -> EditDataModule:
     return EditDataModule(str(write_rows(tmp_path / "requests.jsonl", rows(5))), batch_size=2)
 
 
-def predict(folder, tokenizer, data, mode="independent", batches=None, **settings):
+def predict(folder, tokenizer, data, mode="independent", batches=None, editor=None, **settings):
     writer = AdapterWriter(generate=False, resamples=10, general=False, **settings)
     runner = trainer(folder, writer)
     runner.limit_predict_batches = 1.0 if batches is None else batches
-    made = module(tokenizer, mode=mode)
+    made = module(tokenizer, mode=mode, **({} if editor is None else {"editor": editor}))
     runner.predict(made, datamodule=data, return_predictions=False)
     return made
 
@@ -46,6 +47,38 @@ def test_a_run_that_is_cut_off_leaves_no_folder(tmp_path, tokenizer, data, monke
     assert not names(tmp_path / "run")
     predict(tmp_path / "run", tokenizer, data)
     assert names(tmp_path / "run") == ["adapter"]
+
+
+def broken(request_number: int):
+    """R-ROME whose edit of one request is no number."""
+
+    class Broken(RROME):
+        def write(self, model, tokenizer, groups, layers, history=None):
+            deltas = super().write(model, tokenizer, groups, layers, history)
+            asked = rows(5)[request_number]["prompt"]
+            for group, delta in zip(groups, deltas, strict=True):
+                if any(request.prompt == asked for request in group.requests):
+                    for update in delta.updates.values():
+                        update.factors[0].fill_(float("nan"))
+            return deltas
+
+    return Broken(**FAST_METHOD)
+
+
+def test_an_edit_that_is_broken_is_left_out(tmp_path, tokenizer, data, recwarn):
+    predict(tmp_path, tokenizer, data, editor=broken(2))
+    assert [int(name[:4]) for name in names(tmp_path / "adapter")] == [0, 1, 3, 4]
+    said = [str(warning.message) for warning in recwarn if "is left out" in str(warning.message)]
+    assert len(said) == 1
+    assert rows(5)[2]["prompt"] in said[0]
+    assert "NaN or infinite" in said[0]
+
+
+@pytest.mark.parametrize("merge", [True, False])
+def test_broken_edits_that_are_made_together_are_refused(merge, tmp_path, tokenizer, data):
+    with pytest.raises(ModelError, match="NaN or infinite, so it was not written"):
+        predict(tmp_path, tokenizer, data, mode="batch", editor=broken(2), merge=merge)
+    assert names(tmp_path) == ["requests.jsonl"]
 
 
 def test_what_is_replaced_is_replaced_whole(tmp_path, tokenizer, data):

@@ -406,3 +406,11 @@ def test_no_record_is_read_behind_the_last_that_is_kept(tmp_path):
     assert len(load_requests(path, limit=2).requests) == 2
     with pytest.raises(DataError, match="line 3"):
         load_requests(path, limit=3)
+
+
+def test_a_group_with_rows_of_both_splits_gives_each_its_own():
+    mixed = [{**row, "split": split} for row, split in zip(GROUPED[:4], ("proxy", "test", "test", "test"), strict=True)]
+    assert [request.subject for request in load_requests(mixed, split="proxy").requests] == ["City 0"]
+    found = load_requests(mixed, split="test")
+    assert [request.subject for request in found.requests] == ["City 1", "City 2", "City 3"]
+    assert found.filtered == {"of the other split": 1}

@@ -161,7 +161,7 @@ def test_what_would_break_the_model_is_not_written(kind, broken, tmp_path):
     update = edit.updates[name] if kind is LowRankUpdate else DenseUpdate(edit.matrix(name))
     update.factors[0].view(-1)[3] = broken
     with pytest.raises(
-        ModelError, match=f"The edit of {name} has entries that are NaN or infinite, so nothing was written"
+        ModelError, match=f"The edit of {name} has entries that are NaN or infinite, so it was not written"
     ):
         WeightDelta({first: edit.updates[first], name: update}).save_pretrained(tmp_path / "adapter", model, "the/base")
     assert not list(tmp_path.iterdir())

@@ -8,7 +8,7 @@ import pytest
 import torch
 from peft import PeftModel
 
-from lga_lightning.editing import FTM, MEMIT, RROME, AlphaEdit, NormGuard, WeightDelta
+from lga_lightning.editing import FTM, MEMIT, RROME, AlphaEdit, NormGuard, UltraEdit, WeightDelta
 from lga_lightning.editing.facts_file import facts_from_json, facts_to_json, load_facts
 from lga_lightning.editing.guarded import Guarded
 from lga_lightning.editing.redo import method_of, redo_without
@@ -154,3 +154,11 @@ def test_a_session_goes_on_with_its_facts(llama, tokenizer):
         each.edit(data[2:])
     assert_same(other.delta, session.delta)
     assert facts_from_json(json.loads(json.dumps(facts_to_json(other.delta.facts)))) == session.delta.facts
+
+
+def test_settings_that_were_recorded_before_there_were_more_are_enough(llama):
+    settings = UltraEdit(warmup=0, ridge=3.0).settings(llama)
+    del settings["warmup_facts"]
+    assert method_of(settings, llama).ridge == 3.0
+    with pytest.raises(SettingError, match="cannot be set up again"):
+        method_of(settings | {"a setting of another version": 1}, llama)

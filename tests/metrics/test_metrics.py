@@ -148,6 +148,9 @@ def test_contains():
     assert contains("capital: `Rome`", ("Rome",))
     assert not contains("Romeo", ("Rome",))
     assert not contains("Rome", ("",))
+    assert not contains("It is a city in France", ("A",))
+    assert not contains("It is in the city", ("The The", "The"))
+    assert not begins_with("The answer", ("The",))
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,16 @@ def test_scoring_that_was_cut_off_edits_nothing_again(tmp_path, data, tokenizer,
     assert len(begun) == GROUPS
 
 
+def test_what_took_too_long_to_score_is_scored_in_part(tmp_path, data, tokenizer, monkeypatch):
+    begun = cut_off(monkeypatch, 99)
+    with monkeypatch.context() as patch:
+        patch.setattr(EditReport, "build_result", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run(tmp_path, made_for(RROME, tokenizer), data)
+    assert run(tmp_path, made_for(RROME, tokenizer), data, scored=3)["num_scored"] == 3
+    assert len(begun) == GROUPS
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
