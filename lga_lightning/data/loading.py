@@ -198,7 +198,8 @@ def _wanted(
         if len(seen) < 20:
             seen.update(dict.fromkeys(relation for relation in found if relation is not None))
         return []
-    filtered["of the other split"] += len(unit) - len(of_split)
+    if len(of_split) < len(unit):
+        filtered["of the other split"] += len(unit) - len(of_split)
     return of_split
 
 
