@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import runpy
 import time
@@ -47,3 +48,14 @@ def test_a_killed_run_goes_on(verb, model_folder, tmp_path, monkeypatch):
         left = [path.name for path in folder.rglob(".*") if path.name not in (".lock",)]
         assert not left
     assert killed
+
+
+def test_moments_that_were_all_read_when_the_run_was_killed_are_kept(model_folder, tmp_path, monkeypatch):
+    case, common = SCRIPT["CASES"]["moments"], [f"--model.model_name={model_folder}", *QUICK]
+    monkeypatch.setattr("lga_lightning.covariance.store.cache_folder", lambda: tmp_path / "cache")
+    with monkeypatch.context() as patch:
+        patch.setattr("lga_lightning.modules.moments.finish", lambda *_: os._exit(9))
+        assert forked(*case.words(tmp_path, common)).returncode == 9
+    assert case.result(tmp_path) is None
+    assert forked(*case.words(tmp_path, common)).returncode == 0
+    assert case.result(tmp_path) is not None

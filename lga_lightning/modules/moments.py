@@ -123,6 +123,10 @@ class MomentsModule(FrozenModule):
         else:  # token ids of the whole budget are no more than some megabytes
             whole = list(pending)
             pending, count = iter(whole), len(whole)
+        if (
+            count <= 0
+        ):  # cut off when all was read: a batch without a text, or Lightning would end before the sums are kept
+            pending, count = iter(()), 1
         return MomentBatches(pending, count, *share_of(self.trainer))
 
     def predict_step(self, batch: list[list[int]], batch_idx: int) -> None:
