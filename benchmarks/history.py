@@ -33,6 +33,7 @@ from lga_lightning.evaluation.evaluator import evaluate
 from lga_lightning.evaluation.results import EvalResult, mean_scores
 from lga_lightning.job.general import ask_general
 from lga_lightning.utils.io import write_json, write_whole
+from lga_lightning.utils.tensors import largest
 
 FAMILIES = ("rewrite", "rephrase", "locality")
 GENERAL = ("choice", "perplexity")
@@ -101,7 +102,7 @@ def look(session: EditSession, group: int, config: EvaluationConfig) -> dict[str
     found: dict[str, Any] = {name: means([by_place[place] for place in part]) for name, part in parts.items()}
     general = ask_general(session.model, session.tokenizer, session.requests, session.delta).scores
     left = {name: general[name].ratio for name in GENERAL if name in general}
-    return {**found, "general": left, "norm": max(session.relative_norms().values())}
+    return {**found, "general": left, "norm": largest(session.relative_norms().values())}
 
 
 def run(

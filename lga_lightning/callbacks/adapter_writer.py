@@ -142,6 +142,7 @@ class AdapterWriter(EditCollector):
             self.error = float(trainer.strategy.reduce(largest, reduce_op="max"))
         together = pl_module.schedule.delta is not None
         if together and (trainer.is_global_zero or in_step(trainer)):
+            check_finite(pl_module.schedule.delta.updates)  # before it is folded, or merged
             self._write(pl_module, pl_module.schedule.delta, self.folder, requests, self.result, self.overwrite)
         if not trainer.is_global_zero:
             return
@@ -186,7 +187,6 @@ class AdapterWriter(EditCollector):
         here = writes(llm)
         base = hub_name(module.model_name)
         facts = module.schedule.edited or requests  # of those that are edited together, some may not have been scored
-        check_finite(delta.updates)
         note, error, folded = result.to_dict(), None, None
         if self.max_rank is not None:
             delta, errors = delta.low_rank(self.max_rank)

@@ -173,28 +173,30 @@ class SingularGuard(Guard):
 
     def apply_at(self, model: PreTrainedModel, site: EditSite, update: Update) -> Update:
         """The change, projected; see :class:`Guard`."""
+        left, right = self.directions(model, site)
         first, *rest = update.factors
-        factors = [self._spare_outputs(model, site, first.mT).mT, *rest]
-        factors[-1] = self._spare_inputs(model, site, factors[-1])
+        factors = [self._spare_outputs(first.mT, left).mT, *rest]
+        factors[-1] = self._spare_inputs(factors[-1], right)
         return update.with_factors(*factors)
 
     def expect(
         self, model: PreTrainedModel, site: EditSite, changes: Tensor, directions: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Both, projected; see :class:`Guard`."""
-        return self._spare_outputs(model, site, changes), self._spare_inputs(model, site, directions)
+        left, right = self.directions(model, site)
+        return self._spare_outputs(changes, left), self._spare_inputs(directions, right)
 
     def settings(self) -> dict[str, Any]:
         """The name and the settings."""
         return {"name": "SingularGuard", "energy": self.energy, "side": self.side, "strength": self.strength}
 
-    def _spare_outputs(self, model: PreTrainedModel, site: EditSite, rows: Tensor) -> Tensor:
+    def _spare_outputs(self, rows: Tensor, left: Tensor) -> Tensor:
         """Rows [..., d_out] off U."""
-        return rows if self.side == "input" else self._spare(rows, self.directions(model, site)[0])
+        return rows if self.side == "input" else self._spare(rows, left)
 
-    def _spare_inputs(self, model: PreTrainedModel, site: EditSite, rows: Tensor) -> Tensor:
+    def _spare_inputs(self, rows: Tensor, right: Tensor) -> Tensor:
         """Rows [..., d_in] off V."""
-        return rows if self.side == "output" else self._spare(rows, self.directions(model, site)[1])
+        return rows if self.side == "output" else self._spare(rows, right)
 
     def _spare(self, rows: Tensor, directions: Tensor) -> Tensor:
         directions = directions.to(rows)

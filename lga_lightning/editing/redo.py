@@ -86,10 +86,8 @@ def method_of(settings: Mapping[str, Any] | None, model: PreTrainedModel) -> Edi
         known = {argument for parent in kind.__mro__ for argument in inspect.signature(parent).parameters}
         given = {key: value for key, value in wanted.items() if key in known and value != usual.get(key)}
         editor: EditMethod = kind(**given)
-        found = _plain(editor.settings(model))
-        if {
-            key: value for key, value in found.items() if key in wanted
-        } == wanted:  # some are recorded since later versions
+        found = _plain(editor.settings(model))  # some of them are recorded since later versions alone
+        if {key: value for key, value in found.items() if key in wanted} == wanted:
             return editor
     raise SettingError(f"The edit was made by {name}, which cannot be set up again from its recorded settings. {AGAIN}")
 

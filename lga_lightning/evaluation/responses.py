@@ -84,8 +84,7 @@ def respond(
         return [Response(text=own_words(*pair)) for pair in zip(said, prompts, strict=True)]
     words: Sequence[str | None] = [None] * len(prompts)
     if max_new_tokens is not None:
-        known = [(*prompt.answers, prompt.alternative or "") for prompt in prompts]
-        stops = [1 + max(count_full_stops(_without_last_stop(answer)) for answer in answers) for answers in known]
+        stops = [1 + max(count_full_stops(_without_last_stop(a)) for a in _expected(prompt)) for prompt in prompts]
         said = cached.continuations(max_new_tokens, full_stops(stops))
         words = [own_words(*pair) for pair in zip(said, prompts, strict=True)]
     return _read(cached, prompts, words)
@@ -98,12 +97,17 @@ def own_words(text: str, prompt: EvalPrompt) -> str:
     """
     if prompt.group == FLUENCY:
         return text.strip()
-    ends, expected = answer_prefixes(text), (*prompt.answers, prompt.alternative or "")
+    ends, expected = answer_prefixes(text), _expected(prompt)
     exact = next((words for words in ends if words and exact_match(words, expected)), None)
     if exact is not None:
         return exact
     inner = {place for answer in expected for place in _stops_within(answer, ends[-1])}
     return next(words for words in ends if len(words) not in inner)
+
+
+def _expected(prompt: EvalPrompt) -> tuple[str, ...]:
+    """The answers and the alternative, "" where there is none."""
+    return *prompt.answers, prompt.alternative or ""
 
 
 def _stops_within(answer: str, text: str) -> list[int]:

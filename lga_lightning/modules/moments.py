@@ -125,7 +125,7 @@ class MomentsModule(FrozenModule):
             pending, count = iter(whole), len(whole)
         if (
             count <= 0
-        ):  # cut off when all was read: a batch without a text, or Lightning would end before the sums are kept
+        ):  # cut off when all was read. A batch without a text: Lightning would end before the sums are kept
             pending, count = iter(()), 1
         return MomentBatches(pending, count, *share_of(self.trainer))
 
