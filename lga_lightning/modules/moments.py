@@ -123,7 +123,7 @@ class MomentsModule(FrozenModule):
         else:  # token ids of the whole budget are no more than some megabytes
             whole = list(pending)
             pending, count = iter(whole), len(whole)
-        # cut off when all was read: without a batch, if one without text, Lightning would end before the sums are kept
+        # cut off when all was read: without a batch, be it one without text, Lightning would end before the sums are kept
         if count <= 0:
             pending, count = iter(()), 1
         return MomentBatches(pending, count, *share_of(self.trainer))
