@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from lga_lightning import MEMIT, RROME, find_golden_layer, load_model
 from lga_lightning.cli import run
-from lga_lightning.cli.edit import BEGIN_WITH, make_parser
+from lga_lightning.cli.edit import make_parser, parsed
 from lga_lightning.data.loading import as_requests
 from tests.helpers.cli import FAST_METHOD
 from tests.helpers.data import rows, write_rows
@@ -162,7 +162,7 @@ def check(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
             run([*words[1:], "--print_config"])
         assert not stop.value.code
     elif words[:2] == ["lga", "edit"]:
-        make_parser().parse_args([BEGIN_WITH, *words[2:]])
+        parsed(make_parser(), words[2:])
     elif words[0] == "lga":
         place = "lga_lightning/cli/facts.py" if words[1] in ("facts", "remove") else "lga_lightning/__main__.py"
         check_options(words, place)

@@ -22,6 +22,7 @@ from lga_lightning.models.chat import plain
 from lga_lightning.reports.terminal import print_note
 from lga_lightning.reports.wording import counted
 from lga_lightning.results.ability import AbilityResult
+from lga_lightning.utils.dealing import from_the_first, gathered
 from lga_lightning.utils.settings import check_at_least_one
 
 SAMPLE = 16
@@ -114,6 +115,11 @@ class AbilityCheck:
         """
         found = {}
         together = module.schedule.delta is not None
+        if self._sample:
+            processes = gathered(sorted(self._edits), module.device)
+            self._sample = sorted(
+                {place for places in processes for place in places}
+            )  # a run cut short makes some of them
         if self._sample or (together and self.general is not False):
             found["general"] = self._ask_suite(module)
         if self.harness and together:
@@ -157,11 +163,11 @@ class AbilityCheck:
         limit = "" if self.harness_limit is None else f", the first {self.harness_limit} items of each"
         asked = f"{', '.join(self.harness)} of lm-evaluation-harness {harness_version()}{limit}"
         _say(module, f"General ability: {asked}, before and after.")
-        entries = None
-        if module.trainer.is_global_zero:
-            limits = self.harness_path, self.harness_limit, self.resamples
-            entries = run_harness(llm, plain(tokenizer), self.harness, module.schedule.delta, *limits)
-        return AbilityResult.of(asked, TOGETHER, module.trainer.strategy.broadcast(entries))
+        limits = self.harness_path, self.harness_limit, self.resamples
+        entries = from_the_first(
+            lambda: run_harness(llm, plain(tokenizer), self.harness, module.schedule.delta, *limits)
+        )
+        return AbilityResult.of(asked, TOGETHER, entries)
 
 
 def _say(module: L.LightningModule, text: str) -> None:

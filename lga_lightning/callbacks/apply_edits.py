@@ -79,12 +79,13 @@ class ApplyEdits(L.Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Read the requests: what is wrong with them should not come out when the model is loaded."""
         if stage == "fit":
-            self._loaded = load_requests(self.requests, self.format, strict=True)
+            self._loaded = load_requests(self.requests, self.format, strict=True, split="test")
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Find the model, which your module may make as late as in ``configure_model``, but before it is trained."""
         self._host = language_model_of(pl_module, self.model, self.tokenizer, self.model_name)
-        self._host.check_edits(self.editor, self._loaded)
+        scored = bool(self._attributions(trainer))
+        self._host.check_edits(self.editor, self._loaded, self.layer, Path(trainer.default_root_dir), scored)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Edit, on the device that the module was trained on: most strategies have moved it to main memory by now, where it is merged."""
@@ -100,6 +101,9 @@ class ApplyEdits(L.Callback):
         if self.verbose and trainer.is_global_zero:
             say_edited(self.result)
 
+    def _attributions(self, trainer: L.Trainer) -> list[LayerAttribution]:
+        return [callback for callback in trainer.callbacks if isinstance(callback, LayerAttribution)]
+
     def _find(self, trainer: L.Trainer) -> LayerSpec:
-        found = [callback.result for callback in trainer.callbacks if isinstance(callback, LayerAttribution)]
+        found = [callback.result for callback in self._attributions(trainer)]
         return self._host.find_layer(self.layer, found, Path(trainer.default_root_dir))

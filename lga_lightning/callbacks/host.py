@@ -8,6 +8,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lga_lightning.data.agreement import check_together
 from lga_lightning.data.loading import LoadedRequests
 from lga_lightning.editing import EditMethod, WeightDelta
 from lga_lightning.editing.in_place import check_mergeable
@@ -88,20 +89,31 @@ class HostModel:
         )
         return result.with_experts(self.llm, self.tokenizer, [asked[row] for row in index[status == 0].tolist()])
 
-    def check_edits(self, editor: EditMethod, facts: LoadedRequests) -> None:
+    def check_edits(
+        self, editor: EditMethod, facts: LoadedRequests, layer: LayerSpec, root: Path, scored: bool
+    ) -> None:
         """Refuse facts that could not be edited, before a training that they would end.
 
         Args:
             editor: How they will be edited.
             facts: The facts.
+            layer: The block to edit, as it was asked for.
+            root: Folder of the results.
+            scored: Whether layers are scored in this run, so that a file that the layer stands for may come of it.
 
         Raises:
+            DataError: If two facts contradict each other.
             InvalidRequest: If a text is too long for the model, or the method cannot edit a fact.
+            LayerError: If the layer means nothing, or the model lacks it.
             ModelError: If the edit could not be written into the weights.
         """
         check_mergeable(self.llm)
+        check_together(facts.requests)
         editor.check_requests(facts.requests)
         check_lengths(self.llm, self.tokenizer, facts.requests)
+        layer.check()
+        if not (scored and layer.stands_for_a_file):
+            layer.find(root, self.name).layers_for(editor, self.llm)
 
     def find_layer(self, layer: LayerSpec, found: Iterable[LocatorResult | None], root: Path) -> LayerSpec:
         """The block to edit; ``golden`` is what was found in this run, else what is in a folder.

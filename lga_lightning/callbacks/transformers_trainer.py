@@ -158,7 +158,7 @@ class ApplyEditsCallback(TrainerCallback):
         self.originals: Originals | None = None
         self.result: ValidationResult | None = None
         self._trainer = trainer
-        self._facts = load_requests(requests, strict=True)
+        self._facts = load_requests(requests, strict=True, split="test")
         self._given = tokenizer, model_name
 
     def on_train_begin(
@@ -166,19 +166,23 @@ class ApplyEditsCallback(TrainerCallback):
     ) -> None:
         """Find model and tokenizer, and see whether the facts can be edited, before anything is trained."""
         self._host = host_model_of(self._trainer, *self._given)
-        self._host.check_edits(self.editor, self._facts)
+        scored = bool(self._attributions())
+        self._host.check_edits(self.editor, self._facts, self.layer, Path(args.output_dir), scored)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Edit."""
-        others = self._trainer.callback_handler.callbacks
-        found = [callback.result for callback in others if isinstance(callback, LayerAttributionCallback)]
+        found = [callback.result for callback in self._attributions()]
         layer = self._host.find_layer(self.layer, found, Path(args.output_dir))
         self.delta, self.result = self._host.edit(self.editor, layer, self._facts, self.batch_size, self.evaluation)
         self.originals = self.delta.merge_(self._host.llm)
         if self.verbose and state.is_world_process_zero:
             say_edited(self.result)
+
+    def _attributions(self) -> list[LayerAttributionCallback]:
+        others = self._trainer.callback_handler.callbacks
+        return [callback for callback in others if isinstance(callback, LayerAttributionCallback)]
 
 
 def host_model_of(trainer: Trainer, tokenizer: PreTrainedTokenizerBase | None, name: str | None) -> HostModel:

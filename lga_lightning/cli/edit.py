@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from argparse import ArgumentError, HelpFormatter
 from collections.abc import Sequence
 from typing import get_args
 
-import torch
 from jsonargparse import ArgumentParser, Namespace
 
+from lga_lightning.cli.device import device_of
 from lga_lightning.cli.refusal import refusal
 from lga_lightning.data.loading import load_requests, name_of_requests
 from lga_lightning.data.requests import EditRequest
@@ -97,6 +98,28 @@ def make_parser() -> ArgumentParser:
     return parser
 
 
+def parsed(parser: ArgumentParser, words: Sequence[str]) -> Namespace:
+    """What the words behind the verb say.
+
+    Args:
+        parser: That of :func:`make_parser`.
+        words: The words.
+
+    Raises:
+        SettingError: If they say nothing, or an option is none of this verb.
+    """
+    for word in words:
+        name = word.partition("=")[0]
+        if re.fullmatch(
+            r"--(?!editor\.)[\w-]+\.[\w.]+", name
+        ):  # which the parser would take for the option before the point
+            raise SettingError(f"`lga edit` has no option {name}. Its options: lga edit --help.")
+    try:
+        return parser.parse_args([BEGIN_WITH, *words])
+    except ArgumentError as error:
+        raise refusal(parser, error, "edit") from error
+
+
 def edit(words: Sequence[str]) -> FinishedEdit:
     """Run ``lga edit``.
 
@@ -107,10 +130,7 @@ def edit(words: Sequence[str]) -> FinishedEdit:
         LGAError: If something about the input cannot be used, or the edits are not what is required.
     """
     parser = make_parser()
-    try:
-        given = parser.parse_args([BEGIN_WITH, *words])
-    except ArgumentError as error:
-        raise refusal(parser, error, "edit") from error
+    given = parsed(parser, words)
     facts, name = _facts(given)
     job = EditJob(
         editor=parser.instantiate_classes(given).editor,
@@ -125,7 +145,7 @@ def edit(words: Sequence[str]) -> FinishedEdit:
         batch_size=given.batch_size,
         show=True,
     )
-    device = _device(given.device)
+    device = device_of(given.device)
     model, tokenizer = load_model(
         given.model, given.dtype, trust_remote_code=given.trust_remote_code, quantization=given.quantization
     )
@@ -142,7 +162,7 @@ def _facts(given: Namespace) -> tuple[list[EditRequest], str]:
     elif any(part is not None for part in parts):
         raise SettingError("A fact needs --prompt and --target, and for most methods --subject.")
     if given.facts is not None:
-        return [*load_requests(given.facts, strict=True).requests, *facts], name_of_requests(given.facts)
+        return [*load_requests(given.facts, strict=True, split="test").requests, *facts], name_of_requests(given.facts)
     if not facts:
         raise SettingError(
             "There is no fact to edit. Name a file (lga edit my_edits.jsonl), or give a fact: --fact "
@@ -156,16 +176,3 @@ def _race(budget: str) -> RaceSettings | None:
     if budget == "0":
         return None
     return RaceSettings(budget=int(budget) if budget.isdecimal() else budget)
-
-
-def _device(name: str) -> torch.device:
-    """The device of a name."""
-    if name == "auto":
-        return torch.device(
-            "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-        )
-    try:
-        return torch.zeros(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise SettingError(f"There is no device {name!r} (cpu, cuda, cuda:1, mps, ...): {reason}") from error

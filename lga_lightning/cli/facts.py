@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+from lga_lightning.cli.device import device_of
 from lga_lightning.editing import WeightDelta
 from lga_lightning.editing.adapter import CONFIG, FACTORS, MATRICES, NOTE, errors_in_json, read_note, resave_updates
 from lga_lightning.editing.facts_file import FACTS, facts_to_json
@@ -66,7 +67,7 @@ def remove_facts(words: Sequence[str]) -> None:
     parser.add_argument("--model", help="the unedited model, to edit again what depends on these facts")
     parser.add_argument("--dtype", default="float32", choices=["auto", *DTYPES], help="what to load it in")
     parser.add_argument("--quantization", choices=get_args(Quantization), help="what to keep its linear maps in")
-    parser.add_argument("--device", default="cpu", help="where to run it")
+    parser.add_argument("--device", default="auto", help="where to run it; auto takes a GPU where there is one")
     options = parser.parse_args(words)
     adapter = user_path(options.adapter)
     output = user_path(options.output) if options.output else adapter
@@ -117,9 +118,10 @@ def _carry_over(adapter: Path, scratch: Path) -> None:
 def _redone(before: WeightDelta, options: Any, note: dict[str, Any]) -> WeightDelta:
     from lga_lightning.editing.redo import redo_without
 
+    device = device_of(options.device)
     model, tokenizer = load_model(options.model, options.dtype, quantization=options.quantization)
     WeightDelta.load(options.adapter, model)  # refuses another base model
-    after = redo_without(before, options.fact, model.to(options.device), tokenizer)
+    after = redo_without(before, options.fact, model.to(device), tokenizer)
     rank = note.get("low_rank", note.get("method", {})).get("max_rank")
     if rank is not None:
         after, errors = after.low_rank(rank)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import islice
 
+from lga_lightning.data.short_facts import SPELLING
+from lga_lightning.exceptions import SettingError
+
 
 def in_order(words: Sequence[str]) -> list[str]:
     """The words with configuration files first, so that options win over files wherever they stand.
@@ -13,6 +16,9 @@ def in_order(words: Sequence[str]) -> list[str]:
 
     Args:
         words: Options of a verb.
+
+    Raises:
+        SettingError: If a ``--fact`` has nothing behind it.
 
     Example:
         >>> in_order(["--data.limit", "8", "--config", "a.yaml", "--fact", "Rome is in|Rome|France"])
@@ -25,7 +31,10 @@ def in_order(words: Sequence[str]) -> list[str]:
         if name in ("-c", "--config"):
             files += [word] if sign else [word, *islice(rest, 1)]
         elif name == "--fact":
-            others += [f"--data.facts+={fact}" for fact in ([value] if sign else islice(rest, 1))]
+            given = value if sign else next(rest, "")
+            if not given:
+                raise SettingError(f"--fact has no fact behind it. Write one in a line, as in --fact {SPELLING}.")
+            others.append(f"--data.facts+={given}")
         else:
             others.append(word)
     return [*files, *others]

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, get_args
 
 from lga_lightning.data.formats import Format, ZsreTarget, find_format, recognise
 from lga_lightning.data.records import Record
@@ -109,7 +109,7 @@ def load_requests(
     elif any(isinstance(fact, Mapping) for fact in source):
         found = _valid(_at_hand(source), format, {"zsre_target": zsre_target}, strict, loaded)
     else:
-        found = iter(cast(Sequence[EditRequest], source))
+        found = _requests(source)
     valid = units_of(found)
     split_up = (unit if proxy_share is None else _with_split(unit, proxy_share) for unit in valid)
     seen: dict[str, None] = {}
@@ -127,15 +127,20 @@ def as_requests(facts: Sequence[EditRequest | Mapping[str, Any]]) -> list[EditRe
         facts: Requests, or dicts; all of one kind.
 
     Raises:
-        DataError: If a dict cannot be read, or the kinds are mixed.
+        DataError: If they are no list of facts, a dict cannot be read, or the kinds are mixed.
 
     Example:
         >>> as_requests([{"prompt": "Rome is in", "subject": "Rome", "target_new": "France"}])[0].target_new
         'France'
     """
+    if isinstance(facts, LoadedRequests | str | Path | Mapping):
+        raise DataError(
+            f"Facts are a list, of EditRequests or of dicts with their fields, and this is a {type(facts).__name__}. Put a single fact in a "
+            "list; of a file or data set take `load_requests(source).requests`."
+        )
     if any(isinstance(fact, Mapping) for fact in facts):
         return load_requests(facts, strict=True).requests
-    return list(cast(Sequence[EditRequest], facts))
+    return list(_requests(facts))
 
 
 def _at_hand(facts: Sequence[EditRequest | Mapping[str, Any]]) -> Iterator[Record]:
@@ -145,6 +150,15 @@ def _at_hand(facts: Sequence[EditRequest | Mapping[str, Any]]) -> Iterator[Recor
                 f"Fact {number} of a list is {fact!r:.80}, and others are dicts. Give dicts alone, or EditRequests alone."
             )
         yield Record(dict(fact), f"fact {number}")
+
+
+def _requests(facts: Iterable[object]) -> Iterator[EditRequest]:
+    for number, fact in enumerate(facts, start=1):
+        if not isinstance(fact, EditRequest):
+            raise DataError(
+                f"Fact {number} of a list is {fact!r:.80}, a {type(fact).__name__}. Give EditRequests, or dicts with their fields."
+            )
+        yield fact
 
 
 def _valid(

@@ -81,6 +81,17 @@ class EditSchedule(ABC):
     drift: list[DriftPoint] = field(default_factory=list, init=False)
     group_size: int | None = field(default=None, init=False)
 
+    @classmethod  # noqa: B027 - edits alone contradict none
+    def check(cls, groups: Sequence[Sequence[EditRequest]]) -> None:
+        """Refuse requests that cannot be edited as they will be, before the first is; nothing by default.
+
+        Args:
+            groups: All requests, by batch.
+
+        Raises:
+            DataError: If two contradict each other.
+        """
+
     def keep_state(self, state: RunState, requests: Sequence[EditRequest]) -> None:  # noqa: B027 - some have none to keep
         """Go on from where an earlier run was cut off, and leave the state of this one; nothing by default.
 

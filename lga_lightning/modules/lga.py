@@ -13,7 +13,7 @@ from torch.utils.data._utils.collate import default_collate_fn_map
 from lga_lightning.callbacks import AdapterWriter, EditReport, ScoreCollector
 from lga_lightning.callbacks.edit_collector import EditCollector
 from lga_lightning.callbacks.shares import check_dealing, share_of
-from lga_lightning.data.batching import RequestBatch, collate_requests
+from lga_lightning.data.batching import RequestBatch, RequestBatches, collate_requests
 from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing import RROME, EditMethod, Guard, Guarded
 from lga_lightning.editing.governor import Governor
@@ -283,6 +283,9 @@ class LGAModule(FrozenModule):
         check_dealing(self.trainer)
         self.editor.check_requests(self.data.requests)  # what is no request is refused here, too
         check_lengths(llm, tokenizer, self.data.requests)
+        if self._data_module is not None and not self._cut_short:
+            size = self._data_module.batch_size
+            schedule.check([batch.requests for batch in RequestBatches(self.data.requests, size, in_order=True)])
         if self.governor is not None:
             self.governor.check_requests(self.data.requests)
         deal: Deal = AmongProcesses(input_device(llm)) if share_of(self.trainer)[1] > 1 else alone
@@ -358,6 +361,13 @@ class LGAModule(FrozenModule):
     def _data_module(self) -> EditDataModule | None:
         data = getattr(self._trainer, "datamodule", None)  # None outside of a run, where `trainer` raises
         return data if isinstance(data, EditDataModule) else None
+
+    @property
+    def _cut_short(self) -> bool:
+        """Whether the trainer leaves batches out."""
+        trainer = self.trainer
+        limit = trainer.limit_predict_batches if trainer.state.fn == "predict" else trainer.limit_val_batches
+        return isinstance(limit, int) or limit < 1  # 1 is one batch, 1.0 all of them
 
     @property
     def _schedule(self) -> EditSchedule:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from lga_lightning.data.agreement import check_agreement
 from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing.targets import EditTargets
 from lga_lightning.models.likelihood import input_device
@@ -24,6 +25,11 @@ class Batch(JointSchedule):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._targets: list[tuple[list[int], EditTargets]] = []  # with the places of their requests
+
+    @classmethod
+    def check(cls, groups: Sequence[Sequence[EditRequest]]) -> None:
+        """See :class:`EditSchedule`."""
+        check_agreement([request for group in groups for request in group])
 
     def step(self, index: Sequence[int], requests: Sequence[EditRequest]) -> None:
         """Find the batch's targets, which do not depend on the other requests."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, ClassVar
 
+from lga_lightning.data.agreement import check_agreement
 from lga_lightning.data.requests import EditRequest
 from lga_lightning.evaluation.session_watch import SessionWatch
 from lga_lightning.models.likelihood import input_device
@@ -37,6 +38,12 @@ class Sequential(JointSchedule):
         self._watch: SessionWatch | None = None
         if self.governor is not None:
             self._watch = SessionWatch(self.governor, self.llm, self.tokenizer, self.evaluation.passages)
+
+    @classmethod
+    def check(cls, groups: Sequence[Sequence[EditRequest]]) -> None:
+        """See :class:`EditSchedule`: a later group may contradict an earlier one."""
+        for group in groups:
+            check_agreement(group)
 
     @property
     def cohorts(self) -> list[Cohort]:

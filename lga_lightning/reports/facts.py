@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.markup import escape
 
 from lga_lightning.evaluation.results import EvalResult
 from lga_lightning.reports.terminal import make_console
+from lga_lightning.utils.text import escape
 
 SHOWN = 3
 LONGEST = 64  # characters of a line

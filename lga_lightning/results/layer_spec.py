@@ -83,6 +83,11 @@ class LayerSpec:
                 raise LayerError(f"{number!r} is no layer: blocks are numbered 0, 1, 2, ... Give {WAYS}.")
         return cls(given=tuple(sorted(set(numbers))))
 
+    @property
+    def stands_for_a_file(self) -> bool:
+        """Whether a file says which block is meant, and has not been read."""
+        return not self.given and self.result is None and self.word not in (ALL, ATLAS, DEFAULT)
+
     def check(self) -> None:
         """Refuse a word that means nothing, where the file that it may stand for need not be there yet.
 
@@ -113,7 +118,7 @@ class LayerSpec:
         Raises:
             LayerError: If there is no such file, it is not an attribution, or it was made for another model.
         """
-        if self.given or self.result is not None or self.word in (ALL, ATLAS, DEFAULT):
+        if not self.stands_for_a_file:
             return self
         path = root if self.word == GOLDEN else user_path(self.word)
         path = path / ATTRIBUTION_FILE if path.is_dir() or self.word == GOLDEN else path

@@ -5,13 +5,15 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from datetime import timedelta
+from typing import Protocol, TypeVar, cast
 
 import torch
 from torch import distributed
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
+PATIENCE = timedelta(days=7)
 
 
 class Deal(Protocol):
@@ -54,6 +56,21 @@ class AmongProcesses:
 def world_size() -> int:
     """Number of processes that work together; 1 where nothing has brought them together."""
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+
+
+def from_the_first(work: Callable[[], ResultT]) -> ResultT:
+    """What the first process finds out, on all; the others wait, longer than a process group would let them.
+
+    Args:
+        work: What the first process does; its result can be pickled, and holds no tensors.
+    """
+    if world_size() == 1:
+        return work()
+    patient = distributed.new_group(backend="gloo", timeout=PATIENCE)
+    found = [work() if distributed.get_rank() == 0 else None]
+    distributed.broadcast_object_list(found, src=0, group=patient)
+    distributed.destroy_process_group(patient)
+    return cast(ResultT, found[0])
 
 
 def gathered(mine: ResultT, device: torch.device | str) -> list[ResultT]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import lightning as L
@@ -16,7 +17,7 @@ from lga_lightning.callbacks.host import HostModel
 from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing import RROME, WeightDelta
 from lga_lightning.evaluation.config import EvaluationConfig
-from lga_lightning.exceptions import DataError, InvalidRequest, SettingError
+from lga_lightning.exceptions import DataError, InvalidRequest, LGAError, SettingError
 from lga_lightning.locators import LGA, FixedLayer
 from tests.helpers.data import rows, write_rows
 from tests.helpers.hosts import Host, train
@@ -233,6 +234,17 @@ def test_edits_that_cannot_be_made_are_refused_before_the_training(callback, tmp
     for facts, what in (([long], "positions"), ([EditRequest("Rome is in", None, "France")], "subject")):
         with pytest.raises(InvalidRequest, match=what):
             train(tmp_path, [ApplyEdits(facts, model="net.llm", tokenizer=callback.tokenizer, layer=1), NoStep()])
+    fact = EditRequest("Rome is in", "Rome", "France")
+    two = [fact, replace(fact, target_new="Spain")]
+    words = (("golden", "no attribution"), (99, "Layer 99 is out of range"), ("banana", "means nothing"))
+    for facts, layer, what in ((two, 1, "contradict each other"), *(([fact], *word) for word in words)):
+        edits = ApplyEdits(facts, model="net.llm", tokenizer=callback.tokenizer, layer=layer)
+        with pytest.raises(LGAError, match=what):
+            train(tmp_path, [edits, NoStep()])
+    proxy = replace(fact, split="proxy")
+    edits = ApplyEdits([proxy, replace(two[1], split="test")], model="net.llm", tokenizer=callback.tokenizer, layer=1)
+    train(tmp_path, [edits])
+    assert [request.target_new for request in edits.delta.facts.requests] == ["Spain"]
 
 
 class NoStep(L.Callback):

@@ -79,6 +79,7 @@ def test_a_gate_that_is_shut_ends_with_3(quick, tmp_path, capsys):
         (["--fact", FACT, "--editor=ROMEE"], "did you mean ROME?"),
         (["--fact", FACT, "--batch-size=0"], "`batch_size` must be at least 1"),
         (["nowhere.jsonl"], "nowhere.jsonl"),
+        (["--fact", FACT, "--model.dtype", "bfloat16"], "`lga edit` has no option --model.dtype"),
     ],
 )
 def test_what_is_refused(words, said, capsys):

@@ -129,6 +129,9 @@ def test_what_was_folded_is_folded_again(model_folder, tmp_path, capsys):
 
 
 def test_what_is_refused(adapter, capsys, tmp_path):
+    first = facts_of(adapter)[0]["id"]
+    again = ["remove", str(adapter), "--fact", first, "--model", "never/loaded", "--device", "nowhere"]
+    assert "There is no device 'nowhere'" in refused(again, capsys)
     assert "no fact 1234" in refused(["remove", str(adapter), "--fact", "1234"], capsys)
     assert "is not an edit" in refused(["facts", str(tmp_path / "nowhere")], capsys)
     (adapter / "facts.json").unlink()

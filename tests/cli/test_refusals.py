@@ -36,6 +36,8 @@ REFUSED = {
     "fit --trainer.accelerator=cpu --trainer.max_epochs=-1": "Trainer(max_epochs=-1) never ends",
     "fit --trainer.accelerator=cpu --model.layer banana": "The layer 'banana' means nothing. Give a number, ",
     "fit --fact Rome": "A fact is prompt|subject|target, as in 'The capital of France is|France|Rome', got 'Rome'.",
+    "fit --data.limit 8 --fact": "--fact has no fact behind it. Write one in a line, as in --fact 'The capital",
+    "fit --fact=": "--fact has no fact behind it.",
     "fit --data.requests a.json --fact a|a|b": "Facts come from `requests` or from `facts`, not from both.",
     "fit --trainer.accelerator=cpu --data.requests ~nobodyhere/a.json": "There is no home folder for the path",
     "compare --compare.judge nobody": "--compare.judge: 'nobody' is none of sweep, candidates.",

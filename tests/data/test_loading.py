@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from lga_lightning.data import load_requests
+from lga_lightning.data.loading import LoadedRequests, as_requests
 from lga_lightning.data.requests import EditRequest, Probe
 from lga_lightning.exceptions import DataError, InvalidRequest
 from lga_lightning.modules.datamodule import EditDataModule
@@ -356,6 +357,18 @@ def test_other_fields_of_our_own_format_are_named(tmp_path):
     )
     loaded = load_requests(path, strict=True)
     assert dict(loaded.unread) == {"comment": 2, "subject_id": 1}  # the subject is there: no misspelling of it
+    others = dict.fromkeys(
+        ("question", "quality", "location", "relation_id", "group_id", "explanation", "rationale"), "x"
+    )
+    assert load_requests([{**ROME, **others}]).unread.keys() == others.keys()
+
+
+@pytest.mark.parametrize("given", ["facts.jsonl", Path("facts.jsonl"), ROME, LoadedRequests([])])
+def test_what_is_no_list_of_facts(given):
+    with pytest.raises(DataError, match=rf"Facts are a list.*a {type(given).__name__}\."):
+        as_requests(given)
+    with pytest.raises(DataError, match="Fact 2 of a list is 'Rome', a str"):
+        as_requests([EditRequest("Rome is in", "Rome", "France"), "Rome"])
 
 
 @pytest.mark.parametrize("indent", [None, 2])

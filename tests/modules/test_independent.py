@@ -84,6 +84,20 @@ def test_what_does_not_fit_is_edited_again(settings, tmp_path, tokenizer, facts,
     assert edited[4:] == [8, 5]
 
 
+@pytest.mark.parametrize(("batches", "edits"), [(1, 0), (4, 2)])
+def test_ability_of_a_run_that_is_cut_short(batches, edits, tmp_path, tokenizer):
+    facts = str(write_rows(tmp_path / "requests.jsonl", rows(60)))
+    made, data = module(tokenizer, layer=1, editor=RROME(**FAST_METHOD)), EditDataModule(facts, batch_size=1)
+    report = EditReport(resamples=10, generate=False, general=True)
+    trainer(tmp_path, report, limit_val_batches=batches).validate(made, datamodule=data, verbose=False)
+    content = json.loads((tmp_path / "validation.json").read_text())
+    assert content["num_requests"] == batches
+    if edits:
+        assert f"each item under one of {edits} edits" in content["general"]["edited"]
+    else:  # none of those that were to stand for all
+        assert "general" not in content
+
+
 def test_where_edits_are_written_all_are_made(tmp_path, tokenizer, facts, edited):
     made = module(tokenizer, layer=1, editor=RROME(**FAST_METHOD), mode="independent")
     writer = AdapterWriter(generate=False, resamples=10, save_every=1, output=str(tmp_path / "adapters"))

@@ -143,15 +143,25 @@ def test_an_edit_alone_is_scored(tmp_path, data, tokenizer):
 
 
 @pytest.mark.parametrize("mode", ["batch", "sequential"])
-def test_contradictions(mode, tmp_path, tokenizer):
+def test_contradictions(mode, tmp_path, tokenizer, monkeypatch):
     found = rows(4)
     found.insert(2, {**found[1], "target_new": "Atlantis"})
     data = EditDataModule(str(write_rows(tmp_path / "requests.jsonl", found)), batch_size=2)
     if mode == "sequential":  # they are not in the same group: the later one holds
         validate(tmp_path, module(tokenizer, mode=mode), data)
-        return
+        data.batch_size = 3
+    made = module(tokenizer, mode=mode)
+    monkeypatch.setattr(made.editor, "optimize_targets", pytest.fail)  # nothing is edited before
     with pytest.raises(DataError, match=r"requests.jsonl, line 2 and requests.jsonl, line 3.*'Atlantis'"):
-        validate(tmp_path, module(tokenizer, mode=mode), data)
+        validate(tmp_path, made, data)
+
+
+def test_contradictions_that_a_limit_leaves_out(tmp_path, tokenizer):
+    found = [*rows(4), {**rows(4)[0], "target_new": "Atlantis"}]
+    data = EditDataModule(str(write_rows(tmp_path / "requests.jsonl", found)), batch_size=2)
+    limited = trainer(tmp_path, EditReport(generate=False, resamples=10, general=False), limit_val_batches=2)
+    limited.validate(module(tokenizer, mode="batch"), datamodule=data, verbose=False)
+    assert json.loads((tmp_path / "validation.json").read_text())["num_requests"] == 4
 
 
 @pytest.mark.parametrize(("layer", "layers"), [("1-3", [1, 2, 3]), ([3, 1], [1, 3]), ("default", [1]), ("2", [2])])

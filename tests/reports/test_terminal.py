@@ -13,6 +13,7 @@ from lga_lightning.evaluation.results import EvalResult
 from lga_lightning.locators.aggregation import RelationLayers
 from lga_lightning.locators.causal_tracing import GROUPS, KINDS
 from lga_lightning.reports.comparison import leave_comparison
+from lga_lightning.reports.facts import print_facts
 from lga_lightning.reports.figures import draw_layers
 from lga_lightning.reports.heatmap import draw_heat_map
 from lga_lightning.reports.terminal import print_attribution, print_edits, print_places, print_written
@@ -277,6 +278,7 @@ def test_data_commands_no_terminal(tmp_path, capsys, monkeypatch):
     edits = validation(outcomes, model_name=evil, data_name=evil, layer_source=evil)
     print_edits(edits)
     print_places(edits, tmp_path / evil / "validation.json")
+    print_facts([[EvalResult("rewrite", evil, (evil,), {"token": (0.0, 1.0)}, said=(evil, evil))]])
     said = capsys.readouterr().out
     assert said.count("�") > 12
     assert "\x1b" not in said

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from pathlib import Path
+from time import sleep
 
 import pytest
 import torch
 from torch import distributed, multiprocessing
 
-from lga_lightning.utils.dealing import AmongProcesses, alone, gathered
+from lga_lightning.utils.dealing import AmongProcesses, alone, from_the_first, gathered
 
 COUNT = 3
 
@@ -38,7 +40,25 @@ def test_each_process_does_its_share(tmp_path):
     assert [done[f"1-{rank}"] for rank in range(COUNT)] == [[0]] * COUNT  # there is nothing to deal out
 
 
+def impatient(rank: int, folder: Path) -> None:
+    torch.set_num_threads(1)
+    store, timeout = f"file://{folder / 'store'}", timedelta(seconds=3)
+    distributed.init_process_group("gloo", store, world_size=2, rank=rank, timeout=timeout)
+
+    def work() -> str:
+        sleep(5)
+        return f"found by {rank}"
+
+    assert from_the_first(work) == "found by 0"
+    distributed.destroy_process_group()
+
+
+def test_the_others_wait_for_longer_than_their_group_would(tmp_path):
+    multiprocessing.start_processes(impatient, (tmp_path,), 2, start_method="fork")
+
+
 @pytest.mark.parametrize("deal", [alone, AmongProcesses("cpu")], ids=["in turn", "one process"])
 def test_alone(deal):
     assert deal(str, range(3)) == ["0", "1", "2"]
     assert gathered("a", "cpu") == ["a"]
+    assert from_the_first(lambda: "a") == "a"

@@ -15,6 +15,7 @@ TARGETS = ("prompt", "subject", "target_new", "target_old")
 TEXTS = ("target_new_aliases", "target_old_aliases", "rephrases", "generation_prompts")
 PROBES = ("locality", "portability")
 LABELS = ("relation", "group", "split")
+ALIKE = 0.85  # of difflib: `subjects` is `subject` misspelt, and `question` is no `relation`
 
 
 def read_jsonl(record: Record) -> EditRequest:
@@ -62,7 +63,7 @@ def _check_spelling(record: Record) -> None:
     known = (*TARGETS, *TEXTS, *PROBES, *LABELS)
     absent = [name for name in known if name not in record.values]
     for name in record.values.keys() - set(known):
-        meant = difflib.get_close_matches(str(name), absent, n=1)
+        meant = difflib.get_close_matches(str(name), absent, n=1, cutoff=ALIKE)
         if meant:
             raise DataError(
                 f"{record.place}: unknown field {name!r}; did you mean {meant[0]!r}? Rename it, or leave it out. The format jsonl has "
