@@ -125,6 +125,11 @@ def known_golden_layer(
     subjects = {request.about.casefold() for request in edited}
     facts = [fact for fact in load_requests(proxies, split="proxy").requests if fact.about.casefold() not in subjects]
     name = name_of_requests(proxies)
+    if not facts:
+        raise DataError(
+            f"Every fact of {name} is about a subject that is to be edited, so none is left to find the golden layer by. Give others "
+            "(--proxies FILE; in Python proxies=...), or the layer: a number, or `default`."
+        )
     if proxies is None:
         facts, name = first_known(model, tokenizer, facts, PROXIES), f"{FACTS} that the model knows"
         if len(facts) < FEWEST_PROXIES:

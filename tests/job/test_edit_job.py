@@ -82,6 +82,8 @@ def test_a_layer_is_known_for_one_model_method_and_set_of_proxies(llama, tokeniz
 def test_proxies_about_what_is_edited_are_left_out(llama, tokenizer, searches):
     found, _ = known_golden_layer(llama, tokenizer, RROME(**FAST_METHOD), requests(6), requests(2), race=None)
     assert found.num_requests == 4
+    with pytest.raises(DataError, match="Every fact of a list of requests is about a subject that is to be edited"):
+        known_golden_layer(llama, tokenizer, RROME(**FAST_METHOD), requests(2), requests(2), race=None)
 
 
 def test_a_model_that_knows_too_little_is_told_what_to_do(llama, tokenizer):
