@@ -12,7 +12,7 @@ from lga_lightning.data.requests import EditRequest
 from lga_lightning.models.architecture import blocks, edit_site
 from lga_lightning.models.encoding import encode_subjects
 from lga_lightning.models.experts import ExpertMatrix, is_fused
-from lga_lightning.models.hooks import captured_inputs
+from lga_lightning.models.hooks import captured_inputs, frozen
 from lga_lightning.models.likelihood import input_device
 from lga_lightning.models.partial_passes import ends_after
 
@@ -67,7 +67,11 @@ def expert_shares(
         some = requests[start : start + batch_size]
         ends = [request.anchor_end for request in some]
         batch = encode_subjects(tokenizer, [request.prompt for request in some], ends).to(input_device(model))
-        with captured_inputs([module], batch.subject) as keys, ends_after(model, blocks(model)[layer]):
+        with (
+            frozen(model),
+            captured_inputs([module], batch.subject) as keys,
+            ends_after(model, blocks(model)[layer]),
+        ):
             model(input_ids=batch.input_ids, use_cache=False)
         sizes = keys[0].double().unflatten(1, (module.count, -1)).square().sum(-1).cpu()  # [B, E]
         shares += (sizes / sizes.sum(1, keepdim=True).clamp_min(torch.finfo(sizes.dtype).tiny)).sum(0)

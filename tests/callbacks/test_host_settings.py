@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ from lga_lightning.editing import RROME
 from lga_lightning.locators import EditForecast
 from tests.helpers.cli import FAST_METHOD
 from tests.helpers.hosts import Host, train
-from tests.helpers.models import requests
+from tests.helpers.models import requests, tiny_model
 
 ROOT = Path(__file__).parents[2]
 
@@ -48,11 +49,20 @@ class Adapted(Host):
         self.net.llm = get_peft_model(self.net.llm, config)
 
 
+class Routed(Host):
+    """Trains a mixture of experts whose attention has dropout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net.llm = tiny_model("qwen3_moe", attention_dropout=0.5).requires_grad_(True).train()
+
+
 RUNS = {
     "mixed precision": (Host, {"precision": "bf16-mixed", "accumulate_grad_batches": 2}),
     "checkpointing": (Checkpointing, {}),
     "compiled": (Compiled, {}),
     "adapter": (Adapted, {}),
+    "routed experts": (Routed, {}),
 }
 
 
@@ -69,7 +79,7 @@ def test_the_weights_are_what_they_are_without_us(kind, tmp_path, tokenizer):
     assert host.losses == alone.losses
     changed = [name for name, tensor in host.state_dict().items() if not torch.equal(tensor, alone.state_dict()[name])]
     assert len(changed) == 1
-    assert "layers.1.mlp.down_proj" in changed[0]
+    assert re.search(r"layers\.1\.mlp\.(experts\.|)down_proj", changed[0])
     edits.originals.restore_()
     for name, tensor in alone.state_dict().items():
         assert torch.equal(host.state_dict()[name], tensor)

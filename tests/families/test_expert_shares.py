@@ -27,8 +27,10 @@ EDITOR = RROME(second_moment="identity", steps=4, context_lengths=())
 
 @pytest.mark.parametrize("family", ROUTED)
 def test_shares_are_those_of_the_edit(family, tokenizer):
-    model, asked = tiny_model(family, torch.float64), requests(5)
+    model, asked = tiny_model(family, torch.float64, attention_dropout=0.5).train(), requests(5)
     found = expert_shares(model, tokenizer, asked, 1, batch_size=2)
+    assert all(module.training for module in model.modules())
+    model.eval()
     experts = edit_site(model, 1).module.experts
     shares, counts = torch.zeros(2, experts.num_experts, dtype=torch.float64)
     for request in asked:
