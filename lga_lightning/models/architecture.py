@@ -14,7 +14,14 @@ from transformers import PreTrainedModel
 from lga_lightning.exceptions import LayerError, ModelError
 from lga_lightning.models.experts import ExpertMatrix, is_fused
 from lga_lightning.models.sites import EditSite, Site
-from lga_lightning.models.structure import is_matrix, is_transposed, matrix_names, matrix_shape, structure_of
+from lga_lightning.models.structure import (
+    check_norm,
+    is_matrix,
+    is_transposed,
+    matrix_names,
+    matrix_shape,
+    structure_of,
+)
 
 Scope = Literal["mlp", "mlp_out", "attention", "block", "value"]
 SCOPES: tuple[str, ...] = get_args(Scope)
@@ -137,7 +144,7 @@ def scored_sites(model: PreTrainedModel, scope: Scope = "mlp") -> list[list[Site
 
     Raises:
         ValueError: If the scope is none of these.
-        ModelError: If a block has no such module.
+        ModelError: If a block has no such module, or under ``block`` a parameter of what is neither a linear map nor a norm.
     """
     if scope not in SCOPES:
         raise ValueError(f"`scope` must be one of {list(SCOPES)}, got {scope!r}.")
@@ -145,11 +152,13 @@ def scored_sites(model: PreTrainedModel, scope: Scope = "mlp") -> list[list[Site
     structure = structure_of(model)
     for layer, (name, block) in enumerate(_named_blocks(model)):
         if scope == "block":
-            found = [
-                Site(f"{name}.{child}", module, bias=getattr(module, "bias", None) is not None)
-                for child, module in block.named_modules()
-                if any(True for _ in module.parameters(recurse=False))
+            parts = [
+                (n, part) for n, part in block.named_modules() if any(True for _ in part.parameters(recurse=False))
             ]
+            for _, part in parts:
+                if not is_matrix(part):
+                    check_norm(part)
+            found = [Site(f"{name}.{n}", part, bias=getattr(part, "bias", None) is not None) for n, part in parts]
         else:
             site = _edit_site(
                 model, layer, name, block

@@ -7,6 +7,7 @@ that they do not fit gets a subclass of :class:`Structure` of its own, registere
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -198,16 +199,32 @@ def normalised(norm: nn.Module, inputs: Tensor) -> Tensor:
     Raises:
         ModelError: If the module is neither a ``LayerNorm`` nor an RMS norm.
     """
+    check_norm(norm)
     if isinstance(norm, nn.LayerNorm):
         return functional.layer_norm(inputs, norm.normalized_shape, eps=norm.eps)
     inputs = inputs.float()
-    epsilon = getattr(norm, "variance_epsilon", getattr(norm, "eps", None))
-    if "RMSNorm" not in type(norm).__name__ or epsilon is None:
-        raise ModelError(
-            "Scope 'block' takes the gradient of every parameter of a block, and does not know how to take that of a "
-            f"{type(norm).__name__}. Use the scope 'mlp', 'mlp_out' or 'attention'."
-        )
-    return inputs * torch.rsqrt(inputs.square().mean(-1, keepdim=True) + epsilon)
+    return inputs * torch.rsqrt(inputs.square().mean(-1, keepdim=True) + _epsilon(norm))
+
+
+def check_norm(module: nn.Module) -> None:
+    """Refuse a module with parameters that is no norm, as a convolution, or a mixture of experts that holds its weights itself.
+
+    Args:
+        module: The module.
+
+    Raises:
+        ModelError: If it is neither a ``LayerNorm`` nor an RMS norm.
+    """
+    if isinstance(module, nn.LayerNorm) or ("RMSNorm" in type(module).__name__ and _epsilon(module) is not None):
+        return
+    raise ModelError(
+        "Scope 'block' takes the gradient of every parameter of a block, and does not know how to take that of a "
+        f"{type(module).__name__}. Use the scope 'mlp', 'mlp_out' or 'attention'."
+    )
+
+
+def _epsilon(norm: nn.Module) -> Any:
+    return getattr(norm, "variance_epsilon", getattr(norm, "eps", None))
 
 
 def _is_mlp(module: nn.Module) -> bool:

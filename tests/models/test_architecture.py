@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from lga_lightning.exceptions import LayerError, ModelError
+from lga_lightning.locators import LGA
 from lga_lightning.models.architecture import (
     SCOPES,
     blocks,
@@ -18,7 +19,7 @@ from lga_lightning.models.architecture import (
 )
 from lga_lightning.models.structure import is_matrix, matrix_shape, normalised
 from tests.helpers.families import FAMILIES
-from tests.helpers.models import tiny_model
+from tests.helpers.models import requests, tiny_model
 
 # the out-projection of block 2, its d_in, and whether its weight is stored as [d_in, d_out]
 EDITED = {
@@ -180,6 +181,20 @@ def test_normalised_is_what_the_norm_does_before_its_weight(family):
 def test_an_unknown_norm_is_refused():
     with pytest.raises(ModelError, match=r"gradient of every parameter.*GroupNorm.*Use the scope 'mlp'"):
         normalised(torch.nn.GroupNorm(1, 4), torch.randn(2, 4))
+
+
+@pytest.mark.parametrize(
+    ("family", "part"),
+    [
+        ("lfm3", "Conv1d"),
+        ("mixtral", "MixtralTopKRouter"),
+        ("gpt_oss", "GptOssAttention"),
+        ("doge", "DogeDecoderLayer"),
+    ],
+)
+def test_a_block_with_parameters_of_another_kind_is_refused(family, part, tokenizer):
+    with pytest.raises(ModelError, match=f"gradient of every parameter.*that of a {part}. Use the scope 'mlp'"):
+        LGA("block").score(tiny_model(family), tokenizer, requests(1))
 
 
 def test_a_layer_norm_behind_the_mlp_is_refused_by_what_aims_behind_it():
