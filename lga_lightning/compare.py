@@ -16,7 +16,7 @@ from lga_lightning.callbacks.checkpoint import CHECKPOINT_FILE, check_checkpoint
 from lga_lightning.callbacks.score_collector import ScoreCollector, check_fingerprint
 from lga_lightning.exceptions import DataError, SettingError
 from lga_lightning.locators import LGA, CausalTracing, FixedLayer, LayerLocator, LayerSweep, MiddleLayer
-from lga_lightning.locators.selection import Choice
+from lga_lightning.locators.selection import Choice, golden_layers
 from lga_lightning.models.architecture import blocks
 from lga_lightning.modules.datamodule import EditDataModule
 from lga_lightning.modules.lga import LGAModule
@@ -256,7 +256,7 @@ def _gather(
 def _sweep_result(data: str, swept: LocatorEvidence, layers: list[int] | None, own_layer: int | None) -> SweepResult:
     points = 100 * swept.evidence.double()
     scores = points[:, 0].mean(0)
-    best, optimum = int(scores.argmax()), points[:, 0].amax(1).mean().item()
+    best, optimum = int(golden_layers(scores, None)), points[:, 0].amax(1).mean().item()
     if layers is not None:
         left_out = torch.ones(len(scores), dtype=torch.bool).index_fill_(0, torch.tensor(layers), False)
         scores[left_out] = torch.nan

@@ -14,7 +14,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from lga_lightning.locators.selection import Choice, choose, golden_layers
+from lga_lightning.locators.selection import TIE, Choice, choose, golden_layers
 
 Aggregate = Literal[
     "sum",
@@ -181,10 +181,11 @@ def requests_to_settle(contributed: Tensor, layer: int, alternative: int) -> int
         alternative: The layer that it should beat.
 
     Returns:
-        None if there is a single request, or the layer does not lead (the fences left the alternative out).
+        None if there is a single request, or the layer does not lead (the fences left the alternative out), or by rounding alone.
     """
     if len(contributed) < 2:
         return None
     lead = contributed[:, layer] - contributed[:, alternative]
     mean, spread = lead.mean().item(), lead.std().item()
-    return math.ceil((1.645 * spread / mean) ** 2) if mean > 0 else None
+    leads = mean > TIE * max(spread, torch.finfo(lead.dtype).tiny)  # also where all requests say the same
+    return math.ceil((1.645 * spread / mean) ** 2) if leads else None

@@ -13,6 +13,9 @@ from torch import Tensor
 
 from lga_lightning.utils.bootstrap import resample_counts
 
+TIE = 1e-9
+"""Of the scores' size: what differs by less differs by rounding."""
+
 
 @dataclass(frozen=True)
 class Fences:
@@ -50,6 +53,9 @@ def tukey_fences(scores: Tensor, kappa: float = 1.0) -> Tensor:
 def golden_layers(scores: Tensor, kappa: float | None = 1.0) -> Tensor:
     """The layer of the highest score within the fences; ties go to the shallower layer.
 
+    Sums of the same numbers in another order differ in their last digits, so what differs by no more than a billionth of the largest score
+    within the fences is a tie.
+
     Args:
         scores: [..., L] scores.
         kappa: Width of the fences in interquartile ranges; None for no fences.
@@ -65,9 +71,9 @@ def golden_layers(scores: Tensor, kappa: float | None = 1.0) -> Tensor:
     if kappa is not None:
         fences = tukey_fences(scores, kappa)
         inside = (scores >= fences[..., :1]) & (scores <= fences[..., 1:])
-        candidates = scores.where(inside, -math.inf)
-    best = candidates.amax(-1, keepdim=True)
-    return (candidates == best).int().argmax(-1)  # argmax of integers gives the first
+        candidates, scores = scores.where(inside, -math.inf), scores.where(inside, 0)
+    tied = candidates.amax(-1, keepdim=True) - TIE * scores.abs().amax(-1, keepdim=True)
+    return (candidates >= tied).int().argmax(-1)  # argmax of integers gives the first
 
 
 def bootstrap(scores: Tensor, kappa: float | None = 1.0, resamples: int = 1000, seed: int = 0) -> Tensor:
@@ -151,7 +157,10 @@ def choose(scores: Tensor, kappa: float | None = 1.0, resamples: int = 1000, see
         lower, upper = tukey_fences(total, kappa).tolist()
         fences = Fences(lower, upper, kappa)
         excluded = [layer for layer, score in enumerate(total.tolist()) if not lower <= score <= upper]
-    ranking = sorted(range(len(total)), key=lambda layer: (layer in excluded, -total[layer].item(), layer))
+    golden = int(golden_layers(total, kappa))
+    ranking = sorted(
+        range(len(total)), key=lambda layer: (layer != golden, layer in excluded, -total[layer].item(), layer)
+    )
     errors = scores.std(0) * math.sqrt(len(scores)) if len(scores) > 1 else torch.full_like(total, math.nan)
     shares = bootstrap(scores, kappa, resamples, seed)
     by_share = sorted(range(len(shares)), key=lambda layer: (-shares[layer].item(), layer))
@@ -162,7 +171,7 @@ def choose(scores: Tensor, kappa: float | None = 1.0, resamples: int = 1000, see
         fences=fences,
         excluded=excluded,
         ranking=ranking,
-        golden_layer=ranking[0],
-        confidence=shares[ranking[0]].item(),
+        golden_layer=golden,
+        confidence=shares[golden].item(),
         confidence_set=by_share[: int((held < 0.9 - 1e-12).sum()) + 1],
     )

@@ -103,3 +103,10 @@ def test_requests_to_settle():
     assert needed == np.ceil((1.645 * lead.std().item() / 1.0) ** 2)
     assert requests_to_settle(contributed, 1, 0) is None
     assert requests_to_settle(contributed[:1], 0, 1) is None
+    assert requests_to_settle(torch.tensor([[3.0, 1.0], [3.0, 1.0]]), 0, 1) == 0  # no request says otherwise
+
+
+def test_a_lead_by_rounding_is_never_settled():
+    lead = torch.tensor([0.1, 0.2, -0.3], dtype=torch.float64)
+    assert lead.mean() > 0
+    assert requests_to_settle(torch.stack([lead, torch.zeros(3).double()], 1), 0, 1) is None

@@ -24,6 +24,21 @@ def test_golden_layer_is_signed_and_ties_go_to_the_shallower():
     assert golden_layers(torch.tensor([[0.0, 0.0, 0.0], [1.0, 2.0, 3.0]])).tolist() == [0, 2]
 
 
+@pytest.mark.parametrize("kappa", [1.0, None])
+def test_ties_by_rounding_go_to_the_shallower_too(kappa):
+    scored = torch.tensor([0.3, 0.2, 0.1], dtype=torch.float64)
+    scores = torch.stack([torch.zeros(3), scored, scored.flip(0), torch.zeros(3)], 1)
+    assert scores.sum(0)[1] < scores.sum(0)[2]  # the same numbers, in another order
+    choice = choose(scores, kappa)
+    assert (choice.golden_layer, choice.ranking) == (1, [1, 2, 0, 3])
+    assert golden_layers(scores.sum(0), kappa) == 1
+    assert golden_layers(torch.tensor([1.0, 1.0 + 1e-6, 0.9]), kappa) == 1  # what is more is more
+
+
+def test_a_layer_outside_the_fences_does_not_say_what_is_a_tie():
+    assert golden_layers(torch.tensor([1.0, 1.1, 1.2, 1.3, 1e12])) == 3
+
+
 def test_choice():
     generator = torch.Generator().manual_seed(0)
     scores = torch.randn(40, 12, generator=generator) + torch.arange(12)
