@@ -209,12 +209,14 @@ def layer_of(
         edited: The facts that will be edited.
 
     Raises:
-        LayerError: If it means nothing, or the file is missing or of another model.
+        LayerError: If it means nothing, or the file is missing, of another model, or of other weights of this one.
     """
     if isinstance(layer, LocatorResult):
         return LayerSpec.of(layer, "golden layer")
     if layer != AUTO:
-        return LayerSpec.parse(layer).find(Path.cwd(), name_of(model))
+        spec = LayerSpec.parse(layer).find(Path.cwd(), name_of(model))
+        spec.check_weights(model)
+        return spec
     result, _ = known_golden_layer(model, tokenizer, editor, edited=edited)
     return LayerSpec.of(result, result.data)
 
@@ -223,7 +225,7 @@ def edit(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     requests: Sequence[EditRequest | Mapping[str, Any]],
-    layer: int | str | Sequence[int] | LocatorResult = AUTO,
+    layer: LayerWord | LocatorResult = AUTO,
     editor: EditMethod | None = None,
     batch_size: int = 8,
 ) -> WeightDelta:
@@ -248,7 +250,7 @@ def edit(
     Raises:
         DataError: If there is no request, two contradict each other, or one is too long for the model.
         SettingError: If ``batch_size`` is below 1.
-        LayerError: If the model lacks one of the layers, or the file is missing or of another model.
+        LayerError: If the model lacks one of the layers, or the file is missing, of another model, or of other weights of this one.
     """
     editor, asked = editor or RROME(), as_requests(requests)
     check_together(asked)  # before a search

@@ -8,6 +8,7 @@ import torch
 from lga_lightning import LGA, MEMIT, RROME, edit, find_golden_layer
 from lga_lightning.data import to_record
 from lga_lightning.exceptions import DataError, InvalidRequest, LayerError, SettingError
+from lga_lightning.job import EditJob
 from tests.helpers.cli import FAST_METHOD
 from tests.helpers.models import requests
 
@@ -39,7 +40,15 @@ def test_the_golden_layer_or_a_window_around_it(llama, tokenizer, tmp_path, monk
     assert len(window) == 2
     golden.save(tmp_path / "attribution.json")
     monkeypatch.chdir(tmp_path)
-    assert edit(llama, tokenizer, requests(2), "golden", editor).ranks == delta.ranks
+    for word in ("golden", tmp_path):
+        assert edit(llama, tokenizer, requests(2), word, editor).ranks == delta.ranks
+    with torch.no_grad():
+        next(llama.parameters())[0, 0] += 1  # trained since
+    for word in ("golden", tmp_path):
+        with pytest.raises(LayerError, match="found on other weights of 'LlamaForCausalLM' than are loaded now"):
+            edit(llama, tokenizer, requests(2), word, editor)
+        with pytest.raises(LayerError, match="found on other weights"):
+            EditJob(editor, word, output=None).run(llama, tokenizer, requests(2))
 
 
 def test_dicts_are_facts(llama, tokenizer):

@@ -115,8 +115,8 @@ class GradientLocator(LayerLocator):
         return Evidence(values, known=right[::2] == 1)
 
     def settings(self, model: PreTrainedModel) -> dict[str, Any]:
-        """Scope and statistic."""
-        return {"scope": self.scope, "statistic": self.statistic}
+        """Scope, statistic and loss."""
+        return {"scope": self.scope, "statistic": self.statistic, "loss": self.loss}
 
 
 def gradient_statistics(dot: Tensor, cosine: Tensor, old: Tensor, new: Tensor) -> dict[str, Tensor]:

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from lga_lightning.locators.aggregation import Aggregate
 from lga_lightning.locators.gradients import GradientLocator, Loss, Statistic
 from lga_lightning.models.architecture import Scope
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 
 class LGA(GradientLocator):
@@ -40,7 +35,3 @@ class LGA(GradientLocator):
         loss: Loss = "answer",
     ) -> None:
         super().__init__(scope, kappa, aggregate, statistic, neighbours, loss)
-
-    def settings(self, model: PreTrainedModel) -> dict[str, Any]:
-        """Scope, statistic and loss."""
-        return {**super().settings(model), "loss": self.loss}

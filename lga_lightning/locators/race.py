@@ -50,7 +50,7 @@ class RaceSettings:
         try:
             number = float(words[0])
             unit = {"min": 60.0, "minutes": 60.0, "s": 1.0, "h": 3600.0}[words[1]] if len(words) == 2 else None
-            if len(words) > 2 or not number > 0:
+            if len(words) > 2 or not number > 0 or (unit is None and not 1 <= number < math.inf):
                 raise ValueError
         except (ValueError, KeyError, IndexError):
             raise SettingError(

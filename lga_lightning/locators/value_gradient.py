@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from lga_lightning.locators.aggregation import Aggregate
 from lga_lightning.locators.gradients import GradientLocator
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class ValueGradient(GradientLocator):
@@ -21,3 +26,7 @@ class ValueGradient(GradientLocator):
 
     def __init__(self, kappa: float | None = 1.0, aggregate: Aggregate = "normalised", neighbours: int = 1) -> None:
         super().__init__("value", kappa, aggregate, "new_norm", neighbours)
+
+    def settings(self, model: PreTrainedModel) -> dict[str, Any]:
+        """Scope and statistic; the loss is always that of the answer."""
+        return {"scope": self.scope, "statistic": self.statistic}

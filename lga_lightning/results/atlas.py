@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -16,6 +17,7 @@ from lga_lightning.models.architecture import signature
 from lga_lightning.models.loading import hub_name, name_of
 from lga_lightning.results.attribution import LocatorResult
 from lga_lightning.results.files import SCHEMA, ResultFile, take_fields
+from lga_lightning.results.typed import typed
 from lga_lightning.utils.io import write_json
 
 if TYPE_CHECKING:
@@ -43,7 +45,7 @@ class AtlasEntry:
         layers: The blocks that are edited, ascending: one, or a window.
         evidence: One of ``EVIDENCE``.
         score: What edits there score, of a forecast are expected to: the mean of rewrite, rephrase and locality, in points.
-        interval: Its 95% interval over facts, in points; None where it was not recorded.
+        interval: Its 95% interval over facts, in points; None where it was not recorded, or there is one fact alone.
         facts: Number of facts that were edited, of a forecast scored.
         data: What facts they were.
         settings: Settings of the method, as far as they are known.
@@ -91,13 +93,14 @@ class AtlasEntry:
             ...     return AtlasEntry.of(find_golden_layer(model, tokenizer, facts), RROME())
         """
         race, golden = result.race, result.golden_layer
+        interval: tuple[float, float] | None
         settings = result.settings["editor"] if race is None else race.editor
         if race is not None:
             score, interval = race.scores[golden], race.intervals[golden]
             evidence, facts = "race", race.requests
         else:
             score, error = 100 * result.choice.scores[golden], 196 * result.choice.standard_errors[golden]
-            interval = (max(score - error, 0.0), min(score + error, 100.0))
+            interval = None if math.isnan(error) else (max(score - error, 0.0), min(score + error, 100.0))
             evidence, facts = "sweep" if result.is_sweep else "forecast", result.num_requests
         return cls(
             method=editor.name,
@@ -156,7 +159,7 @@ class AtlasPage:
             for entry in entries:
                 entry["interval"] = entry["interval"] and tuple(entry["interval"])
             kind, count, width = found["signature"]
-            return cls(found["model"], (kind, count, width), [AtlasEntry(**entry) for entry in entries])
+            return typed(cls(found["model"], (kind, count, width), [AtlasEntry(**entry) for entry in entries]))
 
     def best(self, editor: EditMethod, model: PreTrainedModel) -> AtlasEntry | None:
         """The entry for a method with the strongest evidence; None where there is none.
@@ -234,7 +237,7 @@ def atlas_layers(
     named = [page for page in pages if page.model == name]
     alike = [page for page in pages if page.signature == shape]
     otherwise = "`lga fit` finds the layer for it in minutes, and docs/atlas.md says how to contribute it."
-    if named and not alike:
+    if named and named[0].signature != shape:
         raise LayerError(
             f"The atlas has {name!r} with the shape {named[0].signature} (type, blocks, width of a key), and this model has {shape}: it is "
             f"another one of that name. {otherwise}"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +21,7 @@ from lga_lightning.utils.io import user_path
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-LayerWord = int | str | Sequence[int]
+LayerWord = int | str | Path | Sequence[int]
 
 ALL, ATLAS, DEFAULT, GOLDEN = "all", "atlas", "default", "golden"
 WAYS = (
@@ -62,26 +63,29 @@ class LayerSpec:
         Raises:
             LayerError: If the word can mean nothing: a negative number, no number at all, an empty range.
         """
+        if isinstance(word, Path):
+            return cls(str(word))
         if isinstance(word, str):
             if not word.strip():
                 raise LayerError(f"The layer {word!r} is empty. Give {WAYS}.")
-            if match := re.fullmatch("([0-9]+)-([0-9]+)", word):
+            if match := re.fullmatch(r"\s*([0-9]+)\s*-\s*([0-9]+)\s*", word):
                 first, last = int(match[1]), int(match[2])
                 if first > last:
                     raise LayerError(
                         f"The range of layers {word!r} is empty. Write the shallower one first, as in 4-8."
                     )
                 return cls(given=tuple(range(first, last + 1)))
-            if not re.fullmatch("-?[0-9]+", word):
+            if not re.fullmatch(r"\s*-?[0-9]+\s*", word):
                 return cls(word)
             word = int(word)
-        numbers = [word] if isinstance(word, int) else list(word)
-        if not numbers:
+        numbers: Iterable[object] = word if isinstance(word, Iterable) and _index(word) is None else [word]
+        given = {_index(number): number for number in numbers}
+        if not given:
             raise LayerError(f"The list of layers is empty. Give {WAYS}.")
-        for number in numbers:
-            if isinstance(number, bool) or not isinstance(number, int) or number < 0:
+        for index, number in given.items():
+            if index is None or index < 0:
                 raise LayerError(f"{number!r} is no layer: blocks are numbered 0, 1, 2, ... Give {WAYS}.")
-        return cls(given=tuple(sorted(set(numbers))))
+        return cls(given=tuple(sorted(index for index in given if index is not None)))
 
     @property
     def stands_for_a_file(self) -> bool:
@@ -226,6 +230,14 @@ def golden_window(choice: Choice, window: int) -> list[int]:
     starts = range(max(first, golden - size + 1), min(golden, last - size + 1) + 1)
     best = max(starts, key=lambda start: (sum(choice.scores[start : start + size]), -start))
     return list(range(best, best + size))
+
+
+def _index(number: object) -> int | None:
+    """A whole number, NumPy's and torch's too, as an int; None of anything else."""
+    try:
+        return None if isinstance(number, bool) else operator.index(number)  # type: ignore[arg-type]
+    except TypeError:
+        return None
 
 
 def _same_folder(one: str, other: str) -> bool:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 
 from lga_lightning.exceptions import SettingError
-from lga_lightning.locators import LGA
+from lga_lightning.locators import LGA, GradientLocator
 from lga_lightning.models.architecture import SCOPES
 from lga_lightning.models.encoding import IGNORE, encode_answers, target_ids, with_prompts
 from tests.helpers.gradients import EXACT, reference, relative_error
@@ -84,6 +85,7 @@ def test_sums_over_the_whole_text_are_positive(tokenizer):
 def test_the_loss_is_a_setting():
     model = tiny_model("llama")
     assert LGA().settings(model) == {"scope": "mlp", "statistic": "dot", "loss": "answer"}
-    assert LGA(loss="text").settings(model)["loss"] == "text"
+    for kind in (LGA, partial(GradientLocator, kappa=None, aggregate="sum", statistic="dot", neighbours=0)):
+        assert kind("mlp", loss="text").settings(model) == {"scope": "mlp", "statistic": "dot", "loss": "text"}
     with pytest.raises(SettingError, match=r"`loss` must be one of \['answer', 'text'\], got 'prompt'"):
         LGA(loss="prompt")

@@ -17,6 +17,7 @@ from lga_lightning.functional import find_golden_layer
 from lga_lightning.locators import LGA, FixedLayer, LayerSweep, MiddleLayer
 from lga_lightning.locators.base import knows_old_answer
 from lga_lightning.locators.layer_sweep import PARTS
+from lga_lightning.models.encoding import target_ids
 from lga_lightning.models.generation import greedy_answers
 from lga_lightning.reports.wording import remarks
 from lga_lightning.results.atlas import check_measured
@@ -166,10 +167,15 @@ def share(one: list[int], other: list[int]) -> float:
 
 def test_known_is_what_greedy_decoding_says(tokenizer):
     model = tiny_model("llama")
-    data = requests(6)
+    data = [replace(request, target_old="Paris") for request in requests(8)]
+    (token,) = target_ids(tokenizer, "Paris")
+    prompt = torch.tensor([tokenizer(data[0].prompt)["input_ids"]])
+    with torch.no_grad():  # so that the model gives this answer to some of the prompts
+        model.lm_head.weight[token] = 10 * model.model(prompt).last_hidden_state[0, -1]
     found = knows_old_answer(model, tokenizer, data).tolist()
     says = greedy_answers(model, tokenizer, [request.prompt for request in data])
     assert found == [answer.startswith(request.target_old) for request, answer in zip(data, says, strict=True)]
+    assert 0 < sum(found) < len(data)
 
 
 LOCATORS = {

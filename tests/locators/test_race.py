@@ -112,7 +112,7 @@ def test_what_it_says_is_so_where_its_model_holds():
     assert abs(gap) < 0.12  # three standard errors of 120 races
 
 
-@pytest.mark.parametrize("budget", ["many", "5 parsecs", 0, -3, "1 2 3", ""])
+@pytest.mark.parametrize("budget", ["many", "5 parsecs", 0, -3, "1 2 3", "", "inf", "nan", 0.5])
 def test_a_budget_that_is_none(budget):
     with pytest.raises(SettingError, match="budget of a race"):
         RaceSettings(budget=budget)

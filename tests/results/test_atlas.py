@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from lga_lightning import LGA, MEMIT, PMET, RROME, RaceSettings, edit
+from lga_lightning import LGA, MEMIT, PMET, RROME, RaceSettings, edit, find_golden_layer
 from lga_lightning.callbacks import ScoreCollector
 from lga_lightning.exceptions import LayerError, SettingError
 from lga_lightning.models.architecture import signature
@@ -89,6 +89,9 @@ def test_what_the_atlas_lacks():
     with pytest.raises(LayerError, match="with FT-M, MEMIT, R-ROME, and not with PMET"):
         atlas_layers(PMET(), shaped(SMOLLM2))
     page = next(page for page in read_atlas() if page.model == SMOLLM2)
+    twelve = AtlasPage("me/twelve", ("llama", 12, 1536), page.entries)
+    with pytest.raises(LayerError, match="it is another one of that name"):  # though there is one of its shape
+        atlas_layers(RROME(), shaped(SMOLLM2, 12), [page, twelve])
     other = AtlasPage("me/twin", page.signature, page.entries)
     with pytest.raises(LayerError, match=r"several models of its shape: .*me/twin"):
         atlas_layers(RROME(), shaped("me/my-tune"), [page, other])
@@ -111,6 +114,14 @@ def test_fit_leaves_an_entry_that_others_can_use(verify, tokenizer, tmp_path, ca
     assert atlas_layers(scored.editor, scored.llm, [page])[0] == [result.golden_layer]
 
 
+def test_an_entry_of_one_fact_survives_its_file(tokenizer, llama, tmp_path):
+    result = find_golden_layer(llama, tokenizer, requests(1))
+    page = AtlasPage.of(result, RROME(), llama)
+    page.save(tmp_path / "page.json")
+    assert AtlasPage.load(tmp_path / "page.json") == page
+    assert page.entries[0].interval is None
+
+
 def test_what_is_not_for_the_atlas_is_refused_before_anything_is_scored(tokenizer, tmp_path):
     scored = module(tokenizer, locator=LGA("mlp_out"))
     with pytest.raises(SettingError, match=r"LGA\('mlp_out'\) says nothing of edits by R-ROME"):
@@ -123,6 +134,10 @@ def test_a_broken_page_is_named(tmp_path):
     content["entries"][0]["evidence"] = "hearsay"
     (tmp_path / "page.json").write_text(json.dumps(content))
     with pytest.raises(LayerError, match=r"page\.json' is not a page of the atlas.*`evidence` must be one of"):
+        read_atlas(tmp_path)
+    content["entries"][0] |= {"evidence": "sweep", "score": "high"}
+    (tmp_path / "page.json").write_text(json.dumps(content))
+    with pytest.raises(LayerError, match=r"has 'high' as 'score', where float should be"):
         read_atlas(tmp_path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,7 +16,12 @@ SCORES = torch.tensor([[1.0, 2.0, 9.0, 8.0], [1.0, 2.5, 9.0, 8.5]])
 
 @pytest.mark.parametrize(
     ("word", "layers"),
-    [(3, [3]), ("3", [3]), ([3, 1, 3], [1, 3]), ("1-3", [1, 2, 3]), ("2-2", [2]), ("all", [0, 1, 2, 3])],
+    [
+        *[(3, [3]), ("3", [3]), ([3, 1, 3], [1, 3]), ("1-3", [1, 2, 3]), ("2-2", [2]), ("all", [0, 1, 2, 3])],
+        *[("3 ", [3]), (" 1-3", [1, 2, 3]), ("1 - 3", [1, 2, 3])],
+        *[(np.int64(3), [3]), (torch.tensor(3), [3]), ([np.int64(1), torch.tensor(2)], [1, 2])],
+        *[(np.array([3, 1]), [1, 3]), (torch.tensor([3, 1]), [1, 3]), (range(2), [0, 1])],
+    ],
 )
 def test_words_that_need_no_file(word, layers, llama, tmp_path):
     spec = LayerSpec.parse(word)
@@ -34,6 +40,9 @@ def test_words_that_need_no_file(word, layers, llama, tmp_path):
         ([2, -4], "-4 is no layer"),
         (True, "True is no layer"),
         ([1, "2"], "'2' is no layer"),
+        (2.0, "2.0 is no layer"),
+        (None, "None is no layer"),
+        ([np.float64(2)], "is no layer"),
     ],
 )
 def test_words_that_can_mean_nothing(word, said):
@@ -63,7 +72,7 @@ def test_golden_is_the_layer_or_the_window_that_the_method_wants(llama, tmp_path
     golden = result.choice.golden_layer
     wide = golden_window(result.choice, MEMIT().window)
     assert len(wide) > 1
-    for word in ("golden", str(path), str(tmp_path)):
+    for word in ("golden", str(path), str(tmp_path), path, tmp_path):
         spec = LayerSpec.parse(word).find(tmp_path, "m")
         assert spec.result == result
         assert spec.layers_for(RROME(), llama) == ([golden], f"golden layer of {path}")
