@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -26,6 +27,7 @@ from lga_lightning.results.regret import judge_candidates, layer_regret, regret_
 from lga_lightning.utils.settings import check_at_least_one
 
 if TYPE_CHECKING:
+    Gather = Callable[[Path, LayerLocator, EditDataModule], LocatorEvidence]
     MakeTrainer = Callable[[Path, L.Callback], L.Trainer]
 
 CANDIDATES = 4
@@ -97,6 +99,8 @@ class LocatorComparison:
         locators = {name: locator.for_editor(module.editor) for name, locator in given.items()}
         pairs = [_split(data, None, self.tests, self.batch_size)]
         pairs += [_split(data, source, self.tests, self.batch_size) for source in self.others]
+        for _, tests in pairs[1:]:
+            _check_apart(pairs[0][0], tests)
 
         def gather(folder: Path, locator: LayerLocator, requests: EditDataModule) -> LocatorEvidence:
             return _gather(folder, locator, module, requests, make_trainer)
@@ -116,7 +120,9 @@ class LocatorComparison:
             picked = [choice.golden_layer for choice in choices.values()]
             layers = sorted({*picked, *choices[first].ranking[:CANDIDATES], *(one for one in own if one is not None)})
         swept = [
-            gather(root / f"tests-{number}" / "sweep", LayerSweep(layers=layers), tests)
+            gather(root / f"tests-{number}" / "sweep", LayerSweep(), tests)
+            if layers is None
+            else _edited_at(layers, root / f"tests-{number}", tests, gather)
             for number, (_, tests) in enumerate(pairs)
         ]
         sweeps = [
@@ -153,7 +159,7 @@ class LocatorComparison:
     def _usual(self, module: LGAModule) -> dict[str, LayerLocator]:
         locators: dict[str, LayerLocator] = {type(module.locator).__name__: module.locator}
         locators.setdefault("LGA", LGA())
-        locators["CausalTracing"] = CausalTracing()
+        locators.setdefault("CausalTracing", CausalTracing())
         default = module.editor.default_layers(module.language_model[0])
         locators[f"{module.editor.name}'s default"] = FixedLayer(default[-1])
         return locators | {"MiddleLayer": MiddleLayer()}
@@ -173,6 +179,7 @@ class EvidenceCollector(ScoreCollector):
     def __init__(self, path: Path, made_with: dict[str, Any]) -> None:
         super().__init__(checkpoint_every=1, verbose=False)
         self.path, self.made_with = path, made_with
+        self.resumes = _refusal(path.parent)
         self.evidence: LocatorEvidence | None = None
 
     @property
@@ -213,7 +220,11 @@ def _split(
             part.limit, part.batch_size = limit, batch_size
         part.setup("fit")
         parts.append(part)
-    proxies, tests = parts
+    _check_apart(*parts)
+    return parts[0], parts[1]
+
+
+def _check_apart(proxies: EditDataModule, tests: EditDataModule) -> None:
     shared = {request.prompt for request in proxies.loaded.requests} & {r.prompt for r in tests.loaded.requests}
     if shared:
         raise DataError(
@@ -221,7 +232,28 @@ def _split(
             "that is judged by the requests that chose it looks better than it is. Give the rows a split, or divide them by "
             "subject with --data.proxy_share 0.5."
         )
-    return proxies, tests
+
+
+def _edited_at(layers: Sequence[int], folder: Path, tests: EditDataModule, gather: Gather) -> LocatorEvidence:
+    """A sweep over some layers: what earlier sweeps over some left of them, each in a folder named by its layers, and the rest made now."""
+    found: dict[int, LocatorEvidence] = {}
+
+    def sweep(place: Path, some: Sequence[int]) -> None:
+        part = gather(place, LayerSweep(layers=some), tests)
+        found.update(dict.fromkeys(some, replace(part, seconds=part.seconds / len(some))))
+
+    for earlier in sorted(folder.glob("sweep-*")):
+        some = [int(layer) for layer in re.findall("[0-9]+", earlier.name)]
+        if (earlier / EVIDENCE_FILE).is_file() and not set(layers).isdisjoint(some):
+            sweep(earlier, some)
+    if missing := [layer for layer in layers if layer not in found]:
+        sweep(folder / "-".join(map(str, ("sweep", *missing))), missing)
+    one = found[layers[0]]
+    values = torch.full_like(one.values, torch.nan)
+    values[:, 0] = 0  # as in a sweep that leaves layers out
+    for layer in layers:
+        values[..., layer] = found[layer].values[..., layer]
+    return replace(one, values=values, seconds=sum(found[layer].seconds for layer in layers))
 
 
 def _gather(
@@ -241,7 +273,7 @@ def _gather(
     path, checkpoint = folder / EVIDENCE_FILE, folder / CHECKPOINT_FILE
     if path.is_file():
         found = LocatorEvidence.load(path)
-        check_fingerprint(found.made_with, made_with)
+        check_fingerprint(found.made_with, made_with, *_refusal(folder))
         return found
     collector = EvidenceCollector(path, made_with)
     trainer = make_trainer(folder, collector)
@@ -251,6 +283,11 @@ def _gather(
     trainer.fit(runner, datamodule=data, ckpt_path=resumed, weights_only=True)
     # where Lightning forks or spawns, others have collected it
     return collector.evidence or LocatorEvidence.load(path)
+
+
+def _refusal(folder: Path) -> tuple[str, str]:
+    """What is refused of a folder's evidence, and how to start anew."""
+    return f"The evidence in {str(folder)!r}", "with another --trainer.default_root_dir, or without that folder"
 
 
 def _sweep_result(data: str, swept: LocatorEvidence, layers: list[int] | None, own_layer: int | None) -> SweepResult:

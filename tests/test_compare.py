@@ -179,6 +179,53 @@ def test_candidates_alone_are_judged_where_a_sweep_is_too_dear(arguments, tmp_pa
         LocatorComparison(judge="jury")
 
 
+def test_a_locator_that_is_added_later_is_all_that_runs(arguments, monkeypatch, capsys):
+    def judged(*layers: int) -> list:
+        places = {f"at {layer}": {"class_path": "FixedLayer", "init_args": {"layer": layer}} for layer in layers}
+        chosen = [f"--compare.locators={json.dumps(places)}", "--compare.judge=candidates"]
+        return compare([*arguments, *chosen])["sweeps"][0]["scores"]
+
+    score, swept = LayerSweep.score, []
+    monkeypatch.setattr(LayerSweep, "score", lambda self, *args: (swept.append(self.layers), score(self, *args))[1])
+    monkeypatch.setattr("lga_lightning.compare.CANDIDATES", 1)
+    full = compare([*arguments, "--compare.locators={prior: MiddleLayer}"])["sweeps"][0]["scores"]
+    swept.clear()
+    for layers, done_now in (((1,), [1]), ((1, 0, 3), [0, 3]), ((3, 0), None), ((3, 2, 1), [2])):
+        found = judged(*layers)
+        assert [layer for layer, value in enumerate(found) if value is not None] == sorted(layers)
+        assert [found[layer] for layer in layers] == pytest.approx([full[layer] for layer in layers], abs=1e-4)
+        assert swept == ([done_now] * 2 if done_now else [])  # of four tests, in batches of two
+        swept.clear()
+    arguments += ["--model.editor.steps=4", "--compare.judge=candidates", "--compare.locators={prior: MiddleLayer}"]
+    error = refused(["compare", *arguments], capsys)
+    assert "The evidence in 'runs/tests-0/sweep-" in error
+    assert "with another --trainer.default_root_dir, or without that folder" in error
+    assert "ckpt_path" not in error
+
+
+def test_half_a_sweep_of_other_settings_is_refused(arguments, monkeypatch, capsys):
+    score, calls = LayerSweep.score, []
+
+    def second_fails(self, *args):
+        calls.append(self)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return score(self, *args)
+
+    monkeypatch.setattr(LayerSweep, "score", second_fails)
+    arguments += ["--compare.locators={prior: MiddleLayer}"]
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        run(["compare", *arguments])
+    error = refused(["compare", *arguments, "--model.editor.steps=4"], capsys)
+    assert "The evidence in 'runs/tests-0/sweep' belongs to another run: its editor is" in error
+    assert "ckpt_path" not in error
+
+
+def test_a_locator_keeps_the_settings_that_it_was_given(arguments):
+    (row, *_) = compare([*arguments, "--model.locator=CausalTracing", "--model.locator.copies=2"])["rows"]
+    assert (row["name"], row["settings"]["copies"]) == ("CausalTracing", 2)
+
+
 def test_compare_goes_on_where_it_was_and_does_nothing_twice(arguments, monkeypatch):
     score, calls = LayerSweep.score, []
 
@@ -227,6 +274,10 @@ def test_compare_refuses_what_would_mislead(arguments, tmp_path, capsys):
     assert divided["rows"][0]["points"] == []
     error = refused(["compare", *arguments, "--data.proxy_share=0.6"], capsys)
     assert "belongs to another run: its " in error
+    other = write_rows(tmp_path / "other.jsonl", facts(6, ("test", "test", "proxy")))
+    write_rows(tmp_path / "requests.jsonl", facts(12))
+    error = refused(["compare", *arguments, f"--compare.others=[{other}]", "--trainer.default_root_dir=other"], capsys)
+    assert "4 of the prompts of other.jsonl would be both proxies and tests" in error
     with pytest.raises(SettingError, match="same folder"):
         LocatorComparison({"LGA": LGA(), "lga!": LGA()})
     with pytest.raises(SettingError, match="batch_size"):

@@ -60,6 +60,9 @@ class ScoreCollector(L.Callback):
         SettingError: If a setting is out of its range.
     """
 
+    resumes = ("The checkpoint", "without --ckpt_path, or in another folder")
+    """What a run goes on from, and how it is started anew, where that is refused."""
+
     def __init__(
         self,
         checkpoint_every: int = 10,
@@ -102,7 +105,7 @@ class ScoreCollector(L.Callback):
         self.scores.to(pl_module.device)
         self._since = time.perf_counter()
         if self._resumed_from is not None:
-            check_fingerprint(self._resumed_from, pl_module.fingerprint())
+            check_fingerprint(self._resumed_from, pl_module.fingerprint(), *self.resumes)
         if self.atlas and self.verify is None:
             check_measured(pl_module.locator, pl_module.editor, pl_module.llm)
         if self.verify is not None:
