@@ -205,7 +205,10 @@ def load_updates(folder: Path, model: PreTrainedModel | None = None) -> dict[str
     try:
         note = read_note(folder)
         base = note["base_model"]
-        modules = {entry["module"]: (entry["weight"], entry.get("packing")) for entry in note["edited"].values()}
+        modules = {
+            entry["module"]: ((entry["weight"], entry.get("weight_in_half")), entry.get("packing"))
+            for entry in note["edited"].values()
+        }
         ranks = {entry["module"]: entry.get("rank") for entry in note["edited"].values()}  # behind it there is padding
         changed = [NOTE] if was_changed(note) else []
         changed += [name for name, checksum in note.get(FILES, {}).items() if file_checksum(folder / name) != checksum]
@@ -217,8 +220,8 @@ def load_updates(folder: Path, model: PreTrainedModel | None = None) -> dict[str
     except (OSError, KeyError, TypeError, AttributeError, ValueError, RecursionError, SafetensorError) as error:
         raise _broken(folder, error) from error
     if model is not None:
-        for module, (digest, packing) in modules.items():
-            _check_base(folder, base, module, digest, packing, model)
+        for module, (digests, packing) in modules.items():
+            _check_base(folder, base, module, digests, packing, model)
             site = named_site(model, module)
             if updates[module].shape != (site.out_features, site.in_features):
                 raise DataError(
@@ -243,27 +246,38 @@ def _updates(folder: Path, ranks: Mapping[str, int | None]) -> dict[str, Update]
     return {module: from_peft(tensors, module, rank, room) for module, rank in ranks.items()}
 
 
-def _check_base(folder: Path, base: str, module: str, digest: str, packing: str | None, model: PreTrainedModel) -> None:
-    """Refuse a model that lacks a module, or has another weight there; packed in another way, there is no telling."""
+def _check_base(
+    folder: Path,
+    base: str,
+    module: str,
+    digests: tuple[str, str | None],
+    packing: str | None,
+    model: PreTrainedModel,
+) -> None:
+    """Refuse a model that lacks a module, or has another weight there; packed in another way, there is no telling.
+
+    One of the two may be in float16, so the weight is compared as it is and as it is there, with the noted one as it was and was there.
+    """
     try:
         site = named_site(model, module)
     except ModelError:
         found = "which is not here"
     else:
-        if site.packing != packing or _digest(site) == digest:
+        if site.packing != packing or _digest(site) in digests or _digest(site, torch.float16) == digests[0]:
             return
         found = "whose weight here is another"
     raise DataError(
         f"The edit in {str(folder)!r} was made for another base model ({base!r}): it changes {module}, {found}. Load the model "
-        "that it was made for, without any edit in its weights."
+        "that it was made for, without any edit in its weights and, if it was or is in float16, in the dtype that it was made in."
     )
 
 
 def _entry(site: EditSite) -> dict[str, Any]:
-    """What the note says of a module: its name, a hash of its weight, what that is packed in, and of how many experts it is one."""
+    """What the note says of a module: its name, hashes of its weight, what that is packed in, and of how many experts it is one."""
     packing = {} if site.packing is None else {"packing": site.packing}
     experts = {"experts": site.module.count} if isinstance(site.module, ExpertMatrix) else {}
-    return {"module": site.name, "weight": _digest(site), **packing, **experts}
+    digests = {"weight": _digest(site), "weight_in_half": _digest(site, torch.float16)}
+    return {"module": site.name, **digests, **packing, **experts}
 
 
 def _key(model: PreTrainedModel, site: EditSite) -> str:
@@ -293,9 +307,9 @@ def _broken(folder: Path, error: Exception) -> DataError:
     )
 
 
-def _digest(site: EditSite) -> str:
-    """Hash of a weight, the same whether it was loaded in bfloat16 or float32."""
-    weight = site.whole_weight().detach().cpu().to(torch.bfloat16).contiguous()
+def _digest(site: EditSite, through: torch.dtype = torch.float32) -> str:
+    """Hash of a weight, the same whether it was loaded in bfloat16 or float32; through float16, the one that it has when loaded in that."""
+    weight = site.whole_weight().detach().cpu().to(through).to(torch.bfloat16).contiguous()
     return hashlib.sha256(weight.view(torch.uint8).numpy().data).hexdigest()
 
 

@@ -10,10 +10,12 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 from lga_lightning.editing import FTM, MEMIT, RROME, DenseUpdate, LowRankUpdate, WeightDelta
-from lga_lightning.editing.adapter import save_updates
+from lga_lightning.editing.adapter import read_note, save_updates
 from lga_lightning.editing.session import EditSession
 from lga_lightning.exceptions import DataError, ModelError, SettingError
 from lga_lightning.models.architecture import edit_site
+from lga_lightning.utils.checksums import with_checksum
+from lga_lightning.utils.io import write_json
 from tests.editing.helpers import delta_for, ids, method_for, name_at
 from tests.helpers.models import requests, tiny_model
 
@@ -100,6 +102,38 @@ def test_an_adapter_of_another_model_is_refused(tmp_path):
     delta = WeightDelta.load(tmp_path / "a", tiny_model("llama").bfloat16())  # the same, in another dtype
     with delta.applied(model), pytest.raises(DataError, match="without any edit"):
         WeightDelta.load(tmp_path / "a", model)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("made_in", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("checkpoint", [torch.bfloat16, torch.float32])
+def test_the_base_is_known_in_another_dtype(checkpoint, made_in, dtype, tmp_path):
+    def base(in_dtype: torch.dtype):
+        model = tiny_model("llama").to(checkpoint)
+        with torch.no_grad():
+            edit_site(model, 1).weight.mul_(1e-3)  # many entries that float16 has fewer digits for than bfloat16
+        return model.to(in_dtype)
+
+    model = base(made_in)
+    delta_for(model, {1: 1}, dtype=torch.float32).save_pretrained(tmp_path / "a", model)
+    rounded_twice = checkpoint == torch.float32 and {made_in, dtype} == {torch.float16, torch.bfloat16}
+    if rounded_twice:  # the checkpoint's own digits are in neither
+        with pytest.raises(DataError, match="if it was or is in float16, in the dtype that it was made in"):
+            WeightDelta.load(tmp_path / "a", base(dtype))
+    else:
+        WeightDelta.load(tmp_path / "a", base(dtype))
+    with pytest.raises(DataError, match="another base model"):
+        WeightDelta.load(tmp_path / "a", tiny_model("llama", seed=1).to(dtype))
+
+
+def test_an_adapter_without_the_hash_in_half_is_read(tmp_path):
+    model = tiny_model("llama")
+    delta_for(model, {1: 1}, dtype=torch.float32).save_pretrained(tmp_path / "a", model)
+    note = read_note(tmp_path / "a")
+    for entry in note["edited"].values():
+        del entry["weight_in_half"]
+    write_json(tmp_path / "a" / "lga.json", with_checksum(note))
+    WeightDelta.load(tmp_path / "a", model.bfloat16())
 
 
 @pytest.mark.parametrize("broken", ["nothing", "no note", "no factors", "note", "factors"])
