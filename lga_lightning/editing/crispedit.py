@@ -12,6 +12,7 @@ from lga_lightning.covariance.batches import SAMPLED
 from lga_lightning.covariance.curvature import Curvature, curvature_of
 from lga_lightning.covariance.estimate import find_curvatures
 from lga_lightning.covariance.low_curvature import LowCurvature
+from lga_lightning.editing.adapter import check_finite
 from lga_lightning.editing.delta import WeightDelta
 from lga_lightning.editing.first_order import LinearisedFacts
 from lga_lightning.editing.locft import BreadthFirstTuning
@@ -110,10 +111,15 @@ class CrispEdit(BreadthFirstTuning):
         layers: Sequence[int],
         history: dict[int, Any] | None = None,
     ) -> list[WeightDelta]:
-        """Dense updates of all groups, and the curvature that they leave behind in a session; see :class:`EditMethod`."""
+        """Dense updates of all groups, and the curvature that they leave behind in a session; see :class:`EditMethod`.
+
+        Raises:
+            ModelError: If in a session the loss of a group is NaN or infinite.
+        """
         deltas = super().write(model, tokenizer, groups, layers, history)
         if history is not None:
             for group, delta in zip(groups, deltas, strict=True):
+                check_finite(delta.updates)  # or all that comes later would be NaN
                 with delta.attached(model):
                     added = self._curvature_of_edits(model, tokenizer, group.requests, layers)
                 for layer, curvature in added.items():

@@ -63,7 +63,8 @@ class FineTuning(EditMethod):
     """Adam on what is added to the out-projections' matrices.
 
     A group of requests is gone through in batches of ``batch_size``, in several rounds, with a step of Adam after each batch whose
-    mean loss is not small enough yet. A group is done when its mean loss over a round is.
+    mean loss is not small enough yet. A group is done when its mean loss over a round is. Where a loss is NaN or infinite, there is no
+    gradient to follow: the group's edit is NaN in every entry, so that it scores as a broken one and is not written.
 
     Args:
         rounds: Number of rounds over a group's requests, at most.
@@ -261,12 +262,14 @@ class FineTuning(EditMethod):
         losses = nll.new_zeros(len(active)).index_add(0, index.to(nll.device), nll)
         members = torch.bincount(index).to(losses)
         gradients = torch.autograd.grad((losses / members).sum(), leaves)
-        moving = losses.detach() / members >= self.stop_loss
+        means = losses.detach() / members
+        moving, lost = means >= self.stop_loss, active[~means.isfinite().cpu()]
         for matrix, gradient in zip(matrices, gradients, strict=True):
             device = gradient.device  # blocks may be on several
             going = moving.to(device)
             matrix.adam.step_(active.to(device)[going], matrix.allowed(gradient[going]))
             self.limit_(matrix.change)
+            matrix.change[lost.to(device)] = torch.nan  # nothing to follow: no edit, and none that is taken for one
         return active, losses.detach().double().cpu(), members.double().cpu()
 
 

@@ -1,4 +1,4 @@
-"""FT-L and FT-M against torch's Adam, one group at a time."""
+"""FT-L and FT-M against torch's Adam, one group at a time; and what all fine-tuning makes of a loss that is no number."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ import copy
 import pytest
 import torch
 
-from lga_lightning.editing import FTL, FTM
+from lga_lightning.editing import FTL, FTM, CrispEdit, LocFT
+from lga_lightning.editing.session import EditSession
+from lga_lightning.exceptions import ModelError
+from lga_lightning.locators.layer_sweep import LayerSweep
 from lga_lightning.models.architecture import edit_site
-from tests.editing.helpers import assert_changes, method_for
+from tests.editing.helpers import assert_changes, method_for, name_at
 from tests.helpers.models import requests, tiny_model
 
 
@@ -63,3 +66,33 @@ def test_fine_tuning_stops_where_it_is_good_enough(tokenizer):
             logits = model(torch.tensor([ids + target])).logits[0].log_softmax(-1)
         loss = -logits[torch.arange(len(target)) + len(ids) - 1, target].mean()
         assert 5.1 < loss < 5.3  # below the bound, and not much below
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+@pytest.mark.parametrize("kind", [FTL, FTM, LocFT, CrispEdit])
+def test_a_loss_that_is_no_number_makes_no_edit_of_zeros(kind, broken, tokenizer, tmp_path):
+    model, data = tiny_model("llama"), requests(8)
+    method, expected = method_for(kind, model), method_for(kind, model).compute(model, tokenizer, data[:1], 2)
+    ours = {token for request in data[:7] for token in tokenizer(f"{request.prompt} {request.target_new}")["input_ids"]}
+    its_own = min(set(tokenizer(data[7].prompt)["input_ids"]) - ours)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[its_own] = broken
+    sound, lost = method.compute_each(model, tokenizer, [data[0], data[7]], 2)
+    torch.testing.assert_close(sound.matrix(name_at(model, 2)), expected.matrix(name_at(model, 2)))
+    group = method.compute(model, tokenizer, data[5:], 2)
+    for delta in (lost, group):
+        assert delta.matrix(name_at(model, 2)).isnan().all()
+        with pytest.raises(ModelError, match=r"NaN or infinite, so it was not written.*lower the learning rate"):
+            delta.save_pretrained(tmp_path / "lost", model)
+    if method.keeps_history:
+        session = EditSession(method, model, tokenizer, 2)
+        with pytest.raises(ModelError, match="NaN or infinite"):
+            session.edit(data[5:])
+        assert not session.requests
+        assert not session.history
+
+
+def test_a_sweep_goes_on_where_training_overflows(tokenizer):
+    model, method = tiny_model("llama"), FTM(steps=3, learning_rate=1e38, epsilon=None)
+    scores = LayerSweep(method).score(model, tokenizer, requests(2)).values
+    assert scores.count_nonzero() == 0
