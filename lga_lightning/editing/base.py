@@ -124,7 +124,10 @@ class EditMethod(ShowsSettings, Forecastable, ABC):
 
     @abstractmethod
     def settings(self, model: PreTrainedModel) -> dict[str, Any]:
-        """The method's name and everything that its results on a model depend on, for result files."""
+        """The method's name and everything that its results on a model depend on, for result files.
+
+        A setting that names a file, or a data set, may have a hash of the content beside it, as ``{setting}_hash``.
+        """
 
     def settings_by_layer(self, model: PreTrainedModel) -> dict[str, Any]:
         """All that its scores by layer depend on: its settings, and of how many blocks the window is that a layer stands for."""

@@ -13,12 +13,14 @@ from lga_lightning.editing.base import EditMethod
 from lga_lightning.editing.delta import WeightDelta
 from lga_lightning.editing.facts import FactGroup, Facts
 from lga_lightning.editing.updates import LowRankUpdate
-from lga_lightning.exceptions import SettingError
+from lga_lightning.exceptions import DataError, SettingError
 from lga_lightning.models.chat import as_asked
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+HASH = "_hash"
+"""Ends the name of what tells a setting's file, or data set, from any other."""
 AGAIN = "Edit the facts that stay anew instead (`lga facts` lists them)."
 
 
@@ -75,7 +77,8 @@ def method_of(settings: Mapping[str, Any] | None, model: PreTrainedModel) -> Edi
         model: The model.
 
     Raises:
-        SettingError: If there is none: it is no method of this package, or has guards, or its settings do not say all.
+        SettingError: If there is none: it is no method of this package, or has guards, or its settings do not say all, or name a file
+            that is not what it was.
     """
     name = settings["name"] if settings else "a method that is not recorded"
     kinds = [getattr(methods, exported) for exported in methods.__all__]
@@ -86,9 +89,20 @@ def method_of(settings: Mapping[str, Any] | None, model: PreTrainedModel) -> Edi
         known = {argument for parent in kind.__mro__ for argument in inspect.signature(parent).parameters}
         given = {key: value for key, value in wanted.items() if key in known and value != usual.get(key)}
         editor: EditMethod = kind(**given)
-        found = _plain(editor.settings(model))  # some of them are recorded since later versions alone
-        if {key: value for key, value in found.items() if key in wanted} == wanted:
+        try:
+            found = _plain(editor.settings(model))
+        except DataError as error:
+            raise SettingError(f"The edit was made by {name} from what is not here by now. {error} {AGAIN}") from error
+        # some of them are recorded since later versions alone; but of a file without a hash there is no telling
+        if {key: value for key, value in found.items() if key in wanted or key.endswith(HASH)} == wanted:
             return editor
+        for key in wanted:
+            if key.endswith(HASH) and key in found and found[key] != wanted[key]:
+                source = key.removesuffix(HASH)
+                raise SettingError(
+                    f"The edit was made by {name} with `{source}` {wanted[source]!r}, and there is something else by now. Put back what was "
+                    f"there, if you have it. {AGAIN}"
+                )
     raise SettingError(f"The edit was made by {name}, which cannot be set up again from its recorded settings. {AGAIN}")
 
 

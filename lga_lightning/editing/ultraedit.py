@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from lga_lightning.data.loading import load_requests, name_of_requests
+from lga_lightning.data.loading import FACTS, load_requests, name_of_requests
+from lga_lightning.data.sources import source_fingerprint
 from lga_lightning.editing.answer_gradients import AnswerGradients, AnswerRows, answer_gradients
 from lga_lightning.editing.base import EditMethod
 from lga_lightning.editing.delta import WeightDelta
@@ -143,13 +145,15 @@ class UltraEdit(EditMethod):
                 f"`warmup` asks for {self.warmup} facts, and {name_of_requests(self.warmup_facts)} holds {len(facts)}. Lower it, or "
                 "give a larger set of facts as `warmup_facts`."
             )
+        gathered: dict[str, WarmUp] = {}  # apart until all is read: one that is interrupted is begun anew
         for start in range(0, len(facts), WARMUP_BATCH):
             targets = answer_gradients(model, tokenizer, facts[start : start + WARMUP_BATCH], missing)
             for site in missing:
                 rows = targets.at(site.name)
                 lengths = site.values(rows.keys).norm(dim=1, keepdim=True)
                 found = WarmUp(self._statistics(rows), RunningStatistics.of(lengths))
-                warm[site.name] = warm[site.name] + found if site.name in warm else found
+                gathered[site.name] = gathered[site.name] + found if site.name in gathered else found
+        warm.update(gathered)
 
     def prepare_forecast(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, layers: Sequence[int]
@@ -246,9 +250,16 @@ class UltraEdit(EditMethod):
         """The method's name and settings, for result files."""
         names = ("ridge", "modules", "warmup", "whiten")
         read = self.warmup or self.learning_rate(model) is None
-        facts = {"warmup_facts": name_of_requests(self.warmup_facts)} if read else {}
+        facts = self._warmup_facts if read else {}
         chosen = {name: getattr(self, name) for name in names}
         return {"name": self.name, "learning_rate": self.learning_rate(model), **chosen, **facts}
+
+    @cached_property
+    def _warmup_facts(self) -> dict[str, str]:
+        """Where the warm-up's facts come from, as it was given, and what tells its content from any other."""
+        if self.warmup_facts is None:
+            return {"warmup_facts": FACTS}
+        return {"warmup_facts": self.warmup_facts, "warmup_facts_hash": source_fingerprint(self.warmup_facts)}
 
     def _sites(self, model: PreTrainedModel, layers: Sequence[int]) -> list[EditSite]:
         return [site for layer in layers for site in matrices_to_edit(model, layer, self.modules)]

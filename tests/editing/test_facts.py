@@ -8,6 +8,7 @@ import pytest
 import torch
 from peft import PeftModel
 
+from lga_lightning.data.loading import BUNDLED
 from lga_lightning.editing import FTM, MEMIT, RROME, AlphaEdit, NormGuard, UltraEdit, WeightDelta
 from lga_lightning.editing.facts_file import facts_from_json, facts_to_json, load_facts
 from lga_lightning.editing.guarded import Guarded
@@ -162,3 +163,27 @@ def test_settings_that_were_recorded_before_there_were_more_are_enough(llama):
     assert method_of(settings, llama).ridge == 3.0
     with pytest.raises(SettingError, match="cannot be set up again"):
         method_of(settings | {"a setting of another version": 1}, llama)
+
+
+def test_the_facts_of_a_warm_up_are_those_that_were_there(llama, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    bundled = UltraEdit(warmup=2).settings(llama)
+    rows = BUNDLED.read_text(encoding="utf-8").splitlines()[:4]
+    path = tmp_path / "elsewhere" / "mine.jsonl"
+    path.parent.mkdir()
+    for file, content in ((path, rows[:2]), (tmp_path / "mine.jsonl", rows[2:]), (tmp_path / "bundled facts", rows)):
+        file.write_text("\n".join(content), encoding="utf-8")
+    assert method_of(bundled, llama).warmup_facts is None
+    settings = UltraEdit(warmup=2, warmup_facts=str(path)).settings(llama)
+    assert method_of(settings, llama).warmup_facts == str(path)
+    without = {key: value for key, value in settings.items() if key != "warmup_facts_hash"}
+    with pytest.raises(SettingError, match="cannot be set up again"):  # as adapters of before have it
+        method_of(without | {"warmup_facts": "mine.jsonl"}, llama)
+    path.write_text("\n".join(rows[1:3]), encoding="utf-8")
+    with pytest.raises(
+        SettingError, match=r"`warmup_facts` '.*mine\.jsonl', and there is something else by now\..*`lga facts`"
+    ):
+        method_of(settings, llama)
+    path.unlink()
+    with pytest.raises(SettingError, match=r"not here by now\. The file '.*mine\.jsonl' does not exist.*`lga facts`"):
+        method_of(settings, llama)

@@ -353,6 +353,23 @@ def test_a_warm_up_of_more_facts_than_there_are(llama, tokenizer):
         UltraEdit(warmup=5000).compute(llama, tokenizer, requests(1), 1)
 
 
+def test_a_warm_up_that_is_interrupted_is_begun_anew(llama, tokenizer, monkeypatch):
+    method, passes = UltraEdit(RATE, warmup=2 * ultraedit.WARMUP_BATCH), []
+
+    def interrupted(*args):
+        passes.append(args)
+        if len(passes) == 2:
+            raise KeyboardInterrupt
+        return answer_gradients(*args)
+
+    monkeypatch.setattr(ultraedit, "answer_gradients", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        method.prepare(llama, tokenizer, [1])
+    found = method.compute(llama, tokenizer, requests(2), 1).matrix(name_at(llama, 1))
+    expected = UltraEdit(RATE, warmup=method.warmup).compute(llama, tokenizer, requests(2), 1).matrix(name_at(llama, 1))
+    assert torch.equal(found, expected)
+
+
 def test_other_matrices_have_no_forecast(llama, tokenizer):
     with pytest.raises(SettingError, match="EditForecast knows edits of out-projections alone"):
         UltraEdit(modules="all").prepare_forecast(llama, tokenizer, [1])
