@@ -15,11 +15,10 @@ from lga_lightning.editing.base import EditMethod, ascending
 from lga_lightning.editing.delta import WeightDelta
 from lga_lightning.editing.facts import Facts
 from lga_lightning.editing.facts_file import facts_from_json, facts_to_json
-from lga_lightning.editing.session_memory import pack_history, unpack_history
+from lga_lightning.editing.session_memory import SEPARATOR, pack_history, unpack_history
 from lga_lightning.editing.targets import EditTargets
 from lga_lightning.editing.updates import DenseUpdate, LowRankUpdate, Update
-from lga_lightning.models.architecture import named_site
-from lga_lightning.models.likelihood import input_device
+from lga_lightning.models.architecture import edit_site, named_site
 from lga_lightning.utils.dealing import Deal, alone
 
 if TYPE_CHECKING:
@@ -109,8 +108,7 @@ class EditSession:
         """Go on from where another session of the same method, model and layers was.
 
         Args:
-            state: What its :meth:`state_dict` gave; afterwards each factor is on its module's device, and what is remembered on
-                the model's.
+            state: What its :meth:`state_dict` gave; afterwards each tensor is on the device of its module or block.
             requests: The requests that it had edited, in order.
         """
         self.method.prepare(
@@ -122,7 +120,9 @@ class EditSession:
         for key, tensor in sorted(state.items()):
             kind, _, rest = key.partition(".")
             if kind == "history":
-                history[rest] = tensor.to(input_device(self.model))
+                place = rest.partition(SEPARATOR)[0]
+                site = edit_site(self.model, int(place)) if place.isdigit() else named_site(self.model, place)
+                history[rest] = tensor.to(site.device)
             elif kind == "facts":
                 facts = facts_from_json(json.loads(tensor.numpy().tobytes()))
             else:

@@ -12,13 +12,16 @@ from torch.utils.data import DataLoader
 
 from lga_lightning import MEMIT, RROME, EvaluationConfig, LGAModule, edit
 from lga_lightning.callbacks import AdapterWriter
+from lga_lightning.editing import AlphaEdit, CrispEdit, UltraEdit
+from lga_lightning.editing.session import EditSession
+from lga_lightning.editing.session_memory import pack_history
 from lga_lightning.exceptions import ModelError
 from lga_lightning.models.loading import load_model
 from lga_lightning.models.weights import weights_hash
 from tests.editing.helpers import ALL, method_for
 from tests.helpers.cli import FAST_METHOD
 from tests.helpers.models import requests, tiny_model, tiny_tokenizer
-from tests.helpers.pretend_devices import MixedDevicesError, PretendedDevices, spread
+from tests.helpers.pretend_devices import NAME, MixedDevicesError, PretendedDevices, spread
 from tests.helpers.sharded import trainer
 
 EDITORS = {"llama": RROME, "gpt2": RROME, "gemma3_text": MEMIT}
@@ -97,6 +100,29 @@ def test_edits_on_two_devices_are_those_on_one(kind, layers, family, tokenizer):
     for name, update in expected.updates.items():
         assert update.matrix.norm() > 0
         torch.testing.assert_close(found.updates[name].matrix, update.matrix, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [AlphaEdit, CrispEdit, UltraEdit])
+def test_what_a_session_remembers_is_where_its_modules_are(kind, tokenizer):
+    model, other, data = tiny_model("llama"), spread(tiny_model("llama"), 2), requests(4)
+    whole = EditSession(method_for(kind, model), model, tokenizer, [1, 2])
+    whole.edit(data[:2])
+    state = {name: tensor.clone() for name, tensor in whole.state_dict().items()}
+    whole.edit(data[2:])
+    session = EditSession(method_for(kind, other), other, tokenizer, [1, 2])
+    if hasattr(whole.method, "contexts"):
+        session.method.contexts._sampled[other] = whole.method.contexts.of(model, tokenizer)
+    with PretendedDevices():
+        session.load_state_dict(state, data[:2])
+        remembered = pack_history(session.history)
+        places = {name: getattr(tensor, NAME, None) for name, tensor in remembered.items() if tensor.dim()}
+        if kind is not UltraEdit:  # its rows come out of a backward pass, of whose devices nothing is pretended
+            session.edit(data[2:])
+    assert places.keys() == {name for name, tensor in pack_history(whole.history).items() if tensor.dim()}
+    for name, device in places.items():
+        assert str(device) == ("cuda:0" if "1" in name.partition("/")[0] else "cuda:1")
+    for name, update in whole.delta.updates.items() if kind is not UltraEdit else ():
+        torch.testing.assert_close(session.delta.matrix(name), update.matrix, rtol=1e-3, atol=1e-5)
 
 
 def test_devices_are_not_mixed(tokenizer):
