@@ -84,8 +84,9 @@ class ApplyEdits(L.Callback):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Find the model, which your module may make as late as in ``configure_model``, but before it is trained."""
         self._host = language_model_of(pl_module, self.model, self.tokenizer, self.model_name)
+        self._host.check_edits(self.editor, self._loaded, self.evaluation)
         scored = bool(self._attributions(trainer))
-        self._host.check_edits(self.editor, self._loaded, self.layer, Path(trainer.default_root_dir), scored)
+        self._host.check_layer(self.editor, self.layer, Path(trainer.default_root_dir), scored)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Edit, on the device that the module was trained on: most strategies have moved it to main memory by now, where it is merged."""

@@ -15,11 +15,11 @@ from lga_lightning.editing.in_place import check_mergeable
 from lga_lightning.editing.session import EditSession
 from lga_lightning.evaluation.config import EvaluationConfig
 from lga_lightning.evaluation.evaluator import evaluate
+from lga_lightning.evaluation.lengths import check_asked_lengths
 from lga_lightning.exceptions import DataError, SettingError
 from lga_lightning.locators import LayerLocator
 from lga_lightning.locators.score_requests import score_all
 from lga_lightning.models.chat import as_asked, asks_in_chat
-from lga_lightning.models.lengths import check_lengths
 from lga_lightning.models.loading import load_tokenizer, name_of
 from lga_lightning.reports.terminal import print_edits, print_note
 from lga_lightning.results.attribution import LocatorResult
@@ -89,28 +89,36 @@ class HostModel:
         )
         return result.with_experts(self.llm, self.tokenizer, [asked[row] for row in index[status == 0].tolist()])
 
-    def check_edits(
-        self, editor: EditMethod, facts: LoadedRequests, layer: LayerSpec, root: Path, scored: bool
-    ) -> None:
+    def check_edits(self, editor: EditMethod, facts: LoadedRequests, evaluation: EvaluationConfig) -> None:
         """Refuse facts that could not be edited, before a training that they would end.
 
         Args:
             editor: How they will be edited.
             facts: The facts.
-            layer: The block to edit, as it was asked for.
-            root: Folder of the results.
-            scored: Whether layers are scored in this run, so that a file that the layer stands for may come of it.
+            evaluation: What will be asked about them.
 
         Raises:
             DataError: If two facts contradict each other.
             InvalidRequest: If a text is too long for the model, or the method cannot edit a fact.
-            LayerError: If the layer means nothing, or the model lacks it.
             ModelError: If the edit could not be written into the weights.
         """
         check_mergeable(self.llm)
         check_together(facts.requests)
         editor.check_requests(facts.requests)
-        check_lengths(self.llm, self.tokenizer, facts.requests)
+        check_asked_lengths(self.llm, self.tokenizer, facts.requests, evaluation)
+
+    def check_layer(self, editor: EditMethod, layer: LayerSpec, root: Path, scored: bool) -> None:
+        """Refuse a layer that could not be edited, before the training.
+
+        Args:
+            editor: How facts will be edited.
+            layer: The block to edit, as it was asked for.
+            root: Folder of the results.
+            scored: Whether layers are scored in this run, so that a file that the layer stands for may come of it.
+
+        Raises:
+            LayerError: If the layer means nothing, or the model lacks it.
+        """
         layer.check()
         if not (scored and layer.stands_for_a_file):
             layer.find(root, self.name).layers_for(editor, self.llm)

@@ -166,8 +166,8 @@ class ApplyEditsCallback(TrainerCallback):
     ) -> None:
         """Find model and tokenizer, and see whether the facts can be edited, before anything is trained."""
         self._host = host_model_of(self._trainer, *self._given)
-        scored = bool(self._attributions())
-        self._host.check_edits(self.editor, self._facts, self.layer, Path(args.output_dir), scored)
+        self._host.check_edits(self.editor, self._facts, self.evaluation)
+        self._host.check_layer(self.editor, self.layer, Path(args.output_dir), bool(self._attributions()))
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -17,6 +17,7 @@ from lga_lightning.editing.adapter import errors_in_json
 from lga_lightning.editing.session import EditSession
 from lga_lightning.evaluation.config import EvaluationConfig
 from lga_lightning.evaluation.evaluator import evaluate
+from lga_lightning.evaluation.lengths import check_asked_lengths
 from lga_lightning.evaluation.results import EvalResult
 from lga_lightning.exceptions import DataError, SettingError
 from lga_lightning.functional import AUTO, SHORT_RACE, known_golden_layer, layer_of
@@ -34,7 +35,6 @@ from lga_lightning.job.writing import write_adapter
 from lga_lightning.locators.race import RaceSettings
 from lga_lightning.models.architecture import named_site
 from lga_lightning.models.chat import as_asked, asks_in_chat
-from lga_lightning.models.lengths import check_lengths
 from lga_lightning.models.loading import name_of
 from lga_lightning.reports.facts import print_facts
 from lga_lightning.reports.job import print_layer, print_scores
@@ -194,7 +194,7 @@ class EditJob:
         self.editor.check_requests(asked)
         below = WeightDelta({}) if self.on is None else load_below(Path(self.on), model, asked)
         requests = with_bundled_locality(model, tokenizer, [*below.facts.requests, *asked])
-        check_lengths(model, tokenizer, requests)
+        check_asked_lengths(model, tokenizer, requests, self.evaluation)
         check_can_be_judged(self.requirements, requests)
         spec = self._find_layer(model, tokenizer, requests)
         layers, source = spec.layers_for(self.editor, model)

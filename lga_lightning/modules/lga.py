@@ -18,11 +18,11 @@ from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing import RROME, EditMethod, Guard, Guarded
 from lga_lightning.editing.governor import Governor
 from lga_lightning.evaluation.config import EvaluationConfig
+from lga_lightning.evaluation.lengths import check_asked_lengths
 from lga_lightning.exceptions import DataError, SettingError
 from lga_lightning.locators import EditForecast, LayerLocator
 from lga_lightning.locators.score_requests import prepare, score_requests
 from lga_lightning.models.chat import ChatTokenizer, plain
-from lga_lightning.models.lengths import check_lengths
 from lga_lightning.models.likelihood import input_device
 from lga_lightning.models.loading import DeviceMap
 from lga_lightning.models.quantization import Quantization
@@ -282,7 +282,7 @@ class LGAModule(FrozenModule):
             )
         check_dealing(self.trainer)
         self.editor.check_requests(self.data.requests)  # what is no request is refused here, too
-        check_lengths(llm, tokenizer, self.data.requests)
+        check_asked_lengths(llm, tokenizer, self.data.requests, self.evaluation)
         if self._data_module is not None and not self._cut_short:
             size = self._data_module.batch_size
             schedule.check([batch.requests for batch in RequestBatches(self.data.requests, size, in_order=True)])

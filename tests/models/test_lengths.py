@@ -8,9 +8,13 @@ from dataclasses import replace
 import pytest
 
 from lga_lightning.data.requests import EditRequest, Probe
-from lga_lightning.editing import MEMIT, RROME
+from lga_lightning.editing import MEMIT, RROME, WeightDelta
+from lga_lightning.evaluation.config import EvaluationConfig
+from lga_lightning.evaluation.evaluator import evaluate
+from lga_lightning.evaluation.lengths import check_asked_lengths
 from lga_lightning.exceptions import InvalidRequest
 from lga_lightning.functional import edit, find_golden_layer
+from lga_lightning.job import EditJob
 from lga_lightning.models.lengths import check_lengths
 from tests.editing.helpers import method_for
 from tests.helpers.cli import FAST_EDIT, refused
@@ -43,6 +47,32 @@ def test_each_text_is_looked_at(change, tokenizer):
     model = tiny_model("gpt2")  # 64 positions
     with pytest.raises(InvalidRequest, match=r"\(line 3\) takes \d+ tokens with its answer, and the model has 64 posi"):
         check_lengths(model, tokenizer, [REQUEST, replace(REQUEST, **change)])
+
+
+ASKED = {
+    "contradiction": EvaluationConfig(generate=False, probes=("contradiction",)),
+    "negation": EvaluationConfig(generate=False, probes=("negation",)),
+    "wild": EvaluationConfig(
+        protocol="wild", max_new_tokens=2, context="It rained, and nobody was out on the streets."
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_what_is_asked_beside_the_texts_is_looked_at_too(name, tokenizer):
+    model, config = tiny_model("gpt2"), ASKED[name]
+    request = replace(REQUEST, prompt=f"Rome is in {'x' * (44 if name == 'negation' else 28)}")
+    check_lengths(model, tokenizer, [request])
+    check_asked_lengths(model, tokenizer, [request], EvaluationConfig())
+    with pytest.raises(IndexError):  # positions that are not there
+        evaluate(model, tokenizer, [request], [WeightDelta({})], config)
+    with pytest.raises(InvalidRequest, match=r"\(line 3\) takes \d+ tokens.*, and the model has 64 posi"):
+        check_asked_lengths(model, tokenizer, [request], config)
+    job = EditJob(layer=1, editor=RROME(second_moment="identity"), evaluation=config)
+    with pytest.raises(InvalidRequest, match="64 positions"):
+        job.run(model, tokenizer, [request])
+    check_asked_lengths(model, tokenizer, [REQUEST], config)
+    evaluate(model, tokenizer, [REQUEST], [WeightDelta({})], config)
 
 
 def test_functions_refuse_it_too(tokenizer):
