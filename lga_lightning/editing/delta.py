@@ -24,6 +24,7 @@ from lga_lightning.models.loading import hub_name, name_of
 from lga_lightning.models.packed import reads_with
 from lga_lightning.models.sites import EditSite
 from lga_lightning.models.storage import like_stored, reshard_
+from lga_lightning.utils.io import user_path
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -178,7 +179,12 @@ class WeightDelta:
             overwrite: Whether to replace a folder that is there.
         """
         save_updates(
-            self.updates, Path(folder), model, base or hub_name(name_of(model)), overwrite=overwrite, facts=self.facts
+            self.updates,
+            user_path(folder),
+            model,
+            base or hub_name(name_of(model)),
+            overwrite=overwrite,
+            facts=self.facts,
         )
 
     @classmethod

@@ -82,15 +82,20 @@ def preset_for(model: PreTrainedModel) -> Preset:
     known = PRESETS.get(signature(model))
     if known is not None:
         return known
-    count = len(blocks(model))
     return Preset(
-        round(ROME_DEPTH * count),
-        _window_to(round(MEMIT_DEPTH * count)),
-        round(TUNED_DEPTH * count),
-        round(LOCFT_DEPTH * count),
-        _window_to(round(CRISP_DEPTH * count)),
+        _at_depth(model, ROME_DEPTH),
+        _window_to(_at_depth(model, MEMIT_DEPTH)),
+        _at_depth(model, TUNED_DEPTH),
+        _at_depth(model, LOCFT_DEPTH),
+        _window_to(_at_depth(model, CRISP_DEPTH)),
         memit_weight=round(MOMENT_WEIGHT * edit_site(model, 0).in_features),
     )
+
+
+def _at_depth(model: PreTrainedModel, depth: float) -> int:
+    """The block at a share of all blocks; the last one of a model that is too small to have it."""
+    count = len(blocks(model))
+    return min(count - 1, round(depth * count))
 
 
 def _window_to(last: int) -> tuple[int, int]:
@@ -117,7 +122,7 @@ ULTRAEDIT_DEPTH = 0.82
 def ultraedit_layers(model: PreTrainedModel) -> list[int]:
     """The layers whose out-projections UltraEdit edits: published ones, or of n blocks the block round(0.82 n)."""
     known = ULTRAEDIT_LAYERS.get(signature(model))
-    return [round(ULTRAEDIT_DEPTH * len(blocks(model)))] if known is None else list(known)
+    return [_at_depth(model, ULTRAEDIT_DEPTH)] if known is None else list(known)
 
 
 def published_ultraedit_rate(model: PreTrainedModel) -> float | None:

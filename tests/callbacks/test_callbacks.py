@@ -245,6 +245,10 @@ def test_edits_that_cannot_be_made_are_refused_before_the_training(callback, tmp
     edits = ApplyEdits([proxy, replace(two[1], split="test")], model="net.llm", tokenizer=callback.tokenizer, layer=1)
     train(tmp_path, [edits])
     assert [request.target_new for request in edits.delta.facts.requests] == ["Spain"]
+    probed = {"evaluation": EvaluationConfig(probes=("contradiction",)), "tokenizer": callback.tokenizer, "layer": 1}
+    fits = EditRequest("Rome is in " + "x" * 1100, "Rome", "France")
+    with pytest.raises(InvalidRequest, match="It is a probe"):
+        train(tmp_path, [ApplyEdits([fits], model="net.llm", **probed), NoStep()])
 
 
 class NoStep(L.Callback):

@@ -152,6 +152,15 @@ def test_broken_folders(broken, tmp_path):
         WeightDelta.load(folder, model)
 
 
+def test_a_home_folder_is_one_and_the_same(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    model = tiny_model("llama")
+    delta_for(model, {1: 1}, dtype=torch.float32).save_pretrained("~/mine", model)
+    assert list(WeightDelta.load("~/mine", model).updates) == [name_at(model, 1)]
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
 def test_nothing_is_overwritten_unasked(tmp_path):
     model, folder = tiny_model("llama"), tmp_path / "a"
     first, second = delta_for(model, {1: 1}, dtype=torch.float32), delta_for(model, {2: 1}, 1, torch.float32)

@@ -79,6 +79,15 @@ def test_settings_out_of_range(kind, setting):
         kind(**setting)
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+@pytest.mark.parametrize("kind", ALL)
+def test_a_small_model_has_the_layers_by_depth(kind, count):
+    layers = kind().default_layers(tiny_model("llama", num_hidden_layers=count))
+    assert layers == sorted(set(layers))
+    assert set(layers) <= set(range(count))
+    assert layers
+
+
 def test_a_model_is_known_by_its_type_and_size(monkeypatch, llama):
     assert preset_for(llama).rome_layer == 1  # round(0.18 * 4)
     assert preset_for(llama).memit_layers == (0, 1)
