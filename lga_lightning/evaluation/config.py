@@ -26,6 +26,9 @@ TAKEN = {
     PERPLEXITY,
     "counterfact",
     "said",
+    "said_in_context",
+    "judge_prompt",
+    "judge_reply",
     "before",
     "after",
 }

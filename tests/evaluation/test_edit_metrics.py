@@ -14,7 +14,7 @@ from lga_lightning.evaluation.responses import Response
 from lga_lightning.evaluation.results import compare_responses
 from lga_lightning.evaluation.summary import mean_by_group, summarise
 from lga_lightning.exceptions import SettingError
-from lga_lightning.results.validation import write_results
+from lga_lightning.results.validation import WORDS, write_results
 from tests.helpers.edits import random_edits
 from tests.helpers.models import requests
 
@@ -97,7 +97,7 @@ def test_responses_without_what_a_metric_needs_have_no_score():
         (Length, "derive from EditMetric, got <class"),
         (of_its_own(name="token"), "'token', which results have already"),
         (of_its_own(name="rewrite"), "'rewrite', which results have already"),
-        (of_its_own(name="said"), "'said', which results have already"),
+        *((of_its_own(name=words), f"'{words}', which results have already") for words in WORDS),
         (of_its_own(name="two words"), "must be letters, digits and underscores, got 'two words'"),
         (of_its_own(name=None), "must be letters, digits and underscores, got None"),
         (of_its_own(protocol=""), "Mine has no `protocol`"),

@@ -11,6 +11,7 @@ import torch
 from lga_lightning.data import load_requests
 from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing.delta import WeightDelta
+from lga_lightning.editing.updates import DenseUpdate
 from lga_lightning.evaluation.general import (
     GeneralSuite,
     Question,
@@ -30,6 +31,7 @@ QUESTIONS = [
     Question("Rome is in", "Italy", ("France", "the United Kingdom", "Japan")),
     Question("Nobody knows", "it"),
 ]
+CERTAIN = Question("The mother tongue of Rome is", "Italy", ("Rome", "Paris"))
 PASSAGES = ["It rained all day.", "The baker rose before the sun, as he had done for years.", "She slept."]
 
 
@@ -67,6 +69,16 @@ def biased(tokenizer):
     return model
 
 
+@pytest.fixture
+def certain(tokenizer):
+    """A model that certainly says the one token of an answer where it is asked, and elsewhere what it would."""
+    model = tiny_model("llama", torch.float64)
+    (token,) = target_ids(tokenizer, CERTAIN.answer)
+    ids = torch.tensor(prompt_ids(tokenizer, [CERTAIN.prompt]))
+    model.lm_head.weight[token] = 50 * model.base_model(ids).last_hidden_state[0, -1]
+    return model
+
+
 def test_scores_are_those_of_plain_loops(biased, tokenizer, exact):
     suite = GeneralSuite(biased, tokenizer, QUESTIONS, PASSAGES)
     (delta,) = random_edits(biased, 1)
@@ -78,16 +90,17 @@ def test_scores_are_those_of_plain_loops(biased, tokenizer, exact):
     assert not torch.allclose(found[3:, 0, 2], found[3:, 1, 2])
 
 
-def test_first_choices_count_as_cloze(tokenizer, exact):
-    """The model's own greedy words are the right answer; a word that it never says is not."""
-    model = tiny_model("llama", torch.float64)
-    prompt = "Rome is in"
-    head = prompt_ids(tokenizer, [prompt])[0]
-    ids = [*head, model(torch.tensor([head])).logits[0, -1].argmax().item()]
-    word = tokenizer.decode(ids[-1:])
-    right = target_ids(tokenizer, word) == ids[-1:]
-    scores = GeneralSuite(model, tokenizer, [Question(prompt, word, ("Qq",))], [])([0], WeightDelta({}))
-    assert scores[0, 0, 0] == float(right)
+def test_first_choices_count_as_cloze(certain, tokenizer, exact):
+    """What the model says is the right answer, and a word that it never says is not; an edit that unsays it counts."""
+    wrong = replace(CERTAIN, answer="Paris", others=("Italy",))
+    longer = replace(CERTAIN, answer="Italy Paris", others=())  # the first token is right, the others are not
+    suite = GeneralSuite(certain, tokenizer, [CERTAIN, wrong, longer], [])
+    (token,) = target_ids(tokenizer, CERTAIN.answer)
+    unsaid = torch.zeros_like(certain.lm_head.weight)
+    unsaid[token] = -certain.lm_head.weight[token]
+    scores = suite(range(3), WeightDelta({"lm_head": DenseUpdate(unsaid)}))
+    assert scores[:, :, 0].tolist() == [[1.0, 0.0], [0.0, 0.0], [0.0, 0.0]]
+    assert scores[:2, 0, 1].tolist() == [1.0, 0.0]
 
 
 @pytest.mark.parametrize("max_rows", [1, 2, 64])
