@@ -17,7 +17,7 @@ from lga_lightning.callbacks.edit_collector import EditCollector
 from lga_lightning.callbacks.shares import in_step
 from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing import WeightDelta
-from lga_lightning.editing.adapter import NOTE, check_finite, errors_in_json, save_updates
+from lga_lightning.editing.adapter import NOTE, check_any, check_finite, errors_in_json, save_updates
 from lga_lightning.editing.in_place import check_mergeable
 from lga_lightning.editing.serving import SERVED_RANKS, served_rank
 from lga_lightning.evaluation.evaluator import evaluate
@@ -122,6 +122,7 @@ class AdapterWriter(EditCollector):
         for rows in edits.values():
             requests = [outputs.requests[row] for row in rows]
             try:
+                check_any(outputs.deltas[rows[0]].updates)
                 check_finite(outputs.deltas[rows[0]].updates)
             except ModelError as error:
                 warnings.warn(f"The edit of {requests[0].prompt!r} is left out. {error}", stacklevel=1)

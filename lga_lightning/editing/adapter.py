@@ -65,7 +65,7 @@ def save_updates(
 
     Raises:
         SettingError: If the folder is there and is not to be overwritten, or some update has a higher rank.
-        ModelError: If the model lacks one of the modules, or the edit has entries that are not finite.
+        ModelError: If the model lacks one of the modules, or the edit has none, or entries that are not finite.
     """
     sites = sorted((named_site(model, name) for name in updates), key=lambda site: (site.layer, site.name))
     content = {
@@ -98,6 +98,22 @@ def check_finite(updates: Mapping[str, Update]) -> None:
             )
 
 
+def check_any(updates: Mapping[str, Update]) -> None:
+    """Refuse an edit that PEFT could not read.
+
+    Args:
+        updates: An update for each module, by its qualified name.
+
+    Raises:
+        ModelError: If there is none.
+    """
+    if not updates:
+        raise ModelError(
+            "The edit changes no module, so there is nothing to write. Either the model says the answers by itself, or what was edited does not "
+            "reach them; name another layer."
+        )
+
+
 def resave_updates(
     updates: Mapping[str, Update],
     source: Path,
@@ -121,6 +137,7 @@ def resave_updates(
     Raises:
         DataError: If the source is no such folder.
         SettingError: If the folder is there and is not to be overwritten.
+        ModelError: If nothing is left.
     """
     content = {**read_note(source), **note}
     content["edited"] = {key: entry for key, entry in content["edited"].items() if entry["module"] in updates}
@@ -140,6 +157,7 @@ def _write(
 ) -> None:
     from safetensors.torch import save_file
 
+    check_any(updates)
     check_finite(updates)
     compact = {name: update.compact() for name, update in updates.items()}
     facts = facts.folded([name for name, update in compact.items() if update is not updates[name]])

@@ -49,8 +49,8 @@ def test_a_run_that_is_cut_off_leaves_no_folder(tmp_path, tokenizer, data, monke
     assert names(tmp_path / "run") == ["adapter"]
 
 
-def broken(request_number: int):
-    """R-ROME whose edit of one request is no number."""
+def broken(request_number: int, empty: bool = False):
+    """R-ROME whose edit of one request is no number, or changes nothing."""
 
     class Broken(RROME):
         def write(self, model, tokenizer, groups, layers, history=None):
@@ -60,18 +60,21 @@ def broken(request_number: int):
                 if any(request.prompt == asked for request in group.requests):
                     for update in delta.updates.values():
                         update.factors[0].fill_(float("nan"))
+                    if empty:
+                        delta.updates.clear()
             return deltas
 
     return Broken(**FAST_METHOD)
 
 
-def test_an_edit_that_is_broken_is_left_out(tmp_path, tokenizer, data, recwarn):
-    predict(tmp_path, tokenizer, data, editor=broken(2))
+@pytest.mark.parametrize(("empty", "why"), [(False, "NaN or infinite"), (True, "changes no module")])
+def test_an_edit_that_is_broken_is_left_out(empty, why, tmp_path, tokenizer, data, recwarn):
+    predict(tmp_path, tokenizer, data, editor=broken(2, empty))
     assert [int(name[:4]) for name in names(tmp_path / "adapter")] == [0, 1, 3, 4]
     said = [str(warning.message) for warning in recwarn if "is left out" in str(warning.message)]
     assert len(said) == 1
     assert rows(5)[2]["prompt"] in said[0]
-    assert "NaN or infinite" in said[0]
+    assert why in said[0]
 
 
 @pytest.mark.parametrize("merge", [True, False])

@@ -195,6 +195,12 @@ def test_a_full_disk_leaves_the_old_folder(overwrite, tmp_path, monkeypatch):
         assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
+def test_an_edit_of_nothing_is_not_written(tmp_path):
+    with pytest.raises(ModelError, match="changes no module, so there is nothing to write"):
+        WeightDelta({}).save_pretrained(tmp_path / "a", tiny_model("llama"))
+    assert not (tmp_path / "a").exists()
+
+
 @pytest.mark.parametrize("broken", [float("nan"), float("inf")])
 @pytest.mark.parametrize("kind", [LowRankUpdate, DenseUpdate])
 def test_what_would_break_the_model_is_not_written(kind, broken, tmp_path):
