@@ -29,6 +29,7 @@ class LinearisedFacts:
         subject: Position of the subject's last token, [B].
         answer: Positions that predict the new answer's tokens, [B, A], -1 on padding.
         nll: NLL of the new answers before the edit, [B].
+        gates: What the site's gate gives at the subject's last token, [B, 1]; None of a site without one.
     """
 
     site: EditSite
@@ -39,6 +40,7 @@ class LinearisedFacts:
     subject: Tensor
     answer: Tensor
     nll: Tensor
+    gates: Tensor | None = None
     _found: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def once(self, name: str, find: Callable[[], Any]) -> Any:

@@ -108,7 +108,8 @@ class MultiLayerMethod(LocateThenEditMethod):
             rest -= rest / self.residual_divisor(more)
         share = changes * (rest / self.residual_divisor(left))
         if self._aims_at_stream(model, facts.site):
-            return facts.site.before_norm(facts.values.unsqueeze(1), share)
+            gates = None if facts.gates is None else facts.gates.unsqueeze(1)
+            return facts.site.before_norm(facts.values.unsqueeze(1), share, gates)
         return share
 
     def _aims_at_stream(self, model: PreTrainedModel, site: EditSite) -> bool:
@@ -163,10 +164,10 @@ class MultiLayerMethod(LocateThenEditMethod):
         for number, layer in enumerate(layers):
             site = edit_site(model, layer)
             parts = [self._keys_and_values(model, part, site, target_site.layer, deltas) for part in rows]
-            keys, outputs, values = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+            keys, outputs, values, *gates = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
             residual = (targets.before + targets.delta - values) / self.residual_divisor(len(layers) - number)
             if self._aims_at_stream(model, target_site):
-                residual = site.before_norm(outputs, residual)
+                residual = site.before_norm(outputs, residual, *gates)
             earlier = (history or {}).get(layer)
             for group, (k, r) in enumerate(zip(keys.split(sizes), residual.split(sizes), strict=True)):
                 a = self.solve_update(model, layer, k, earlier).to(r).contiguous()
@@ -193,7 +194,7 @@ class MultiLayerMethod(LocateThenEditMethod):
 
     def _keys_and_values(
         self, model: PreTrainedModel, rows: _Rows, site: EditSite, target_layer: int, deltas: Sequence[WeightDelta]
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, ...]:
         """What N requests make of a model with their edits so far in place.
 
         Args:
@@ -204,7 +205,8 @@ class MultiLayerMethod(LocateThenEditMethod):
             deltas: The edits so far.
 
         Returns:
-            Mean keys [N, d_in] and, on the bare prompt, outputs [N, d_out] of the module, and values [N, d] at the target layer.
+            Mean keys [N, d_in] and, on the bare prompt, outputs [N, d_out] of the module, values [N, d] at the target layer, and, where the
+            site has a gate, what it gives [N, 1].
         """
         target_module, every = self.intervention_modules(model, target_layer)[-1], blocks(model)
         block_input = BlockInput()
@@ -216,14 +218,15 @@ class MultiLayerMethod(LocateThenEditMethod):
             entered_at(every, site.layer, block_input),
             captured_inputs([site.module], rows.batch.subject) as inputs,
             captured_outputs([site.module, target_module], rows.batch.subject) as outputs,
+            captured_outputs([] if site.gate is None else [site.gate], rows.batch.subject) as gates,
             ends_after(model, every[target_layer]),
         ):
             model(input_ids=rows.batch.input_ids, use_cache=False)
         if rows.kept:
             rows.layer, rows.block_input = site.layer, block_input
         keys = at_least_float32(inputs[0]).unflatten(0, (-1, rows.contexts))
-        site_outputs, values = (at_least_float32(output)[:: rows.contexts] for output in outputs)
-        return self.contexts.grouped_mean(keys), site_outputs, values
+        bare = (at_least_float32(output)[:: rows.contexts] for output in (*outputs, *gates))
+        return self.contexts.grouped_mean(keys), *bare
 
 
 class WeightedMultiLayerMethod(MultiLayerMethod):

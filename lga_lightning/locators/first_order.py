@@ -106,6 +106,7 @@ def forecast_rows(model: PreTrainedModel, editor: EditMethod, rows: Rows, count:
         count: Number B of requests.
     """
     sites = [edit_site(model, layer) for layer in range(len(blocks(model)))]
+    gated = [site.gate for site in sites if site.gate is not None]
     rows = replace(rows, batch=rows.batch.as_read())
     total, own, elsewhere = len(rows.batch), torch.arange(count), rows.ask != Ask.REWRITE
     subject = rows.batch.subject[:count]
@@ -124,6 +125,9 @@ def forecast_rows(model: PreTrainedModel, editor: EditMethod, rows: Rows, count:
         at_stream = behind_norm.pop(layer, gradients)
         stream = at_least_float32(per_row(streams[layer].detach(), total)).to(gradients.device)
         place = subject.to(gradients.device)
+        gates = None
+        if site.gate is not None:
+            gates = at_least_float32(per_row(gated_by[gated.index(site.gate)].detach(), total)).to(gradients.device)
         facts = LinearisedFacts(
             site=site,
             inputs=inputs[:count],
@@ -133,6 +137,7 @@ def forecast_rows(model: PreTrainedModel, editor: EditMethod, rows: Rows, count:
             subject=place,
             answer=answer,
             nll=nll.detach()[:count].to(gradients),
+            gates=None if gates is None else gates[own, place],
         )
         windows.append((layer, editor.expected_change(model, facts)))
         while windows[0][0] - layer >= editor.window:
@@ -150,7 +155,7 @@ def forecast_rows(model: PreTrainedModel, editor: EditMethod, rows: Rows, count:
                 moved = answered @ share[owner]
                 if site.norm is not None:
                     moved = site.norm(outputs + moved) - site.norm(outputs)
-                left = saturation(stream, site.scale * moved).where(bends, 1.0)
+                left = saturation(stream, site.share(gates) * moved).where(bends, 1.0)
                 effect = ((at_stream * moved).sum(-1) * left).sum(1).to(changes)
             changes[:, last] += effect
 
@@ -163,6 +168,7 @@ def forecast_rows(model: PreTrainedModel, editor: EditMethod, rows: Rows, count:
         frozen(model),
         watcher.watch(watched),
         whole_outputs(blocks(model)) as streams,
+        whole_outputs(gated) as gated_by,
     ):
         answers = read_answers(model, rows.batch)
         behind, nll = behind_the_top(answers.first, rows.rival), answers.nll

@@ -233,7 +233,9 @@ def _edit_site(model: PreTrainedModel, layer: int, name: str, block: nn.Module) 
     behind = structure.norm_after_mlp(block)
     norm = None if behind is None else _named_parts(model, "norm_after_mlp", block, [behind])[0][1]
     scale = structure.residual_scale(block)
-    return EditSite(f"{name}.{child}", module, layer, is_transposed(module), d_in, d_out, norm, scale)
+    gating = None if isinstance(module, ExpertMatrix) else structure.gate(block)
+    gate = None if gating is None else _named_matrices(model, "gate", block, [gating])[0][1]
+    return EditSite(f"{name}.{child}", module, layer, is_transposed(module), d_in, d_out, norm, scale, gate)
 
 
 def _named_parts(

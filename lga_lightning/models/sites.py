@@ -42,6 +42,8 @@ class EditSite:
         out_features: d_out, the width of a value.
         norm: The norm between the module and the residual stream (Gemma 2 and 3, OLMo 2), None in most families.
         scale: What the output is multiplied by on its way into the residual stream (Granite), 1 in most families.
+        gate: The linear map to one number a token, whose sigmoid the output is multiplied by as well (Qwen's shared experts), None in most
+            families.
     """
 
     name: str
@@ -52,8 +54,17 @@ class EditSite:
     out_features: int
     norm: nn.Module | None = None
     scale: float = 1.0
+    gate: nn.Module | None = None
 
-    def before_norm(self, outputs: Tensor, change: Tensor) -> Tensor:
+    def share(self, gates: Tensor | None) -> Tensor | float:
+        """What the module's outputs are multiplied by on their way into the residual stream, but for the norm.
+
+        Args:
+            gates: [..., 1] what the gate gives for the same tokens; None of a module without one.
+        """
+        return self.scale if gates is None else self.scale * gates.sigmoid()
+
+    def before_norm(self, outputs: Tensor, change: Tensor, gates: Tensor | None = None) -> Tensor:
         """What to change in the module's outputs so that the residual stream changes by so much.
 
         With an RMS norm behind the module this holds to first order: the output's size, by which it divides, is taken as
@@ -62,11 +73,12 @@ class EditSite:
         Args:
             outputs: [..., d_out] the module's outputs.
             change: [..., d_out] the wanted change of the block's output.
+            gates: [..., 1] what the gate gives for the same tokens; None of a module without one.
 
         Raises:
             ModelError: If the norm takes off the mean as well (``LayerNorm``): a change along it would be lost.
         """
-        change = change.to(outputs.device) / self.scale
+        change = change.to(outputs.device) / self.share(gates)
         if self.norm is None:
             return change
         if isinstance(self.norm, nn.LayerNorm):

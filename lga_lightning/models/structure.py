@@ -7,6 +7,7 @@ that they do not fit gets a subclass of :class:`Structure` of its own, registere
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import prod
 from typing import Any
 
 import torch
@@ -19,7 +20,8 @@ from lga_lightning.exceptions import ModelError
 from lga_lightning.models.experts import ExpertMatrix, is_fused
 
 NORMS_AFTER_MLP = ("post_feedforward_layernorm", "post_mlp_layernorm", "post_ffn_norm")
-RESIDUAL_SCALES = ("residual_multiplier", "residual_scale", "layer_scalar")
+RESIDUAL_SCALES = ("residual_multiplier", "residual_scale", "layer_scalar", "down_multiplier")
+GATES = ("shared_expert_gate",)
 
 
 class Structure:
@@ -108,12 +110,21 @@ class Structure:
         return next((n for n, child in children if n in NORMS_AFTER_MLP and not isinstance(child, nn.Identity)), None)
 
     def residual_scale(self, block: nn.Module) -> float:
-        """What the MLP's output is multiplied by on its way into the residual stream (Granite, MiniCPM 3); 1 in most families.
+        """What the MLP's output is multiplied by on its way into the residual stream (Granite, MiniCPM 3, Falcon-H1); 1 in most families.
 
         Args:
             block: A transformer block.
         """
-        return next((float(getattr(block, name)) for name in RESIDUAL_SCALES if hasattr(block, name)), 1.0)
+        parts = (block, *block.children())
+        return prod(float(getattr(part, name)) for part in parts for name in RESIDUAL_SCALES if hasattr(part, name))
+
+    def gate(self, block: nn.Module) -> str | None:
+        """Name of the linear map to one number, whose sigmoid a shared expert's output is multiplied by (Qwen's); most have none.
+
+        Args:
+            block: A transformer block.
+        """
+        return next((name for name, _ in block.named_modules() if name.rpartition(".")[2] in GATES), None)
 
 
 class RoutedExperts(Structure):

@@ -45,7 +45,7 @@ def _state(part: Tensor) -> tuple[int, int, bytes]:
     if part.is_meta:
         return part.data_ptr(), version, b""
     some = part.detach()[tuple(slice(None, None, size // 16 | 1) for size in part.shape)]
-    return part.data_ptr(), version, some.cpu().reshape(-1).view(torch.uint8).numpy().tobytes()
+    return part.data_ptr(), version, some.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
 
 
 def weights_mark(model: PreTrainedModel) -> str:

@@ -123,10 +123,30 @@ def test_a_window_is_written_as_by_whole_passes(fine, tokenizer, monkeypatch):
         torch.testing.assert_close(update.matrix, whole.updates[name].matrix, rtol=1e-9, atol=1e-12)
 
 
+MULTIPLIED = {
+    "granite": {"residual_multiplier": 0.25},
+    "falcon_h1": {"mlp_multipliers": [0.88, 0.59]},
+    "qwen2_moe": {},
+    "qwen3_next": {},
+}
+"""Families that write a multiple of the MLP's output into the stream, the last two one that differs from token to token."""
+
+
+@pytest.mark.parametrize("family", MULTIPLIED)
 @pytest.mark.usefixtures("exact")
-def test_a_residual_multiplier_is_made_up_for(tokenizer):
-    """Granite writes a multiple of the MLP's output into the stream: MEMIT's target is reached all the same."""
-    model = tiny_model("granite", torch.float64, residual_multiplier=0.25)
+def test_a_forecast_in_the_stream_is_that_of_autograd(family, tokenizer):
+    model, data = tiny_model(family, torch.float64, **MULTIPLIED[family]), requests(1)
+    method = MEMIT(window=2, moment_weight=2.0, second_moment="identity", **SEARCH)
+    expected = forecast_by_hand(model, method, tokenizer, data[0])
+    found = forecast_rows(model, method, encode_rows(tokenizer, data, [[]]), 1)
+    assert relative_error(found.gain, expected[:, 3:]) < EXACT
+
+
+@pytest.mark.parametrize("family", MULTIPLIED)
+@pytest.mark.usefixtures("exact")
+def test_a_residual_multiplier_is_made_up_for(family, tokenizer):
+    """MEMIT's target is reached all the same."""
+    model = tiny_model(family, torch.float64, **MULTIPLIED[family])
     method = MEMIT(window=1, moment_weight=1e-9, second_moment="identity", **{**SEARCH, "contexts_each": 0})
     targets = method.optimize_targets(model, tokenizer, requests(1), [1])
     (delta,) = method.write(model, tokenizer, [targets], [1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 from math import sqrt
 
 import torch
@@ -21,7 +22,8 @@ from tests.helpers.gradients import out_projection
 
 RATE, CLAMP = 0.5, 4.0
 NORMS = ("post_feedforward_layernorm", "post_mlp_layernorm", "post_ffn_norm")
-SCALES = ("residual_multiplier", "residual_scale")
+SCALES = ("residual_multiplier", "residual_scale", "feed_forward.down_multiplier")
+GATE = "mlp.shared_expert_gate"
 
 
 def look(model, tokenizer, prompt: str, answer: str, behind: bool):
@@ -52,6 +54,8 @@ def look(model, tokenizer, prompt: str, answer: str, behind: bool):
         handles.append(out_projection(block).register_forward_hook(keep(number, "value")))
         if (norm := next((c for n, c in block.named_children() if n in NORMS), None)) is not None:
             handles.append(norm.register_forward_hook(keep(number, "normed")))
+        if GATE in dict(block.named_modules()):
+            handles.append(block.get_submodule(GATE).register_forward_hook(keep(number, "gate")))
     logits = model(torch.tensor([ids + target])).logits[0, len(ids) - 1 : -1]
     loss = logits[0].max() - logits[0, target[0]] if behind else cross_entropy(logits, torch.tensor(target))
     loss.backward()
@@ -61,11 +65,20 @@ def look(model, tokenizer, prompt: str, answer: str, behind: bool):
         weight = out_projection(block).weight.grad
         found["W"] = weight.T.clone() if type(out_projection(block)).__name__ == "Conv1D" else weight.clone()
         found["norm"] = next((c for n, c in block.named_children() if n in NORMS), None)
-        found["scale"] = next((getattr(block, name) for name in SCALES if hasattr(block, name)), 1.0)
+        scale = next((value for name in SCALES if (value := attribute(block, name)) is not None), 1.0)
+        gate = (
+            flat(found["gate"]).detach().sigmoid() if "gate" in found else torch.ones_like(flat(found["input"])[:, :1])
+        )
+        found["scale"] = scale * gate
     model.zero_grad(set_to_none=True)
     model.requires_grad_(False)
     right = (logits.argmax(-1) == torch.tensor(target)).double().mean()
     return loss.detach(), float(right), seen
+
+
+def attribute(module, name: str) -> float | None:
+    """An attribute of a module or of one within it, by its dotted name; None if there is none."""
+    return reduce(lambda owner, part: getattr(owner, part, None), name.split("."), module)
 
 
 def flat(tensor: Tensor) -> Tensor:
@@ -105,6 +118,8 @@ def updates(editor, model, seen, subject: int, nll: Tensor, last: int) -> dict[i
             continue
         key = flat(seen[layer]["input"])[subject]
         written = share * change
+        if in_stream:
+            written = written / seen[layer]["scale"][subject]
         if in_stream and seen[layer]["norm"] is not None:
             output = flat(seen[layer]["value"])[subject].detach()
             scale = seen[layer]["norm"](torch.ones_like(output)) / output.square().mean().sqrt()
@@ -137,8 +152,8 @@ def effect(seen, dW: dict[int, Tensor], saturates: bool) -> float:
         entering = (
             found["value"] if found["norm"] is None else found["normed"]
         )  # what is added to the stream, but for a scale
-        for x, d, g in zip(stream, moved, flat(entering.grad), strict=True):
-            left = x.norm() / (x.square().sum() + (found["scale"] * d).square().sum()).sqrt() if saturates else 1
+        for x, d, g, scale in zip(stream, moved, flat(entering.grad), found["scale"], strict=True):
+            left = x.norm() / (x.square().sum() + (scale * d).square().sum()).sqrt() if saturates else 1
             total += float((g @ d) * left)
     return total
 
