@@ -19,7 +19,7 @@ from transformers.pytorch_utils import Conv1D
 from lga_lightning.exceptions import ModelError
 from lga_lightning.models.experts import ExpertMatrix, is_fused
 
-NORMS_AFTER_MLP = ("post_feedforward_layernorm", "post_mlp_layernorm", "post_ffn_norm")
+NORMS_AFTER_MLP = ("post_feedforward_layernorm", "post_mlp_layernorm", "post_ffn_norm", "post_norm2")
 RESIDUAL_SCALES = ("residual_multiplier", "residual_scale", "layer_scalar", "down_multiplier")
 GATES = ("shared_expert_gate",)
 

@@ -19,7 +19,7 @@ from lga_lightning.models.architecture import blocks, edit_site
 from lga_lightning.models.cached_prompts import CachedPrompts
 from lga_lightning.models.cached_suffix import CachedSuffix
 from lga_lightning.models.encoding import IGNORE, encode_answers
-from lga_lightning.models.hooks import captured_outputs
+from lga_lightning.models.hooks import captured_outputs, replaced_output, whole_outputs
 from lga_lightning.models.likelihood import answer_logits
 from tests.editing.helpers import ids
 from tests.families.families import EDITED, NOT_EDITED, REFUSED, SCORED, row
@@ -121,6 +121,27 @@ def test_a_window_is_written_as_by_whole_passes(fine, tokenizer, monkeypatch):
     assert kept.updates.keys() == whole.updates.keys()
     for name, update in kept.updates.items():
         torch.testing.assert_close(update.matrix, whole.updates[name].matrix, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("family", EDITED)
+@pytest.mark.usefixtures("exact")
+def test_a_change_wanted_of_the_stream_arrives_there(family):
+    alone = {"hidden_size_per_layer_input": 0} if family == "gemma4_text" else {}  # else something comes after the MLP
+    model = tiny_model(family, torch.float64, **alone)
+    site, block = edit_site(model, 1), blocks(model)[1]
+    if site.norm is not None:
+        site.weight.mul_(100)  # the norm's epsilon is nothing beside such outputs
+    gate = [] if site.gate is None else [site.gate]
+    with whole_outputs([site.module]) as outputs, whole_outputs(gate) as gates, whole_outputs([block]) as streams:
+        model(ids())
+        change = 1e-5 * torch.randn_like(outputs[0])
+        # an RMS norm takes off what goes along its input
+        lost = outputs[0] * site.before_norm(outputs[0], torch.ones_like(change), *gates)
+        change -= (change * lost).sum(-1, keepdim=True) / lost.square().sum(-1, keepdim=True).clamp_min(1e-30) * lost
+        written = site.before_norm(outputs[0], change, *gates)
+        with replaced_output(site.module, lambda output: output + written):
+            model(ids())
+    torch.testing.assert_close((streams[1] - streams[0]).view_as(change), change, rtol=1e-3, atol=1e-8)
 
 
 MULTIPLIED = {

@@ -21,7 +21,7 @@ from tests.editing.tuning_by_hand import projection
 from tests.helpers.gradients import out_projection
 
 RATE, CLAMP = 0.5, 4.0
-NORMS = ("post_feedforward_layernorm", "post_mlp_layernorm", "post_ffn_norm")
+NORMS = ("post_feedforward_layernorm", "post_mlp_layernorm", "post_ffn_norm", "post_norm2")
 SCALES = ("residual_multiplier", "residual_scale", "feed_forward.down_multiplier")
 GATE = "mlp.shared_expert_gate"
 
