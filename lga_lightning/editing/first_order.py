@@ -30,6 +30,7 @@ class LinearisedFacts:
         answer: Positions that predict the new answer's tokens, [B, A], -1 on padding.
         nll: NLL of the new answers before the edit, [B].
         gates: What the site's gate gives at the subject's last token, [B, 1]; None of a site without one.
+        outputs: What goes into the norm behind the site there, [B, d_out]; None of a site without one.
     """
 
     site: EditSite
@@ -41,6 +42,7 @@ class LinearisedFacts:
     answer: Tensor
     nll: Tensor
     gates: Tensor | None = None
+    outputs: Tensor | None = None
     _found: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def once(self, name: str, find: Callable[[], Any]) -> Any:

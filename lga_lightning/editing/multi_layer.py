@@ -109,7 +109,8 @@ class MultiLayerMethod(LocateThenEditMethod):
         share = changes * (rest / self.residual_divisor(left))
         if self._aims_at_stream(model, facts.site):
             gates = None if facts.gates is None else facts.gates.unsqueeze(1)
-            return facts.site.before_norm(facts.values.unsqueeze(1), share, gates)
+            outputs = facts.values if facts.outputs is None else facts.outputs
+            return facts.site.before_norm(outputs.unsqueeze(1), share, gates)
         return share
 
     def _aims_at_stream(self, model: PreTrainedModel, site: EditSite) -> bool:
@@ -205,8 +206,8 @@ class MultiLayerMethod(LocateThenEditMethod):
             deltas: The edits so far.
 
         Returns:
-            Mean keys [N, d_in] and, on the bare prompt, outputs [N, d_out] of the module, values [N, d] at the target layer, and, where the
-            site has a gate, what it gives [N, 1].
+            Mean keys [N, d_in] and, on the bare prompt, outputs [N, d_out] of the module (what goes into the norm behind it, if it has
+            one), values [N, d] at the target layer, and, where the site has a gate, what it gives [N, 1].
         """
         target_module, every = self.intervention_modules(model, target_layer)[-1], blocks(model)
         block_input = BlockInput()
@@ -219,13 +220,16 @@ class MultiLayerMethod(LocateThenEditMethod):
             captured_inputs([site.module], rows.batch.subject) as inputs,
             captured_outputs([site.module, target_module], rows.batch.subject) as outputs,
             captured_outputs([] if site.gate is None else [site.gate], rows.batch.subject) as gates,
+            captured_inputs([] if site.norm is None else [site.norm], rows.batch.subject) as behind,
             ends_after(model, every[target_layer]),
         ):
             model(input_ids=rows.batch.input_ids, use_cache=False)
         if rows.kept:
             rows.layer, rows.block_input = site.layer, block_input
         keys = at_least_float32(inputs[0]).unflatten(0, (-1, rows.contexts))
-        bare = (at_least_float32(output)[:: rows.contexts] for output in (*outputs, *gates))
+        site_outputs, values = outputs
+        seen = (*(behind or [site_outputs]), values, *gates)
+        bare = (at_least_float32(output)[:: rows.contexts] for output in seen)
         return self.contexts.grouped_mean(keys), *bare
 
 

@@ -112,17 +112,17 @@ def forecast_rows(model: PreTrainedModel, editor: EditMethod, rows: Rows, count:
     subject = rows.batch.subject[:count]
     answer = rows.batch.positions[:count].where(rows.batch.labels[:count] != IGNORE, -1)
     changes = torch.zeros(total, len(sites), dtype=torch.float64, device=rows.owner.device)
-    behind_norm: dict[int, Tensor] = {}  # gradients at the outputs of norms
+    behind_norm: dict[int, tuple[Tensor, Tensor]] = {}  # inputs of norms, and gradients at their outputs
     windows: list[tuple[int, Tensor]] = []  # (last layer, expected change) of the windows that the present layer is in
 
     def receive(key: tuple[str, int], inputs: Tensor, gradients: Tensor) -> None:
         kind, layer = key
-        gradients = at_least_float32(per_row(gradients, total))
+        inputs, gradients = (at_least_float32(per_row(tensor, total)) for tensor in (inputs, gradients))
         if kind == "norm":
-            behind_norm[layer] = gradients
+            behind_norm[layer] = inputs, gradients
             return
-        inputs, site = at_least_float32(per_row(inputs, total)), sites[layer]
-        at_stream = behind_norm.pop(layer, gradients)
+        site = sites[layer]
+        outputs, at_stream = behind_norm.pop(layer, (None, gradients))
         stream = at_least_float32(per_row(streams[layer].detach(), total)).to(gradients.device)
         place = subject.to(gradients.device)
         gates = None
@@ -138,6 +138,7 @@ def forecast_rows(model: PreTrainedModel, editor: EditMethod, rows: Rows, count:
             answer=answer,
             nll=nll.detach()[:count].to(gradients),
             gates=None if gates is None else gates[own, place],
+            outputs=None if outputs is None else outputs[own, place],
         )
         windows.append((layer, editor.expected_change(model, facts)))
         while windows[0][0] - layer >= editor.window:
@@ -145,7 +146,6 @@ def forecast_rows(model: PreTrainedModel, editor: EditMethod, rows: Rows, count:
         directions = editor.expected_directions(model, facts)
         owner = rows.owner.to(gradients.device)
         answered = inputs @ directions[owner].mT  # [N, T, R]
-        outputs = inputs if site.norm is None else site.values(inputs)  # which the norm alone asks for
         bends = elsewhere.to(gradients.device).unsqueeze(1)
         written, effect = None, changes.new_zeros(total)
         for last, change in windows:
@@ -153,7 +153,7 @@ def forecast_rows(model: PreTrainedModel, editor: EditMethod, rows: Rows, count:
             if share is not written:  # several windows may ask the same of a block
                 written = share
                 moved = answered @ share[owner]
-                if site.norm is not None:
+                if site.norm is not None and outputs is not None:
                     moved = site.norm(outputs + moved) - site.norm(outputs)
                 left = saturation(stream, site.share(gates) * moved).where(bends, 1.0)
                 effect = ((at_stream * moved).sum(-1) * left).sum(1).to(changes)

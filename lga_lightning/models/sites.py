@@ -71,7 +71,7 @@ class EditSite:
         it is.
 
         Args:
-            outputs: [..., d_out] the module's outputs.
+            outputs: [..., d_out] the module's outputs; where a norm stands behind it, what goes into that.
             change: [..., d_out] the wanted change of the block's output.
             gates: [..., 1] what the gate gives for the same tokens; None of a module without one.
 

@@ -101,7 +101,7 @@ class Structure:
     def norm_after_mlp(self, block: nn.Module) -> str | None:
         """Name of the norm between the out-projection and the residual stream (Gemma 2 and 3, OLMo 2); most have none.
 
-        Its input is what the out-projection gives, and nothing else.
+        Its input is what the out-projection gives, as it is, and what experts add to that (AFMoE).
 
         Args:
             block: A transformer block.

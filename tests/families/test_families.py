@@ -19,7 +19,7 @@ from lga_lightning.models.architecture import blocks, edit_site
 from lga_lightning.models.cached_prompts import CachedPrompts
 from lga_lightning.models.cached_suffix import CachedSuffix
 from lga_lightning.models.encoding import IGNORE, encode_answers
-from lga_lightning.models.hooks import captured_outputs, replaced_output, whole_outputs
+from lga_lightning.models.hooks import captured_outputs, inputs_seen, replaced_output, whole_outputs
 from lga_lightning.models.likelihood import answer_logits
 from tests.editing.helpers import ids
 from tests.families.families import EDITED, NOT_EDITED, REFUSED, SCORED, row
@@ -132,14 +132,22 @@ def test_a_change_wanted_of_the_stream_arrives_there(family):
     if site.norm is not None:
         site.weight.mul_(100)  # the norm's epsilon is nothing beside such outputs
     gate = [] if site.gate is None else [site.gate]
-    with whole_outputs([site.module]) as outputs, whole_outputs(gate) as gates, whole_outputs([block]) as streams:
+    inputs: list[torch.Tensor] = []  # of the norm behind
+    norm = [] if site.norm is None else [site.norm]
+    with (
+        inputs_seen(norm, lambda _, seen: inputs.append(seen)),
+        whole_outputs([site.module]) as outputs,
+        whole_outputs(gate) as gates,
+        whole_outputs([block]) as streams,
+    ):
         model(ids())
-        change = 1e-5 * torch.randn_like(outputs[0])
+        entering = (inputs or outputs)[0]
+        change = 1e-5 * torch.randn_like(entering)
         # an RMS norm takes off what goes along its input
-        lost = outputs[0] * site.before_norm(outputs[0], torch.ones_like(change), *gates)
+        lost = entering * site.before_norm(entering, torch.ones_like(change), *gates)
         change -= (change * lost).sum(-1, keepdim=True) / lost.square().sum(-1, keepdim=True).clamp_min(1e-30) * lost
-        written = site.before_norm(outputs[0], change, *gates)
-        with replaced_output(site.module, lambda output: output + written):
+        written = site.before_norm(entering, change, *gates)
+        with replaced_output(site.module, lambda output: output + written.view_as(output)):
             model(ids())
     torch.testing.assert_close((streams[1] - streams[0]).view_as(change), change, rtol=1e-3, atol=1e-8)
 
@@ -153,10 +161,10 @@ MULTIPLIED = {
 """Families that write a multiple of the MLP's output into the stream, the last two one that differs from token to token."""
 
 
-@pytest.mark.parametrize("family", MULTIPLIED)
+@pytest.mark.parametrize("family", [*MULTIPLIED, "afmoe", "olmo2"])
 @pytest.mark.usefixtures("exact")
 def test_a_forecast_in_the_stream_is_that_of_autograd(family, tokenizer):
-    model, data = tiny_model(family, torch.float64, **MULTIPLIED[family]), requests(1)
+    model, data = tiny_model(family, torch.float64, **MULTIPLIED.get(family, {})), requests(1)
     method = MEMIT(window=2, moment_weight=2.0, second_moment="identity", **SEARCH)
     expected = forecast_by_hand(model, method, tokenizer, data[0])
     found = forecast_rows(model, method, encode_rows(tokenizer, data, [[]]), 1)
@@ -242,6 +250,12 @@ def test_a_host_trains_as_if_unwatched(family, tokenizer, tmp_path, monkeypatch)
 def test_what_is_refused_is_refused_in_words(family):
     with pytest.raises(ModelError, match=r"model type|residual streams"):
         edit_site(tiny_model(family), 0)
+
+
+def test_experts_that_are_normalised_twice_are_refused():
+    experts = {"num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 20}
+    with pytest.raises(ModelError, match=r"normalised twice .*post_feedforward_layernorm_1"):
+        edit_site(tiny_model("gemma4_text", enable_moe_block=True, **experts), 0)
 
 
 @pytest.mark.parametrize("family", NOT_EDITED)

@@ -155,6 +155,7 @@ MORE_FAMILIES: dict[str, dict[str, Any]] = {
 _EAGER = {"experts_implementation": "eager"}  # the fused kernels know no float64
 
 MORE_FAMILIES |= {
+    "afmoe": _EAGER,
     "deepseek_v3": {"num_key_value_heads": 4, "head_dim": 4, "qk_head_dim": 8, "first_k_dense_replace": 1, **_EAGER},
     "ernie4_5_moe": _EAGER,
     "glm4_moe": {"first_k_dense_replace": 1, **_EAGER},

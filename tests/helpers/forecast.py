@@ -40,6 +40,8 @@ def look(model, tokenizer, prompt: str, answer: str, behind: bool):
             value = output[0] if isinstance(output, tuple | list) else output
             value.retain_grad()
             seen[number][name] = value
+            if name == "normed":
+                seen[number]["entering"] = args[0].detach()
             if name == "value":
                 seen[number]["input"] = args[0].detach()
                 return value.clone()  # some families add to it in place
@@ -121,7 +123,7 @@ def updates(editor, model, seen, subject: int, nll: Tensor, last: int) -> dict[i
         if in_stream:
             written = written / seen[layer]["scale"][subject]
         if in_stream and seen[layer]["norm"] is not None:
-            output = flat(seen[layer]["value"])[subject].detach()
+            output = flat(seen[layer]["entering"])[subject]
             scale = seen[layer]["norm"](torch.ones_like(output)) / output.square().mean().sqrt()
             written = written * scale / (scale.square() + 1e-6 * scale.square().mean())
         if isinstance(editor, AlphaEdit):
@@ -145,9 +147,10 @@ def effect(seen, dW: dict[int, Tensor], saturates: bool) -> float:
     total = 0.0
     for layer, update in dW.items():
         found = seen[layer]
-        outputs, stream = flat(found["value"]).detach(), flat(found["stream"]).detach()
+        stream = flat(found["stream"]).detach()
         moved = flat(found["input"]) @ update.T
         if found["norm"] is not None:
+            outputs = flat(found["entering"])
             moved = found["norm"](outputs + moved) - found["norm"](outputs)
         entering = (
             found["value"] if found["norm"] is None else found["normed"]
