@@ -20,7 +20,7 @@ from lga_lightning.models.architecture import blocks
 from lga_lightning.models.encoding import EncodedAnswers
 from lga_lightning.models.hooks import logits_at
 from lga_lightning.models.kv_cache import cache_of, copy_of_cache, keeps_states, pad_left
-from lga_lightning.models.partial_passes import BlockInput, ends_after, entered_at
+from lga_lightning.models.partial_passes import BlockInput, ends_after, entered_at, share_keys
 from lga_lightning.utils.tensors import at_least_float32
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class CachedSuffix:
         Args:
             rows: Number of rows of a pass.
         """
-        if not self.layer or self._block_input.hidden is not None:
+        if not self.layer or self._block_input.hidden is not None or share_keys(blocks(self.model)):
             return
         found = []
         for some in torch.arange(len(self.batch), device=self.batch.input_ids.device).split(rows):

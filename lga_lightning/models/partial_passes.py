@@ -29,6 +29,8 @@ class BlockInput:
 def entered_at(blocks: Sequence[nn.Module], layer: int, entry: BlockInput) -> Iterator[None]:
     """Within the ``with`` block, passes over the same rows run the blocks below ``layer`` only the first time.
 
+    Where later blocks take keys and values of earlier ones (:func:`share_keys`), every pass runs them all.
+
     Args:
         blocks: All blocks of the model.
         layer: The first block in which the passes differ.
@@ -44,12 +46,17 @@ def entered_at(blocks: Sequence[nn.Module], layer: int, entry: BlockInput) -> It
         entry.in_tuple = len(output) if isinstance(output, tuple) else 0
 
     with ExitStack() as stack:
-        if layer:
+        if layer and not share_keys(blocks):
             if entry.hidden is not None:
                 stack.enter_context(bypass_blocks(blocks[:layer], entry.in_tuple))
             stack.enter_context(blocks[layer].register_forward_pre_hook(enter))
             stack.enter_context(blocks[layer].register_forward_hook(look))
         yield
+
+
+def share_keys(blocks: Iterable[nn.Module]) -> bool:
+    """Whether some blocks attend to keys and values that others have left in the same pass (Gemma 4's small models)."""
+    return any(getattr(child, "is_kv_shared_layer", False) for block in blocks for child in block.children())
 
 
 @contextmanager

@@ -109,7 +109,9 @@ MORE_FAMILIES: dict[str, dict[str, Any]] = {
         "global_head_dim": 8,
         "hidden_size_per_layer_input": 8,
         "vocab_size_per_layer_input": VOCABULARY,
-        "num_kv_shared_layers": 0,
+        "num_hidden_layers": 4,
+        "layer_types": ["full_attention", "sliding_attention", "full_attention", "full_attention"],
+        "num_kv_shared_layers": 1,  # as in the small ones: the last block has no keys and values of its own
     },
     "glm": {},
     "glm4": {},

@@ -71,6 +71,17 @@ def test_some_of_the_rows(family, name):
 
 
 @pytest.mark.usefixtures("exact")
+def test_blocks_that_take_keys_of_others():
+    """Such blocks cannot do without those below, which run in every pass, and none of which is run beforehand."""
+    model, batch = tiny_model("gemma4_text", torch.float64), batch_of(BATCHES["here and there"])
+    suffix = CachedSuffix(model, batch, layer=2)
+    suffix.run_below(2)
+    expected = answered(answer_logits(model, batch), batch)
+    for _ in range(2):
+        torch.testing.assert_close(answered(suffix.logits(), batch), expected, **EXACT)
+
+
+@pytest.mark.usefixtures("exact")
 def test_requests(family, tokenizer):
     model, data = tiny_model(family, torch.float64), requests()
     prompts, answers, ends = zip(*((r.prompt, r.target_new, r.subject_end) for r in data), strict=True)
