@@ -86,7 +86,8 @@ def tokens_at_once(model: PreTrainedModel) -> int:
 
 def _decoder(model: PreTrainedModel) -> nn.Module:
     """What gives the last hidden states, which the model itself makes logits of."""
-    inner: nn.Module = getattr(model.base_model, "model", model.base_model)  # Llama 4 takes itself for its base
+    bare: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # within PEFT
+    inner: nn.Module = getattr(bare.base_model, "model", bare.base_model)  # Llama 4 takes itself for its base
     return getattr(inner, "decoder", inner)  # OPT runs this part of it alone
 
 

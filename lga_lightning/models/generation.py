@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor, LogitsProcessorList
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from lga_lightning.exceptions import ModelError
 from lga_lightning.models.cached_prompts import CachedPrompts
@@ -156,19 +156,31 @@ def _continued(
         ModelError: If tokens are to be drawn by probabilities that are no numbers.
     """
     drawn = [_Drawable(model)] if options.get("do_sample") else []
-    with torch.no_grad(), frozen(model):
-        output: Tensor = model.generate(
+    with torch.no_grad(), frozen(model), _without_preferences(model) as bare:
+        output: Tensor = bare.generate(
             input_ids=ids,
             attention_mask=mask,
             pad_token_id=tokenizer.eos_token_id or 0,
-            # whatever the model's generation config asks for
-            repetition_penalty=1.0,
-            no_repeat_ngram_size=0,
-            num_beams=1,
             logits_processor=LogitsProcessorList(drawn),
             **options,
         )
     return output
+
+
+@contextmanager
+def _without_preferences(model: PreTrainedModel) -> Iterator[Any]:
+    """Within the ``with`` block, a model's generation config asks for nothing but the tokens that end a text.
+
+    Yields:
+        The model, of one within PEFT what is within: PEFT would put its own config in the place of this one, and leave it there.
+    """
+    bare: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+    kept = bare.generation_config
+    bare.generation_config = GenerationConfig(eos_token_id=kept.eos_token_id)
+    try:
+        yield bare
+    finally:
+        bare.generation_config = kept
 
 
 class _Drawable(LogitsProcessor):

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -67,6 +68,20 @@ def test_every_family_is_read_as_a_whole(family, tokenizer):
         torch.testing.assert_close(one, other, **EXACT)
     torch.testing.assert_close(suffix.token_nll, expected[0], **EXACT)
     assert suffix.predicted[counted].equal(expected[3])
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "opt"])
+@pytest.mark.usefixtures("exact")
+def test_a_model_within_peft_is_read_as_a_whole(family, tokenizer):
+    names = {"llama": "down_proj", "gpt2": "c_proj", "opt": "fc2"}
+    settings = LoraConfig(target_modules=[names[family]], init_lora_weights=False, fan_in_fan_out=family == "gpt2")
+    model = get_peft_model(tiny_model(family, torch.float64), settings).eval()
+    batch = encode_pairs(tokenizer, requests(4))
+    with torch.no_grad():
+        expected = read_answers(model, batch)
+        with in_pieces(model):
+            found = read_answers(model, batch)
+    torch.testing.assert_close(found.token_nll, expected.token_nll, **EXACT)
 
 
 DATA = requests(4)

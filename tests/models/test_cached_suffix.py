@@ -74,7 +74,7 @@ def test_some_of_the_rows(family, name):
 def test_blocks_that_take_keys_of_others():
     """Such blocks cannot do without those below, which run in every pass, and none of which is run beforehand."""
     model, batch = tiny_model("gemma4_text", torch.float64), batch_of(BATCHES["here and there"])
-    suffix = CachedSuffix(model, batch, layer=2)
+    suffix = CachedSuffix(model, batch, layer=3)
     suffix.run_below(2)
     expected = answered(answer_logits(model, batch), batch)
     for _ in range(2):
