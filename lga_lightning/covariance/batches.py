@@ -7,7 +7,7 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 from lga_lightning.data.corpus import read_texts
-from lga_lightning.models.architecture import edit_site, longest_text
+from lga_lightning.models.architecture import blocks, edit_site, longest_text
 from lga_lightning.models.chat import plain
 from lga_lightning.models.generation import sample
 
@@ -18,13 +18,13 @@ SAMPLED = "sampled"
 PIECES = 32  # a batch
 
 
-def token_budget(model: PreTrainedModel, layer: int) -> int:
-    """Number of tokens that second moments are taken from where nobody says: 20 times the width of a key.
+def token_budget(model: PreTrainedModel) -> int:
+    """Number of tokens that second moments are taken from where nobody says: 20 times the width of a key, of the block with the widest.
 
     Few enough to be quick, and many enough for an inverse: a sample covariance of n tokens in d dimensions errs by about
     sqrt(d / n).
     """
-    return 20 * edit_site(model, layer).in_features
+    return 20 * max(edit_site(model, layer).in_features for layer in range(len(blocks(model))))
 
 
 def batches(

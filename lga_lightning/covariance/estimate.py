@@ -48,13 +48,13 @@ def find_covariances(
         tokenizer: Its tokenizer.
         layers: Indices of the blocks; those that are missing are estimated in one pass.
         source: A text, as :func:`~lga_lightning.data.corpus.read_texts` takes it, or ``sampled``.
-        tokens: Number of tokens; by default 20 times the width of a key.
+        tokens: Number of tokens; by default 20 times the width of the widest keys.
         sequence_length: Number of tokens of a piece of text, at most.
 
     Raises:
-        DataError: If there is no text, or the cache holds something else.
+        DataError: If there is no text, the cache holds something else, or they are no numbers.
     """
-    tokens = tokens or token_budget(model, layers[0])
+    tokens = tokens or token_budget(model)
     key = CovarianceKey.of(model, tokenizer, source, tokens, sequence_length)
     with _lock(model, key.folder, [key.folder / f"{layer}.safetensors" for layer in layers]):
         found = {layer: load_covariance(key.folder, layer, key) for layer in layers}
@@ -115,7 +115,7 @@ def find_curvatures(
         sequence_length: Number of tokens of a piece of text, at most.
 
     Raises:
-        DataError: If there is no text, or the cache holds something else.
+        DataError: If there is no text, the cache holds something else, or they are no numbers.
     """
     key = CovarianceKey.of(model, tokenizer, source, tokens, sequence_length)
     paths = {layer: key.folder / f"curvature-{layer}.safetensors" for layer in layers}
@@ -128,6 +128,8 @@ def find_curvatures(
             pieces = (piece for batch in shown for piece in batch if len(piece) > 1)
             groups = iter(lambda: list(islice(pieces, BACKWARD_ROWS)), [])
             estimated = curvature_of(model, missing, map(encode_pieces, groups))
+            for layer, curvature in estimated.items():
+                _check_finite(f"The curvature of block {layer}", key, curvature.keys, curvature.gradients)
             for layer, curvature in estimated.items() if writes(model) else ():
                 moments = {"keys": curvature.keys, "gradients": curvature.gradients}
                 save_layer(paths[layer], layer, key, moments, curvature.tokens)
@@ -158,12 +160,28 @@ def finish(moments: CovarianceAccumulator, key: CovarianceKey) -> None:
         key: Everything that they are made of.
 
     Raises:
-        DataError: If no token was counted.
+        DataError: If no token was counted, or they are no numbers.
     """
     if not moments.tokens:
         raise DataError(f"The text {key.text!r} is empty: there is nothing to take second moments of.")
+    for layer in moments.layers:
+        _check_finite(f"The second moment of block {layer}", key, getattr(moments, f"sum_{layer}"))
     save_covariances(moments, key, key.folder)
     _partial(key).unlink(missing_ok=True)
+
+
+def _check_finite(what: str, key: CovarianceKey, *moments: Tensor) -> None:
+    """Refuse moments of NaN or infinite numbers, lest they are kept.
+
+    Raises:
+        DataError: Says what they are of.
+    """
+    if not all(bool(moment.isfinite().all()) for moment in moments):
+        raise DataError(
+            f"{what} holds NaN or infinite numbers, and so does what the model makes of the text {key.text!r}. The model computes in "
+            f"{key.dtype}: check its weights for NaN (a broken download or conversion), and in float16 try --model.dtype bfloat16 or "
+            "float32, whose range is wider."
+        )
 
 
 def restore_partial(moments: CovarianceAccumulator, key: CovarianceKey) -> int:

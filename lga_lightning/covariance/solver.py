@@ -31,7 +31,7 @@ class CovarianceSolver:
     Args:
         source: ``identity`` for C = I; ``sampled`` for text that the model itself writes; the ``bundled`` text, a text file or a
             data set, as :func:`~lga_lightning.data.corpus.read_texts` takes it; or a folder that ``lga moments`` wrote.
-        tokens: Number of tokens that it is estimated from, where it is; None for 20 times the width of a key.
+        tokens: Number of tokens that it is estimated from, where it is; None for 20 times the width of the widest keys.
         sequence_length: Number of tokens of a piece of text, at most.
     """
 
@@ -127,5 +127,5 @@ class CovarianceSolver:
             return {"second_moment": IDENTITY}
         if user_path(self.source).is_dir():
             return {"second_moment": self.source}
-        tokens = self.tokens or token_budget(model, 0)
+        tokens = self.tokens or token_budget(model)
         return {"second_moment": self.source, "moment_tokens": tokens, "sequence_length": self.sequence_length}

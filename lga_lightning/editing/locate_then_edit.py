@@ -41,7 +41,7 @@ class LocateThenEditMethod(EditMethod):
         second_moment: Source of C = E[k k^T], as :class:`CovarianceSolver` takes it: by default the package's text, read once a
             model; ``sampled`` takes text that the model itself writes, which takes minutes; ``identity`` takes C = I, which is
             quick, and harms what is said about other subjects.
-        moment_tokens: Number of tokens that C is estimated from, where it is; by default 20 times the width of a key.
+        moment_tokens: Number of tokens that C is estimated from, where it is; by default 20 times the width of the widest keys.
 
     Attributes:
         contexts: Texts that prompts are put behind.

@@ -38,7 +38,7 @@ class MomentsModule(FrozenModule):
             ``--trainer.default_root_dir``), or the path of an attribution.json.
         text: ``bundled`` for the package's text, as editing takes it by default; a file of texts, a data set of the Hub
             (``hub:owner/name``, or ``hub:owner/name?config=...``), or ``sampled`` for text that the model itself writes.
-        tokens: Budget of tokens; by default 20 times the width of a key.
+        tokens: Budget of tokens; by default 20 times the width of the widest keys.
         sequence_length: Tokens a piece of text, at most.
         dtype: Dtype of the weights that are loaded. Editing takes moments of the same dtype alone.
         attn_implementation: Attention that transformers is to use for a model that is loaded.
@@ -106,7 +106,7 @@ class MomentsModule(FrozenModule):
     def predict_dataloader(self) -> MomentBatches:
         """What is left to do for this process."""
         llm, tokenizer = self.language_model
-        self.tokens = self.tokens or token_budget(llm, 0)
+        self.tokens = self.tokens or token_budget(llm)
         self.key = CovarianceKey.of(llm, tokenizer, self.text, self.tokens, self.sequence_length)
         self.key.folder.mkdir(parents=True, exist_ok=True)
         wanted, _ = self._layers.layers_for(None, llm)

@@ -209,6 +209,28 @@ def test_no_such_text_and_an_empty_one(tokenizer, tmp_path):
         find_covariances(tiny_model("llama"), tokenizer, [1], str(tmp_path / "empty.txt"), 100, LENGTH)
 
 
+def test_moments_of_nan_are_not_kept(tokenizer, corpus):
+    model = tiny_model("llama")
+    model.model.layers[1].mlp.up_proj.weight.data[3] = torch.nan
+    for _ in range(2):  # nor gone on with
+        with pytest.raises(
+            DataError, match=r"second moment of block 1 holds NaN .*texts.jsonl.* computes in torch.float32"
+        ):
+            find_covariances(model, tokenizer, [0, 1], str(corpus), tokens=100, sequence_length=LENGTH)
+    key = CovarianceKey.of(model, tokenizer, str(corpus), 100, LENGTH)
+    assert not list(key.folder.glob("*.safetensors"))
+
+
+def test_the_budget_of_tokens_is_that_of_the_widest_block(tokenizer, corpus):
+    model = tiny_model("deepseek_v3")  # a dense block, and two of experts, which are half as wide
+    assert [edit_site(model, layer).in_features for layer in range(3)] == [40, 20, 20]
+    method = RROME(second_moment=str(corpus))
+    for layers in ([1], [0, 2], [1, 0]):
+        find_covariances(model, tokenizer, layers, str(corpus))
+    folder = CovarianceKey.of(model, tokenizer, str(corpus), method.settings(model)["moment_tokens"], 256).folder
+    assert {path.name for path in folder.glob("*.safetensors")} == {f"{layer}.safetensors" for layer in range(3)}
+
+
 def test_samples_are_the_same_every_time(tokenizer):
     model = tiny_model("gpt2")
     torch.manual_seed(7)

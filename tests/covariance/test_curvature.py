@@ -11,6 +11,7 @@ from lga_lightning.covariance import estimate
 from lga_lightning.covariance.curvature import Curvature, CurvatureAccumulator, curvature_of, encode_pieces
 from lga_lightning.covariance.estimate import find_curvatures
 from lga_lightning.covariance.low_curvature import LowCurvature
+from lga_lightning.covariance.store import CovarianceKey
 from lga_lightning.exceptions import DataError
 from lga_lightning.models.architecture import edit_site
 from lga_lightning.models.generation import sample
@@ -105,6 +106,18 @@ def test_the_model_s_own_text(tokenizer):
     expected = curvature_of(model, [2], [encode_pieces([piece]) for piece in pieces if len(piece) > 1])[2]
     assert found.tokens == expected.tokens == 100 - 7
     torch.testing.assert_close(found.gradients, expected.gradients, rtol=1e-4, atol=1e-8)
+
+
+def test_curvature_of_nan_is_not_kept(tmp_path, tokenizer):
+    model = tiny_model("llama")
+    model.model.layers[2].mlp.up_proj.weight.data[3] = torch.nan
+    text = tmp_path / "text.txt"
+    text.write_text("Rome is in Italy, and Paris is in France.")
+    with pytest.raises(
+        DataError, match=r"curvature of block 1 holds NaN or infinite numbers.*float16 try --model.dtype"
+    ):
+        find_curvatures(model, tokenizer, [1], str(text), 20)
+    assert not list(CovarianceKey.of(model, tokenizer, str(text), 20, 256).folder.glob("*.safetensors"))
 
 
 def test_no_text(tmp_path, tokenizer):
