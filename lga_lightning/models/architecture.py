@@ -74,7 +74,9 @@ def longest_text(model: PreTrainedModel, wanted: int) -> int:
         model: A causal language model.
         wanted: Number of tokens.
     """
-    return min(wanted, getattr(model.config.get_text_config(), "max_position_embeddings", None) or wanted)
+    config = model.config.get_text_config()
+    names = ("max_position_embeddings", "max_seq_len")  # MPT has the latter
+    return min(wanted, next((most for name in names if (most := getattr(config, name, None))), wanted))
 
 
 def check_layer(model: PreTrainedModel, layer: int) -> int:

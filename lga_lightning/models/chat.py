@@ -44,16 +44,18 @@ class ChatTokenizer:
                 "instruction-tuned variant."
             )
         # up to the answer itself: a generation prompt may stop earlier, before what a model is to put in front of it
-        chat = [{"role": "user", "content": USER}, {"role": "assistant", "content": ASSISTANT}]
         try:
-            text = tokenizer.apply_chat_template(chat, tokenize=False)
-            self.before, rest = text.split(USER)
-            after, end = rest.split(ASSISTANT)
+            self.before, after, end = _around(tokenizer, USER, ASSISTANT)
         except Exception as error:  # templates raise what they like
-            raise ModelError(
-                f"The chat template of {name!r} cannot be used: it does not put a user's and an assistant's turn one after the "
-                f"other ({error}). Leave out --data.chat_template and --edits.chat."
-            ) from error
+            try:  # those of models that also see may want parts, of which text is one kind
+                self.before, after, end = _around(
+                    tokenizer, *([{"type": "text", "text": t}] for t in (USER, ASSISTANT))
+                )
+            except Exception:
+                raise ModelError(
+                    f"The chat template of {name!r} cannot be used: it does not put a user's and an assistant's turn one after the "
+                    f"other ({error}). Leave out --data.chat_template and --edits.chat."
+                ) from error
         self.plain = tokenizer
         self.after = after.rstrip(" ")
         self.space = after != self.after
@@ -160,6 +162,14 @@ def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> se
     turn = tokenizer.end_of_turn if isinstance(tokenizer, ChatTokenizer) else None
     ends = (*(listed if isinstance(listed, list) else [listed]), tokenizer.eos_token_id, turn)
     return {end for end in ends if end is not None}
+
+
+def _around(tokenizer: PreTrainedTokenizerBase, user: object, assistant: object) -> tuple[str, str, str]:
+    """What a template puts before, between and behind a user's and an assistant's turn, with these as their contents."""
+    chat: list[Any] = [{"role": "user", "content": user}, {"role": "assistant", "content": assistant}]
+    before, rest = str(tokenizer.apply_chat_template(chat, tokenize=False)).split(USER)
+    between, behind = rest.split(ASSISTANT)
+    return before, between, behind
 
 
 def _first_special(tokenizer: PreTrainedTokenizerBase, text: str) -> int | None:

@@ -292,4 +292,6 @@ def _detached(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Te
 
 def _with_first(tensor: Tensor, output: Any) -> Any:
     """A module's output with another tensor in the first place."""
+    if isinstance(output, list):
+        return [tensor, *output[1:]]
     return (tensor, *output[1:]) if isinstance(output, tuple) else tensor

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import os
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,6 +20,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 EMBEDDED_NAME = SMOLLM2.name
+
+NO_CLASS = "Unrecognized configuration class"
+"""What transformers says where it has no model of the wanted kind."""
 
 Made = TypeVar("Made")
 DeviceMap = str | dict[str, int | str]
@@ -92,9 +94,14 @@ def _of_either(make: Callable[[Any], Made]) -> Made:
     try:
         return make(AutoModelForCausalLM)
     except ValueError as error:
-        if "Unrecognized configuration class" in str(error):
-            with suppress(ValueError):
-                return make(AutoModelForImageTextToText)
+        if NO_CLASS not in str(error):
+            raise
+        first = error
+    try:
+        return make(AutoModelForImageTextToText)
+    except ValueError as error:
+        if NO_CLASS in str(error):
+            raise first from None
         raise
 
 
@@ -181,7 +188,7 @@ def resolve(name: str) -> str:
         return _cached(folder_for(gguf, cache_folder()), name, lambda target: dequantise(gguf, target))
     model = PACKAGED.get(name)
     if model is None:
-        return name
+        return _written_out(name)
     if model.version is None:
         return model.hub_id
 
@@ -234,7 +241,12 @@ def hub_name(name: str) -> str:
     gguf = user_path(name)
     if is_gguf(name) and gguf.is_file():  # else it is only called so
         return str(folder_for(gguf, cache_folder()))
-    return PACKAGED[name].hub_id if name in PACKAGED else name
+    return PACKAGED[name].hub_id if name in PACKAGED else _written_out(name)
+
+
+def _written_out(name: str) -> str:
+    """A model's name, of a folder in a home folder (``~``) its path."""
+    return str(user_path(name)) if name.startswith("~") else name
 
 
 def cache_folder() -> Path:

@@ -18,11 +18,14 @@ class BlockInput:
 
     Attributes:
         hidden: [N, T, d] the block's input; None before the first pass.
-        in_tuple: Length of the tuple that this model's blocks give, which begins with the hidden states; 0 where they give these alone.
+        in_tuple: Length of the tuple or list that this model's blocks give, which begins with the hidden states; 0 where they give these
+            alone.
+        kind: Which of the two.
     """
 
     hidden: Tensor | None = None
     in_tuple: int = 0
+    kind: type[tuple[Any, ...]] | type[list[Any]] = tuple
 
 
 @contextmanager
@@ -43,12 +46,13 @@ def entered_at(blocks: Sequence[nn.Module], layer: int, entry: BlockInput) -> It
         return (entry.hidden, *args[1:])
 
     def look(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        entry.in_tuple = len(output) if isinstance(output, tuple) else 0
+        entry.in_tuple = len(output) if isinstance(output, tuple | list) else 0
+        entry.kind = list if isinstance(output, list) else tuple
 
     with ExitStack() as stack:
         if layer and not share_keys(blocks):
             if entry.hidden is not None:
-                stack.enter_context(bypass_blocks(blocks[:layer], entry.in_tuple))
+                stack.enter_context(bypass_blocks(blocks[:layer], entry.in_tuple, entry.kind))
             stack.enter_context(blocks[layer].register_forward_pre_hook(enter))
             stack.enter_context(blocks[layer].register_forward_hook(look))
         yield
@@ -60,16 +64,19 @@ def share_keys(blocks: Iterable[nn.Module]) -> bool:
 
 
 @contextmanager
-def bypass_blocks(blocks: Iterable[nn.Module], in_tuple: int = 0) -> Iterator[None]:
+def bypass_blocks(
+    blocks: Iterable[nn.Module], in_tuple: int = 0, kind: type[tuple[Any, ...]] | type[list[Any]] = tuple
+) -> Iterator[None]:
     """Within the ``with`` block, transformer blocks hand the hidden states on, and compute nothing.
 
     Args:
         blocks: Blocks of a model.
-        in_tuple: Length of the tuple that the model expects from them; 0 where it expects the hidden states alone.
+        in_tuple: Length of the tuple or list that the model expects from them; 0 where it expects the hidden states alone.
+        kind: Which of the two.
     """
 
     def hand_on(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
-        return (hidden, *[None] * (in_tuple - 1)) if in_tuple else hidden
+        return kind((hidden, *[None] * (in_tuple - 1))) if in_tuple else hidden
 
     with ExitStack() as stack:
         for module in blocks:

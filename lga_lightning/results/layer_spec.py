@@ -241,4 +241,5 @@ def _index(number: object) -> int | None:
 
 
 def _same_folder(one: str, other: str) -> bool:
-    return Path(one).is_dir() and Path(other).is_dir() and Path(one).resolve() == Path(other).resolve()
+    first, second = user_path(one), user_path(other)
+    return first.is_dir() and second.is_dir() and first.resolve() == second.resolve()

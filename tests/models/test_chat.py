@@ -134,6 +134,18 @@ def test_texts_without_special_tokens_are_plain(kind, template):
     assert pickle.loads(pickle.dumps(chat)).before == chat.before
 
 
+def test_a_template_that_takes_contents_in_parts():
+    """As SmolVLM's: pictures and text, one after the other."""
+    parts, plain_text = toy_tokenizer("byte-level"), toy_tokenizer("byte-level")
+    turn = "{% for m in messages %}{{ m['role'] }}: CONTENT</s>\n{% endfor %}"
+    part = "{% for part in m['content'] %}{% if part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}"
+    parts.chat_template = turn.replace("CONTENT", part)
+    plain_text.chat_template = turn.replace("CONTENT", "{{ m['content'] }}")
+    found, expected = ChatTokenizer(parts), ChatTokenizer(plain_text)
+    assert vars(found) | {"plain": None} == vars(expected) | {"plain": None}
+    assert found("Rome is in") == expected("Rome is in")
+
+
 @pytest.mark.parametrize(
     ("template", "said"),
     [

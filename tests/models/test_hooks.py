@@ -6,8 +6,16 @@ import pytest
 import torch
 from torch import nn
 
-from lga_lightning.models.architecture import edit_site
-from lga_lightning.models.hooks import OutputGradients, added_to_output, captured_inputs, frozen, logits_at
+from lga_lightning.models.architecture import blocks, edit_site
+from lga_lightning.models.hooks import (
+    OutputGradients,
+    added_to_output,
+    captured_inputs,
+    frozen,
+    logits_at,
+    replaced_output,
+)
+from lga_lightning.models.partial_passes import BlockInput, entered_at
 from tests.helpers.models import VOCABULARY, tiny_model
 
 EXACT = {"rtol": 0, "atol": 1e-9}
@@ -130,6 +138,18 @@ def test_added_to_output(family):
     # row 0 got zeros
     torch.testing.assert_close(changed[0], plain[0])
     assert (changed[1:] - plain[1:]).abs().amax((1, 2)).min() > 1e-3
+
+
+def test_a_list_stays_a_list():
+    """GPT-1's blocks give lists."""
+    model, ids = tiny_model("openai-gpt"), random_ids()
+    whole, block_input = model(input_ids=ids).logits, BlockInput()
+    with replaced_output(blocks(model)[1], lambda output: output):
+        assert torch.equal(model(input_ids=ids).logits, whole)
+    for _ in range(2):  # the second time without the blocks below
+        with entered_at(blocks(model), 2, block_input):
+            assert torch.equal(model(input_ids=ids).logits, whole)
+    assert block_input.kind is list
 
 
 def test_added_to_output_keeps_the_modules_dtype():

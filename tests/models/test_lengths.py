@@ -75,6 +75,12 @@ def test_what_is_asked_beside_the_texts_is_looked_at_too(name, tokenizer):
     evaluate(model, tokenizer, [REQUEST], [WeightDelta({})], config)
 
 
+def test_the_positions_of_mpt_are_known(tokenizer):
+    model = tiny_model("mpt", max_seq_len=64)
+    with pytest.raises(InvalidRequest, match="the model has 64 positions"):
+        check_lengths(model, tokenizer, [replace(REQUEST, prompt=LONG)])
+
+
 def test_functions_refuse_it_too(tokenizer):
     model, long = tiny_model("gpt2"), [replace(REQUEST, rephrases=(LONG,))]
     for call in (find_golden_layer, edit):

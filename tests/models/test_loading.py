@@ -14,6 +14,7 @@ from lga_lightning.exceptions import ModelError
 from lga_lightning.models import loading
 from lga_lightning.models.loading import (
     cache_folder,
+    empty_model,
     hub_name,
     load_model,
     load_tokenizer,
@@ -22,6 +23,7 @@ from lga_lightning.models.loading import (
     resolve,
 )
 from lga_lightning.models.packaged import PACKAGED
+from tests.helpers.families import composite_config
 from tests.helpers.models import tiny_model, tiny_tokenizer
 
 
@@ -70,6 +72,21 @@ def test_a_local_folder(tmp_path):
     assert tokenizer.is_fast
     assert name_of(model) == hub_name(str(tmp_path)) == str(tmp_path)
     assert name_of(tiny_model("gpt2")) == "GPT2LMHeadModel"
+
+
+def test_a_folder_in_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    tiny_model("gpt2").save_pretrained(tmp_path / "mine")
+    tiny_tokenizer().save_pretrained(tmp_path / "mine")
+    model, _ = load_model("~/mine")
+    assert name_of(model) == hub_name("~/mine") == str(tmp_path / "mine")
+    assert hub_name("owner/mine") == resolve("owner/mine") == "owner/mine"
+
+
+def test_a_wrong_setting_of_a_model_that_also_sees_is_named(tmp_path):
+    composite_config("llava").save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=r"attn_implementation.*nonsense"):
+        empty_model(str(tmp_path), attn_implementation="nonsense")
 
 
 def test_messages(tmp_path):

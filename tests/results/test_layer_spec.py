@@ -116,12 +116,14 @@ def test_a_forecast_of_windows_names_a_window_of_that_length_alone(llama):
         assert spec.layers_for(other, llama)[0] == golden_window(result.choice, other.window)
 
 
-def test_a_golden_layer_is_of_one_model(llama, tmp_path):
+def test_a_golden_layer_is_of_one_model(llama, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
     locator_result(SCORES).save(tmp_path / "attribution.json")
     with pytest.raises(LayerError, match="made for the model 'm', not for 'another'"):
         LayerSpec.parse("golden").find(tmp_path, "another")
     locator_result(SCORES, model=str(tmp_path)).save(tmp_path / "attribution.json")
-    assert LayerSpec.parse("golden").find(tmp_path, f"{tmp_path}/.").result is not None  # the same folder
+    for name in (f"{tmp_path}/.", "~"):
+        assert LayerSpec.parse("golden").find(tmp_path, name).result is not None  # the same folder
     with pytest.raises(RuntimeError, match="Call find"):
         LayerSpec.parse("golden").layers_for(None, llama)
 
