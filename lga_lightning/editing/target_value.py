@@ -205,8 +205,10 @@ def _optimize(
         # at delta = 0 the gradient of this norm is 0
         sizes = torch.linalg.vector_norm(leaf, dim=-1) / norm[active] ** 2
         loss = loss + settings.weight_decay * sizes.sum(1)
-        losses[active] = loss.detach().to(losses.dtype)
-        going = (loss.detach() >= settings.stop_loss).nonzero().squeeze(1)
+        found = loss.detach()
+        losses[active] = found.to(losses.dtype)
+        delta[active[~found.isfinite()]] = torch.nan  # nothing to follow: no edit, and none that is taken for one
+        going = ((found >= settings.stop_loss) & found.isfinite()).nonzero().squeeze(1)
         if not len(going):
             break
         (gradient,) = torch.autograd.grad(loss.sum(), leaf)

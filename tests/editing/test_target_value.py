@@ -121,6 +121,22 @@ def assert_search_is_plain(family_name, where, tokenizer, settings):
         torch.testing.assert_close(found.delta[row], delta[-1], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_a_search_whose_loss_is_no_number_finds_none(broken, tokenizer):
+    model, data = tiny_model("llama", torch.float64), [requests(8)[0], requests(8)[7]]
+    site = edit_site(model, 1)
+    alone = find_target_values(model, tokenizer, data[:1], CONTEXTS, site, SETTINGS, [site.module])
+    others = {
+        token for text in (data[0].prompt, data[0].target_new, *CONTEXTS) for token in tokenizer(text)["input_ids"]
+    }
+    its_own = min(set(tokenizer(data[1].prompt)["input_ids"]) - others)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[its_own] = broken
+    found = find_target_values(model, tokenizer, data, CONTEXTS, site, SETTINGS, [site.module])
+    torch.testing.assert_close(found.delta[:1], alone.delta)
+    assert found.delta[1].isnan().all()
+
+
 def test_nothing_touches_a_weight(family, tokenizer):
     model, data = tiny_model(family), requests(4)
     weights = {name: parameter.clone() for name, parameter in model.named_parameters()}
