@@ -33,6 +33,10 @@ routed to, each by its weight. In the edit each changed expert is a module of it
 norm says how much of the edit it carries. `register_structure("qwen2_moe", RoutedExperts())`, or `--model.structure
 lga_lightning.models.structure.RoutedExperts`, takes the routed experts in place of the shared one; a forecast under each tells which to edit.
 
+`lga fit` says which experts these are for the golden block: the share of an edit that each would carry in the mean over the proxies, |w_e k_e|² over the sum of all of them
+at the subject's last token, and how many requests are routed to it. It stands in the terminal, in `report.html`, and as `experts` in `attribution.json`, with all that are reached. Which of them a fact
+takes is the router's choice, fact by fact, so no expert is fixed beforehand. Where the shared expert is edited, the report says how to have the routed ones forecast.
+
 - PEFT loads such an edit through `target_parameters`: the file has room for all experts of a block, and adapters that a model carries at once must change the same blocks.
 - The second moments C of many experts side by side are too large for memory; edits then need `second_moment="identity"`.
 - The scope `mlp` of `LGA` asks for all matrices and is refused for routed experts, whose other matrices are not scored; `mlp_out` and `value` are there.
