@@ -129,8 +129,6 @@ def forecast_flops(shape: Shape, rows: Rows, requests: int, rank: int = 1) -> fl
     tokens = rows.count * rows.tokens
     layer = 2.0 * tokens * rank * (shape.inner + shape.width)  # q_r . a_t, and times p_r
     layer += 2.0 * requests * shape.inner * shape.width  # the values at the subjects
-    if shape.norm_behind:
-        layer += 2.0 * tokens * shape.inner * shape.width  # the outputs, which the norm asks for
     down = backward_flops(shape, rows, shape.depth - 1)  # the graph begins behind the first block's MLP
     return forward_flops(shape, rows) + down + shape.depth * layer
 
