@@ -213,7 +213,7 @@ def layer_of(
     """
     if isinstance(layer, LocatorResult):
         return LayerSpec.of(layer, "golden layer")
-    if layer != AUTO:
+    if not isinstance(layer, str) or layer != AUTO:  # NumPy's arrays are compared entry by entry
         spec = LayerSpec.parse(layer).find(Path.cwd(), name_of(model))
         spec.check_weights(model)
         return spec

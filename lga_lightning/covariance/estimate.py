@@ -71,6 +71,7 @@ def find_covariances(
                 moments.update(model, batch)
                 if not is_sharded(model):
                     save_partial_now_and_then(moments, key, number)
+            check_moments(moments, key)  # on every process
             if writes(model):
                 finish(moments, key)
             # in the precision that the files have
@@ -160,14 +161,31 @@ def finish(moments: CovarianceAccumulator, key: CovarianceKey) -> None:
         key: Everything that they are made of.
 
     Raises:
+        DataError: See :func:`check_moments`.
+    """
+    check_moments(moments, key)
+    save_covariances(moments, key, key.folder)
+    _partial(key).unlink(missing_ok=True)
+
+
+def check_moments(moments: CovarianceAccumulator, key: CovarianceKey) -> None:
+    """Refuse moments that are of no use, and leave nothing of them to go on with.
+
+    Args:
+        moments: Sums over all tokens.
+        key: Everything that they are made of.
+
+    Raises:
         DataError: If no token was counted, or they are no numbers.
     """
     if not moments.tokens:
         raise DataError(f"The text {key.text!r} is empty: there is nothing to take second moments of.")
-    for layer in moments.layers:
-        _check_finite(f"The second moment of block {layer}", key, getattr(moments, f"sum_{layer}"))
-    save_covariances(moments, key, key.folder)
-    _partial(key).unlink(missing_ok=True)
+    try:
+        for layer in moments.layers:
+            _check_finite(f"The second moment of block {layer}", key, getattr(moments, f"sum_{layer}"))
+    except DataError:
+        _partial(key).unlink(missing_ok=True)
+        raise
 
 
 def _check_finite(what: str, key: CovarianceKey, *moments: Tensor) -> None:

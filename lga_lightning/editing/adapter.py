@@ -281,7 +281,8 @@ def _check_base(
     except ModelError:
         found = "which is not here"
     else:
-        if site.packing != packing or _digest(site) in digests or _digest(site, torch.float16) == digests[0]:
+        weight = site.whole_weight().detach().cpu()
+        if site.packing != packing or _digest(weight) in digests or _digest(weight, torch.float16) == digests[0]:
             return
         found = "whose weight here is another"
     raise DataError(
@@ -294,7 +295,8 @@ def _entry(site: EditSite) -> dict[str, Any]:
     """What the note says of a module: its name, hashes of its weight, what that is packed in, and of how many experts it is one."""
     packing = {} if site.packing is None else {"packing": site.packing}
     experts = {"experts": site.module.count} if isinstance(site.module, ExpertMatrix) else {}
-    digests = {"weight": _digest(site), "weight_in_half": _digest(site, torch.float16)}
+    weight = site.whole_weight().detach().cpu()
+    digests = {"weight": _digest(weight), "weight_in_half": _digest(weight, torch.float16)}
     return {"module": site.name, **digests, **packing, **experts}
 
 
@@ -325,9 +327,9 @@ def _broken(folder: Path, error: Exception) -> DataError:
     )
 
 
-def _digest(site: EditSite, through: torch.dtype = torch.float32) -> str:
+def _digest(weight: Tensor, through: torch.dtype = torch.bfloat16) -> str:
     """Hash of a weight, the same whether it was loaded in bfloat16 or float32; through float16, the one that it has when loaded in that."""
-    weight = site.whole_weight().detach().cpu().to(through).to(torch.bfloat16).contiguous()
+    weight = weight.to(through).to(torch.bfloat16).contiguous()
     return hashlib.sha256(weight.view(torch.uint8).numpy().data).hexdigest()
 
 

@@ -7,6 +7,7 @@ output, and PMET (arXiv 2308.08742), section 3, eq. 7, to the attention's and th
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
@@ -118,7 +119,15 @@ def find_target_values(
         )
         for rows in batches
     ]
-    return TargetValues.in_order(batches, parts)
+    found = TargetValues.in_order(batches, parts)
+    lost = [request.prompt for request, delta in zip(found.requests, found.delta, strict=True) if delta.isnan().any()]
+    if lost:
+        warnings.warn(
+            f"The model gives no numbers for {', '.join(map(repr, lost[:3]))}{' and others' * (len(lost) > 3)}, so there is nothing to edit by: "
+            "these edits are NaN, and so is all that is edited together with them. Leave such facts out, or take --model.dtype float32.",
+            stacklevel=2,
+        )
+    return found
 
 
 def search_batches(
@@ -191,6 +200,7 @@ def _optimize(
     delta = torch.zeros_like(before)
     adam = RowAdam(delta, settings.learning_rate)
     losses = torch.full_like(norm[:, 0], torch.inf)
+    sound = torch.full_like(delta, torch.nan)  # the last whose losses were numbers
     active = torch.arange(len(before), device=before.device)
     seen = min(settings.contexts_each_step or contexts, contexts)
     for step in range(1, max(settings.steps, 2)):
@@ -206,9 +216,12 @@ def _optimize(
         sizes = torch.linalg.vector_norm(leaf, dim=-1) / norm[active] ** 2
         loss = loss + settings.weight_decay * sizes.sum(1)
         found = loss.detach()
-        losses[active] = found.to(losses.dtype)
-        delta[active[~found.isfinite()]] = torch.nan  # nothing to follow: no edit, and none that is taken for one
-        going = ((found >= settings.stop_loss) & found.isfinite()).nonzero().squeeze(1)
+        is_number = found.isfinite()
+        losses[active[is_number]] = found[is_number].to(losses.dtype)
+        delta[active[~is_number]] = sound[
+            active[~is_number]
+        ]  # NaN from the first: no edit, and none that is taken for one
+        going = ((found >= settings.stop_loss) & is_number).nonzero().squeeze(1)
         if not len(going):
             break
         (gradient,) = torch.autograd.grad(loss.sum(), leaf)
@@ -221,6 +234,7 @@ def _optimize(
             active, gradient, original = active[going], gradient[going], original[going.to(original.device)]
             rows = (going.unsqueeze(1) * contexts + torch.arange(contexts, device=going.device)).flatten()
             answers, subjects = answers.select(rows), subjects.select(going)
+        sound[active] = delta[active]
         adam.step_(active, gradient)
         largest = settings.clamp * norm[active]
         moved = delta[active]

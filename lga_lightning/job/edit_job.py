@@ -223,7 +223,7 @@ class EditJob:
     def _find_layer(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, requests: Sequence[EditRequest]
     ) -> LayerSpec:
-        if self.layer != AUTO:
+        if not isinstance(self.layer, str) or self.layer != AUTO:
             return layer_of(model, tokenizer, self.layer, self.editor, requests)
         result, known = known_golden_layer(
             model, tokenizer, self.editor, self.proxies, requests, self.race, self.batch_size, self.show

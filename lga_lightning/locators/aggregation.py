@@ -187,5 +187,5 @@ def requests_to_settle(contributed: Tensor, layer: int, alternative: int) -> int
         return None
     lead = contributed[:, layer] - contributed[:, alternative]
     mean, spread = lead.mean().item(), lead.std().item()
-    leads = mean > TIE * max(spread, torch.finfo(lead.dtype).tiny)  # also where all requests say the same
+    leads = mean > TIE * contributed.abs().mean(0).max().item()
     return math.ceil((1.645 * spread / mean) ** 2) if leads else None

@@ -106,6 +106,8 @@ def forecast_rows(model: PreTrainedModel, editor: EditMethod, rows: Rows, count:
         count: Number B of requests.
     """
     sites = [edit_site(model, layer) for layer in range(len(blocks(model)))]
+    for site in sites:
+        site.check_one_norm()
     gated = [site.gate for site in sites if site.gate is not None]
     rows = replace(rows, batch=rows.batch.as_read())
     total, own, elsewhere = len(rows.batch), torch.arange(count), rows.ask != Ask.REWRITE

@@ -234,16 +234,13 @@ def _edit_site(model: PreTrainedModel, layer: int, name: str, block: nn.Module) 
         )
     behind = structure.norm_after_mlp(block)
     norm = None if behind is None else _named_parts(model, "norm_after_mlp", block, [behind])[0][1]
-    if f"{behind}_1" in block._modules:
-        raise ModelError(
-            f"What the MLP and the experts give is normalised twice in the blocks of {_describe(model)}, each by itself and then their sum "
-            f"({behind}_1, {behind}), and edits and their forecasts know one norm. Use a model of the family without experts: the dense "
-            "ones of Gemma 4, say."
-        )
     scale = structure.residual_scale(block)
     gating = None if isinstance(module, ExpertMatrix) else structure.gate(block)
     gate = None if gating is None else _named_matrices(model, "gate", block, [gating])[0][1]
-    return EditSite(f"{name}.{child}", module, layer, is_transposed(module), d_in, d_out, norm, scale, gate)
+    normed_twice = f"{behind}_1" in block._modules
+    return EditSite(
+        f"{name}.{child}", module, layer, is_transposed(module), d_in, d_out, norm, scale, gate, normed_twice
+    )
 
 
 def _named_parts(

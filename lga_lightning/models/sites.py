@@ -44,6 +44,8 @@ class EditSite:
         scale: What the output is multiplied by on its way into the residual stream (Granite), 1 in most families.
         gate: The linear map to one number a token, whose sigmoid the output is multiplied by as well (Qwen's shared experts), None in most
             families.
+        normed_twice: Whether what it gives is normalised by itself, and then once more together with what experts give (Gemma 4 with
+            experts); ``norm`` is then the second.
     """
 
     name: str
@@ -55,6 +57,7 @@ class EditSite:
     norm: nn.Module | None = None
     scale: float = 1.0
     gate: nn.Module | None = None
+    normed_twice: bool = False
 
     def share(self, gates: Tensor | None) -> Tensor | float:
         """What the module's outputs are multiplied by on their way into the residual stream, but for the norm.
@@ -63,6 +66,19 @@ class EditSite:
             gates: [..., 1] what the gate gives for the same tokens; None of a module without one.
         """
         return self.scale if gates is None else self.scale * gates.sigmoid()
+
+    def check_one_norm(self) -> None:
+        """Refuse a module whose way into the residual stream is through two norms.
+
+        Raises:
+            ModelError: Says so.
+        """
+        if self.normed_twice:
+            raise ModelError(
+                f"What {self.name} gives is normalised twice on its way into the residual stream, by itself and together with what experts give, "
+                "and forecasts, as edits that aim at the stream, know one norm. Use a method that aims at the matrix's own output (RROME, ROME, "
+                "PMET, FTL, FTM), and a locator that makes no forecast (LayerSweep, LGA), or a model of the family without experts."
+            )
 
     def before_norm(self, outputs: Tensor, change: Tensor, gates: Tensor | None = None) -> Tensor:
         """What to change in the module's outputs so that the residual stream changes by so much.
@@ -76,8 +92,9 @@ class EditSite:
             gates: [..., 1] what the gate gives for the same tokens; None of a module without one.
 
         Raises:
-            ModelError: If the norm takes off the mean as well (``LayerNorm``): a change along it would be lost.
+            ModelError: If the norm takes off the mean as well (``LayerNorm``): a change along it would be lost. If there are two.
         """
+        self.check_one_norm()
         change = change.to(outputs.device) / self.share(gates)
         if self.norm is None:
             return change

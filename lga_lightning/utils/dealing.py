@@ -6,7 +6,7 @@ import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import torch
 from torch import distributed
@@ -63,13 +63,24 @@ def from_the_first(work: Callable[[], ResultT]) -> ResultT:
 
     Args:
         work: What the first process does; its result can be pickled, and holds no tensors.
+
+    Raises:
+        RuntimeError: If it fails; the first process raises its own error.
     """
     if world_size() == 1:
         return work()
     patient = distributed.new_group(backend="gloo", timeout=PATIENCE)
-    found = [work() if distributed.get_rank() == 0 else None]
+    found: list[Any] = [None, ""]
+    failed: Exception | None = None
+    if distributed.get_rank() == 0:
+        try:
+            found[0] = work()
+        except Exception as error:  # the others would wait for it
+            failed, found[1] = error, f"{type(error).__name__}: {error}"
     distributed.broadcast_object_list(found, src=0, group=patient)
     distributed.destroy_process_group(patient)
+    if found[1]:
+        raise failed or RuntimeError(f"The first process failed: {found[1]}")
     return cast(ResultT, found[0])
 
 

@@ -337,7 +337,14 @@ def test_the_data_module_says_what_it_left_out(save, caplog):
 
 @pytest.mark.parametrize(
     ("wrong", "meant"),
-    [("rephrase", "rephrases"), ("target_olds", "target_old"), ("Subject", "subject"), ("portablity", "portability")],
+    [
+        ("rephrase", "rephrases"),
+        ("target_olds", "target_old"),
+        ("Subject", "subject"),
+        ("portablity", "portability"),
+        ("spilt", "split"),
+        ("gruop", "group"),
+    ],
 )
 @pytest.mark.parametrize("strict", [True, False])
 def test_a_misspelt_field_of_our_own_format(wrong, meant, strict, tmp_path):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from lga_lightning.editing import PMET, RROME
+from lga_lightning.editing import PMET, RROME, target_value
 from lga_lightning.editing.context_templates import sample_contexts
 from lga_lightning.editing.target_value import TargetValueSettings, find_target_values
 from lga_lightning.evaluation.evaluator import evaluate_each, prompt_columns
@@ -132,9 +132,29 @@ def test_a_search_whose_loss_is_no_number_finds_none(broken, tokenizer):
     its_own = min(set(tokenizer(data[1].prompt)["input_ids"]) - others)
     with torch.no_grad():
         model.get_input_embeddings().weight[its_own] = broken
-    found = find_target_values(model, tokenizer, data, CONTEXTS, site, SETTINGS, [site.module])
+    with pytest.warns(UserWarning, match=f"gives no numbers for {data[1].prompt!r}, so"):
+        found = find_target_values(model, tokenizer, data, CONTEXTS, site, SETTINGS, [site.module])
     torch.testing.assert_close(found.delta[:1], alone.delta)
     assert found.delta[1].isnan().all()
+
+
+def test_a_search_that_overflows_keeps_what_it_had_found(tokenizer, monkeypatch):
+    model, data = tiny_model("llama", torch.float64), requests(2)
+    site, calls = edit_site(model, 1), []
+    ((going, lost),) = target_value.search_batches(model, tokenizer, data, len(CONTEXTS))
+    shorter = find_target_values(model, tokenizer, data, CONTEXTS, site, replace(SETTINGS, steps=3), [site.module])
+    nll = target_value._nll_with
+
+    def overflowing(*given):
+        calls.append(given)
+        found = nll(*given)
+        return torch.cat([found[:3], found[3:] * (torch.inf if len(calls) == 4 else 1)])  # three contexts each
+
+    monkeypatch.setattr(target_value, "_nll_with", overflowing)
+    found = find_target_values(model, tokenizer, data, CONTEXTS, site, SETTINGS, [site.module])
+    torch.testing.assert_close(found.delta[lost], shorter.delta[lost])
+    assert found.loss.isfinite().all()
+    assert not torch.allclose(found.delta[going], shorter.delta[going])
 
 
 def test_nothing_touches_a_weight(family, tokenizer):

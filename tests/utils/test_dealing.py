@@ -50,6 +50,8 @@ def impatient(rank: int, folder: Path) -> None:
         return f"found by {rank}"
 
     assert from_the_first(work) == "found by 0"
+    with pytest.raises(ZeroDivisionError if rank == 0 else RuntimeError, match=r"division by zero"):
+        from_the_first(lambda: 1 / 0)
     distributed.destroy_process_group()
 
 

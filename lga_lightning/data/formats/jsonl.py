@@ -63,7 +63,8 @@ def _check_spelling(record: Record) -> None:
     known = (*TARGETS, *TEXTS, *PROBES, *LABELS)
     absent = [name for name in known if name not in record.values]
     for name in record.values.keys() - set(known):
-        meant = difflib.get_close_matches(str(name), absent, n=1, cutoff=ALIKE)
+        swapped = [one for one in absent if sorted(one) == sorted(str(name))]
+        meant = swapped or difflib.get_close_matches(str(name), absent, n=1, cutoff=ALIKE)
         if meant:
             raise DataError(
                 f"{record.place}: unknown field {name!r}; did you mean {meant[0]!r}? Rename it, or leave it out. The format jsonl has "
