@@ -23,7 +23,9 @@ def test_the_layer_does_not_depend_on_batches(llama, tokenizer):
     assert found[0].data == "a list of requests"
 
 
-@pytest.mark.parametrize(("layer", "edited"), [(2, [2]), ("1-2", [1, 2]), ([3], [3]), ("all", [0, 1, 2, 3]), (np.array([2, 1]), [1, 2])])
+@pytest.mark.parametrize(
+    ("layer", "edited"), [(2, [2]), ("1-2", [1, 2]), ([3], [3]), ("all", [0, 1, 2, 3]), (np.array([2, 1]), [1, 2])]
+)
 def test_ways_to_name_the_layer(layer, edited, llama, tokenizer):
     delta = edit(llama, tokenizer, requests(2), layer, RROME(**FAST_METHOD))
     assert sorted(delta.by_block(llama)) == edited
