@@ -115,11 +115,9 @@ class AbilityCheck:
         """
         found = {}
         together = module.schedule.delta is not None
-        if self._sample:
-            processes = gathered(sorted(self._edits), module.device)
-            self._sample = sorted(
-                {place for places in processes for place in places}
-            )  # a run cut short makes some of them
+        if self._sample:  # a run that is cut short has made some of them alone
+            made = gathered(set(self._edits), module.device)
+            self._sample = sorted(set().union(*made))
         if self._sample or (together and self.general is not False):
             found["general"] = self._ask_suite(module)
         if self.harness and together:

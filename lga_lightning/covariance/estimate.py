@@ -71,9 +71,10 @@ def find_covariances(
                 moments.update(model, batch)
                 if not is_sharded(model):
                     save_partial_now_and_then(moments, key, number)
-            check_moments(moments, key)  # on every process
             if writes(model):
                 finish(moments, key)
+            else:  # every process refuses what the one that writes does
+                check_moments(moments, key)
             # in the precision that the files have
             found |= {layer: mean.float().double().cpu() for layer, mean in moments.means().items()}
     return {layer: covariance for layer, covariance in found.items() if covariance is not None}

@@ -44,18 +44,21 @@ class ChatTokenizer:
                 "instruction-tuned variant."
             )
         # up to the answer itself: a generation prompt may stop earlier, before what a model is to put in front of it
-        try:
-            self.before, after, end = _around(tokenizer, USER, ASSISTANT)
-        except Exception as error:  # templates raise what they like
-            try:  # those of models that also see may want parts, of which text is one kind
-                self.before, after, end = _around(
-                    tokenizer, *([{"type": "text", "text": t}] for t in (USER, ASSISTANT))
-                )
-            except Exception:
-                raise ModelError(
-                    f"The chat template of {name!r} cannot be used: it does not put a user's and an assistant's turn one after the "
-                    f"other ({error}). Leave out --data.chat_template and --edits.chat."
-                ) from error
+        parts = [
+            [{"type": "text", "text": text}] for text in (USER, ASSISTANT)
+        ]  # those of models that also see may want them
+        first: Exception | None = None
+        for contents in ((USER, ASSISTANT), parts):
+            try:
+                self.before, after, end = _around(tokenizer, *contents)
+                break
+            except Exception as error:  # templates raise what they like
+                first = first or error
+        else:
+            raise ModelError(
+                f"The chat template of {name!r} cannot be used: it does not put a user's and an assistant's turn one after the "
+                f"other ({first}). Leave out --data.chat_template and --edits.chat."
+            ) from first
         self.plain = tokenizer
         self.after = after.rstrip(" ")
         self.space = after != self.after
