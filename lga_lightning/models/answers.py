@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lga_lightning.models.encoding import IGNORE, EncodedAnswers
 from lga_lightning.models.hooks import kept_output
-from lga_lightning.models.likelihood import answer_logits, input_device, mean_nll, token_nll
+from lga_lightning.models.likelihood import answer_logits, input_device, mean_nll, token_nll, without_peft
 from lga_lightning.models.partial_passes import covered
 from lga_lightning.utils.pieces import row_by_row
 from lga_lightning.utils.tensors import at_least_float32
@@ -86,8 +86,8 @@ def tokens_at_once(model: PreTrainedModel) -> int:
 
 def _decoder(model: PreTrainedModel) -> nn.Module:
     """What gives the last hidden states, which the model itself makes logits of."""
-    bare: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # within PEFT
-    inner: nn.Module = getattr(bare.base_model, "model", bare.base_model)  # Llama 4 takes itself for its base
+    base = without_peft(model).base_model
+    inner: nn.Module = getattr(base, "model", base)  # Llama 4 takes itself for its base
     return getattr(inner, "decoder", inner)  # OPT runs this part of it alone
 
 

@@ -15,7 +15,7 @@ from lga_lightning.models.cached_prompts import CachedPrompts
 from lga_lightning.models.encoding import prompt_ids
 from lga_lightning.models.hooks import frozen
 from lga_lightning.models.kv_cache import pad_left
-from lga_lightning.models.likelihood import input_device
+from lga_lightning.models.likelihood import input_device, without_peft
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -174,7 +174,7 @@ def _without_preferences(model: PreTrainedModel) -> Iterator[Any]:
     Yields:
         The model, of one within PEFT what is within: PEFT would put its own config in the place of this one, and leave it there.
     """
-    bare: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+    bare = without_peft(model)
     kept = bare.generation_config
     bare.generation_config = GenerationConfig(eos_token_id=kept.eos_token_id)
     try:

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from lga_lightning.models.checkpointing import checkpointed
 from lga_lightning.models.packed import gradients_through_packed
+from lga_lightning.utils.tensors import with_first
 
 
 def per_row(tensor: Tensor, rows: int) -> Tensor:
@@ -210,7 +211,7 @@ def added_to_output(module: nn.Module, addition: Callable[[Tensor], Tensor], row
         inputs = args[0] if args else kwargs["hidden_states"]
         tensor = first_tensor(output)
         added = addition(inputs if rows is None else per_row(inputs, rows))
-        return _with_first((tensor + added.view_as(tensor)).to(tensor.dtype), output)
+        return with_first((tensor + added.view_as(tensor)).to(tensor.dtype), output)
 
     with module.register_forward_hook(hook, with_kwargs=True):
         yield
@@ -226,7 +227,7 @@ def replaced_output(module: nn.Module, replace: Callable[[Tensor], Tensor]) -> I
     """
 
     def hook(module: nn.Module, args: tuple[Tensor, ...], output: Any) -> Any:
-        return _with_first(replace(first_tensor(output)), output)
+        return with_first(replace(first_tensor(output)), output)
 
     with module.register_forward_hook(hook):
         yield
@@ -288,10 +289,3 @@ def _at(tensor: Tensor, positions: Tensor) -> Tensor:
 
 def _detached(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
     return output.detach() if output.requires_grad else None
-
-
-def _with_first(tensor: Tensor, output: Any) -> Any:
-    """A module's output with another tensor in the first place."""
-    if isinstance(output, list):
-        return [tensor, *output[1:]]
-    return (tensor, *output[1:]) if isinstance(output, tuple) else tensor

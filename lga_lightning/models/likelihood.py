@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -76,6 +78,15 @@ def _log_normaliser(logits: Tensor, width: int = 512) -> Tensor:
     """
     filled = functional.pad(logits, (0, -logits.shape[-1] % width), value=-torch.inf)
     return filled.unflatten(-1, (-1, width)).logsumexp(-1).logsumexp(-1)
+
+
+def without_peft(model: PreTrainedModel) -> Any:
+    """The model itself, of one within PEFT what is within, with its adapters in place.
+
+    Args:
+        model: A causal language model.
+    """
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def input_device(model: PreTrainedModel) -> torch.device:

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lga_lightning.models.storage import forget_pass_
+from lga_lightning.utils.tensors import with_first
 
 
 @dataclass
@@ -18,14 +19,11 @@ class BlockInput:
 
     Attributes:
         hidden: [N, T, d] the block's input; None before the first pass.
-        in_tuple: Length of the tuple or list that this model's blocks give, which begins with the hidden states; 0 where they give these
-            alone.
-        kind: Which of the two.
+        form: The tuple or list that this model's blocks give, with None in all places; None where they give the hidden states alone.
     """
 
     hidden: Tensor | None = None
-    in_tuple: int = 0
-    kind: type[tuple[Any, ...]] | type[list[Any]] = tuple
+    form: tuple[None, ...] | list[None] | None = None
 
 
 @contextmanager
@@ -46,13 +44,13 @@ def entered_at(blocks: Sequence[nn.Module], layer: int, entry: BlockInput) -> It
         return (entry.hidden, *args[1:])
 
     def look(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        entry.in_tuple = len(output) if isinstance(output, tuple | list) else 0
-        entry.kind = list if isinstance(output, list) else tuple
+        places = [None] * len(output)
+        entry.form = places if isinstance(output, list) else tuple(places) if isinstance(output, tuple) else None
 
     with ExitStack() as stack:
         if layer and not share_keys(blocks):
             if entry.hidden is not None:
-                stack.enter_context(bypass_blocks(blocks[:layer], entry.in_tuple, entry.kind))
+                stack.enter_context(bypass_blocks(blocks[:layer], entry.form))
             stack.enter_context(blocks[layer].register_forward_pre_hook(enter))
             stack.enter_context(blocks[layer].register_forward_hook(look))
         yield
@@ -64,19 +62,16 @@ def share_keys(blocks: Iterable[nn.Module]) -> bool:
 
 
 @contextmanager
-def bypass_blocks(
-    blocks: Iterable[nn.Module], in_tuple: int = 0, kind: type[tuple[Any, ...]] | type[list[Any]] = tuple
-) -> Iterator[None]:
+def bypass_blocks(blocks: Iterable[nn.Module], form: tuple[None, ...] | list[None] | None = None) -> Iterator[None]:
     """Within the ``with`` block, transformer blocks hand the hidden states on, and compute nothing.
 
     Args:
         blocks: Blocks of a model.
-        in_tuple: Length of the tuple or list that the model expects from them; 0 where it expects the hidden states alone.
-        kind: Which of the two.
+        form: The tuple or list that the model expects from them, with None in all places; None where it expects the hidden states alone.
     """
 
     def hand_on(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
-        return kind((hidden, *[None] * (in_tuple - 1))) if in_tuple else hidden
+        return with_first(hidden, form)
 
     with ExitStack() as stack:
         for module in blocks:

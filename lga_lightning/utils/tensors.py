@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,3 +23,15 @@ def largest(values: Iterable[float]) -> float:
     """
     known = [*values]
     return torch.tensor(known, dtype=torch.float64).max().item() if known else 0.0
+
+
+def with_first(tensor: Tensor, output: Any) -> Any:
+    """A module's output with another tensor in the first place.
+
+    Args:
+        tensor: The tensor.
+        output: The output: a tuple or a list of which the tensor takes the first place, or what it takes the place of.
+    """
+    if isinstance(output, list):
+        return [tensor, *output[1:]]
+    return (tensor, *output[1:]) if isinstance(output, tuple) else tensor
