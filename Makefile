@@ -22,7 +22,7 @@ lint: .venv/test
 	$(BIN)/mypy
 
 docs: .venv/test
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --site-dir site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --site-dir site
 
 bench: .venv/test
 	$(BIN)/python benchmarks/attribution.py

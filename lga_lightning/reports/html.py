@@ -78,16 +78,21 @@ def render_report(root: Path) -> str:
 
 
 def _find_sweep(root: Path, result: LocatorResult) -> LocatorResult | None:
-    """The newest sweep of the same model in the folder, or in a folder in it; None if the result is one itself."""
+    """The newest sweep over all layers of the same model, by the same method with the same settings, in the folder or in one in it.
+
+    None if the result is a sweep itself. Where one of them says of no method, they stand together.
+    """
     found = [*root.glob("attribution*.json"), *root.glob(f"*/{ATTRIBUTION_FILE}")]
     paths = [path for path in found if path.is_file()]
     for path in [] if result.is_sweep else sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True):
         try:
             sweep = LocatorResult.load(path)
-            same = sweep.model == result.model and len(sweep.choice.scores) == len(result.choice.scores)
         except UNREADABLE:
             continue
-        if sweep.is_sweep and same:
+        whole = sweep.is_sweep and not {"layers", "together"} & sweep.settings.keys()
+        same_model = sweep.model == result.model and len(sweep.choice.scores) == len(result.choice.scores)
+        same_method = sweep.editor == result.editor or not (sweep.editor and result.editor)
+        if whole and same_model and same_method:
             return sweep
     return None
 

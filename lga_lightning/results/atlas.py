@@ -94,7 +94,6 @@ class AtlasEntry:
         """
         race, golden = result.race, result.golden_layer
         interval: tuple[float, float] | None
-        settings = result.settings["editor"] if race is None else race.editor
         if race is not None:
             score, interval = race.scores[golden], race.intervals[golden]
             evidence, facts = "race", race.requests
@@ -110,7 +109,7 @@ class AtlasEntry:
             interval=interval,
             facts=facts,
             data=result.data,
-            settings={name: value for name, value in settings.items() if name != "name"},
+            settings={name: value for name, value in result.editor.items() if name != "name"},
             date=datetime.now(timezone.utc).strftime("%Y-%m-%d"),
             version=result.versions["lga-lightning"],
             source=_FILE.verb,
@@ -191,9 +190,10 @@ def check_measured(locator: LayerLocator, editor: EditMethod, model: PreTrainedM
         SettingError: Says what to take in its place.
     """
     made_with = locator.settings(model)
-    if made_with.get("together"):
+    if made_with.get("together") or "layers" in made_with:
         raise SettingError(
-            f"The atlas holds what edits of one fact score, and {locator!r} edits facts together. Leave out `together`, or --attribution.atlas."
+            f"The atlas holds what edits of one fact score at every layer, and {locator!r} edits facts together, or at some layers alone. "
+            "Leave out `together` and `layers`, or --attribution.atlas."
         )
     if made_with.get("editor", {}).get("name") != editor.name:
         raise SettingError(

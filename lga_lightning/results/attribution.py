@@ -184,11 +184,16 @@ class LocatorResult:
         return self.choice.golden_layer if self.race is None else self.race.layer
 
     @property
+    def editor(self) -> dict[str, Any]:
+        """Settings of the method whose edits are forecast, swept or raced, its ``name`` among them; empty for scores that are of no method."""
+        if self.race is not None:
+            return self.race.editor
+        return self.settings.get("editor", {}) if self.is_forecast or self.is_sweep else {}
+
+    @property
     def method(self) -> str | None:
         """Name of the method whose edits are forecast, swept or raced; None for scores that are of no method."""
-        if self.race is not None:
-            return str(self.race.editor["name"])
-        return self.settings.get("editor", {}).get("name") if self.is_forecast or self.is_sweep else None
+        return self.editor.get("name")
 
     @property
     def window(self) -> int:

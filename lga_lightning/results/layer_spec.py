@@ -155,9 +155,7 @@ class LayerSpec:
             window = editor.window if editor is not None else 1
             layers = _golden_layers(self.result, editor, window)
             source = f"golden {'layer' if window == 1 else 'window'} of {self.source}"
-            method = self.result.method
-            if editor is not None and method not in (None, editor.name):
-                source += f", found for {method}"
+            source += _found_for(self.result, editor, llm)
         elif self.given:
             layers, source = list(self.given), "given"
         elif self.word == ALL:
@@ -189,6 +187,16 @@ class LayerSpec:
                 f"The golden layer of {self.source} was found on other weights of {self.result.model!r} than are loaded now: the "
                 "model was trained, edited or replaced since. Run `lga fit` for it again, or give --model.layer a number."
             )
+
+
+def _found_for(result: LocatorResult, editor: EditMethod | None, llm: PreTrainedModel) -> str:
+    """For which method, or with which C, a layer was found, where its edits are made by another, or with another."""
+    if editor is None or result.method is None:
+        return ""
+    if result.method != editor.name:
+        return f", found for {result.method}"
+    found, asked = (settings.get("second_moment") for settings in (result.editor, editor.settings(llm)))
+    return f", found for {result.method} with second_moment {found}, not {asked}" if found not in (None, asked) else ""
 
 
 def _golden_layers(result: LocatorResult, editor: EditMethod | None, window: int) -> list[int]:

@@ -128,6 +128,8 @@ def test_a_sweep_together_says_so(tokenizer):
     assert any("edited together" in remark for remark in remarks(found))
     with pytest.raises(SettingError, match="edits facts together"):
         check_measured(LayerSweep(RROME(**FAST), together=True), RROME(**FAST), model)
+    with pytest.raises(SettingError, match="at some layers alone"):
+        check_measured(LayerSweep(RROME(**FAST), layers=[1]), RROME(**FAST), model)
     both = [requests(1)[0], replace(requests(1)[0], target_new="Atlantis")]
     with pytest.raises(DataError, match="contradict each other"):
         LayerSweep(RROME(**FAST), together=True).score(model, tokenizer, both)

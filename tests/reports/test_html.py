@@ -55,6 +55,9 @@ OUTCOMES = [
 ]
 
 
+QUICK = {"name": "R-ROME", "steps": 12}
+
+
 def fill(root: Path, words: bool = True) -> Path:
     """A folder with everything in it."""
     root.mkdir(exist_ok=True)
@@ -236,11 +239,25 @@ def test_says_when_files_do_not_belong_together(tmp_path):
     assert "two runs share this folder" in Page(render_report(tmp_path)).words
 
 
-def test_a_sweep_of_another_model_is_left_out(tmp_path):
+@pytest.mark.parametrize(
+    "change", [{"model": "another"}, {"settings": {"layers": [1]}}, {"settings": {"together": True}}]
+)
+def test_a_sweep_of_another_model_or_of_another_kind_is_left_out(change, tmp_path):
     fill(tmp_path)
     path = tmp_path / "sweep" / "attribution.json"
-    path.write_text(path.read_text().replace("tiny <model>", "another"))
+    replace(LocatorResult.load(path), **change).save(path)
     assert "The sweep edited" not in render_report(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("swept", "shown"), [(QUICK, True), ({**QUICK, "steps": 25}, False), ({"name": "FT-M"}, False)]
+)
+def test_a_forecast_stands_beside_sweeps_by_its_own_method_alone(swept, shown, tmp_path):
+    forecast = forecast_result(likely_parts(20, LAYERS), model="m", settings={"editor": QUICK})
+    forecast.save(tmp_path / "attribution.json")
+    sweep = sweep_result(torch.rand(6, LAYERS), model="m", settings={"editor": swept})
+    sweep.save(tmp_path / "attribution-sweep.json")
+    assert ("The sweep edited" in render_report(tmp_path)) is shown
 
 
 def test_the_heat_map_is_there_where_it_belongs_to_the_locator_result(tmp_path):

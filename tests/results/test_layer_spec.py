@@ -100,6 +100,16 @@ def test_golden_is_what_won_the_race(won, alone, three, llama):
     assert spec.layers_for(MEMIT(window=3), llama) == (three, "golden window of this run, found for R-ROME")
 
 
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [("identity", ""), ("bundled", ", found for R-ROME with second_moment identity, not bundled")],
+)
+def test_golden_says_with_which_second_moment_it_was_found(asked, said, llama):
+    race = race_result(3, [2] * 4, editor=RROME(second_moment="identity").settings_by_layer(llama))
+    spec = LayerSpec.of(locator_result(SCORES, race=race), "this run")
+    assert spec.layers_for(RROME(second_moment=asked), llama) == ([3], f"golden layer of this run{said}")
+
+
 def test_a_forecast_of_windows_names_a_window_of_that_length_alone(llama):
     method = MEMIT(window=3)
     settings = {"editor": {"name": method.name, "window": 3}}
