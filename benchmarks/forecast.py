@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 import torch
+from history import check_about
 from rich.console import Console
 from safetensors.torch import save_file
 
@@ -28,7 +29,7 @@ from lga_lightning.evaluation.evaluator import Evaluator
 from lga_lightning.evaluation.results import mean_scores
 from lga_lightning.locators import LGA, EditForecast, LayerLocator
 from lga_lightning.models.architecture import blocks
-from lga_lightning.utils.io import write_text, write_whole
+from lga_lightning.utils.io import write_whole
 
 FAMILIES = ("rewrite", "rephrase", "locality")
 console = Console()
@@ -125,9 +126,10 @@ def main() -> None:
         "family": model.config.model_type,
         "facts": len(facts),
         "dtype": args.dtype,
+        "batch": args.batch,
         "editors": described,
     }
-    write_text(args.folder / f"about-{args.method}.json", json.dumps(about, indent=1) + "\n")
+    check_about(args.folder / f"about-{args.method}.json", about)
     locators: dict[str, LayerLocator] = {
         f"EditForecast-{name}": EditForecast().for_editor(editor) for name, editor in editors.items()
     }

@@ -41,7 +41,7 @@ from lga_lightning.modules.frozen import Dtype
 from lga_lightning.modules.schedules import Mode
 from lga_lightning.reports.comparison import Sheet
 from lga_lightning.reports.wording import name_layers
-from lga_lightning.results.attribution import ATTRIBUTION_FILE
+from lga_lightning.results.attribution import ATTRIBUTION_FILE, LocatorResult
 from lga_lightning.results.validation import VALIDATION_FILE, ValidationResult
 from lga_lightning.utils.io import write_json, write_text
 
@@ -235,11 +235,12 @@ class FieldRun:
         return replace(EditReport(**self._asked).evaluation, unedited={})
 
     def _forecast(self, cell: Cell, editor: EditMethod) -> str:
-        """The file with the layer that the forecast of a method names, made now if it is not there."""
+        """The file with the layer that the forecast of a method names, made now if it is not there, or was made with other settings."""
         place = self.folder / folder_name(cell.method) / "forecast" / "proxies"
         path = place / ATTRIBUTION_FILE
-        if not path.is_file():
-            llm, tokenizer = self._loaded
+        llm, tokenizer = self._loaded
+        asked = json.loads(json.dumps(editor.settings_by_layer(llm)))
+        if not path.is_file() or LocatorResult.load(path).editor != asked:
             module = LGAModule(self.field.model, editor=editor, model=llm, tokenizer=tokenizer)
             data = self._data("alone", self.field.proxies, self.field.batch_size)
             make_trainer(place, ScoreCollector(verbose=False), self.accelerator).fit(module, datamodule=data)

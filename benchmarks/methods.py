@@ -158,7 +158,12 @@ def main() -> None:
     choice = choose(torch.cat(evidence).abs())
     golden = choice.golden_layer
     CONSOLE.print(f"{len(requests)} requests; golden layer {golden}, window {golden_window(choice, 5)}")
-    results: dict[str, Any] = json.loads(path.read_text())["methods"] if path.is_file() else {}
+    kept = json.loads(path.read_text()) if path.is_file() else {"options": vars(options), "methods": {}}
+    if any(
+        kept["options"].get(name) != value for name, value in vars(options).items() if name not in ("only", "output")
+    ):
+        raise SystemExit(f"{path} holds results of other options: {kept['options']}. Give another --output.")
+    results: dict[str, Any] = kept["methods"]
     searches: dict[str, tuple[list[EditTargets], float]] = {}
     for label, (method, search) in methods(options.text, options.tokens, options.contexts, options.steps).items():
         if label in results or (options.only and label not in options.only):

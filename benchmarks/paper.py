@@ -107,7 +107,13 @@ class StudyRun:
         names = ("model", "dtype", "attn_implementation", "proxies", "tests", "only_known")
         settings = {name: getattr(self.study, name) for name in names}
         chat = {"chat": True} if data in self.study.chat else {}
-        return {**settings, "data": data, "source": self.study.data[data], "method": method, **chat}
+        asked = {
+            "data": data,
+            "source": self.study.data[data],
+            "method": method,
+            "editor": repr(self.study.methods[method]),
+        }
+        return {**settings, **asked, **chat}
 
     def requests(self, data: str) -> EditDataModule:
         """A data set, a random half of whose subjects serve as proxies where it has no splits of its own."""

@@ -90,8 +90,8 @@ def at_hand(tmp_path, monkeypatch, tokenizer) -> dict:
         monkeypatch.setattr(method, "__init__", partialmethod(method.__init__, **FAST_METHOD))
     tiny_model("llama", num_hidden_layers=10).save_pretrained("model")
     tokenizer.save_pretrained("model")
-    for name in ("facts.jsonl", "my_edits.jsonl"):
-        write_rows(tmp_path / name, rows(2))
+    write_rows(tmp_path / "facts.jsonl", rows(5))  # proxies and tests
+    write_rows(tmp_path / "my_edits.jsonl", rows(2))
     model, tokenizer = load_model("model")
     return {
         "model": model,

@@ -38,7 +38,7 @@ OPTIONS = {
         Option(
             "--model.layer LAYER", "golden (what fit found), atlas, 5, 4-8, all, default, or an attribution.json", EDITS
         ),
-        Option("--model.layers LAYERS", "of which blocks: 5, 4-8, [3, 5], all, default, golden", ("moments",)),
+        Option("--model.layers LAYERS", "of which blocks: 5, 4-8, [3, 5], all, golden", ("moments",)),
         Option(
             "--model.locator NAME",
             "how layers are scored: EditForecast (default), LGA, ValueGradient, CausalTracing, LayerSweep, MiddleLayer, "

@@ -17,7 +17,7 @@ from lga_lightning.callbacks.shares import share_of
 from lga_lightning.data.batching import RequestBatches
 from lga_lightning.data.formats import Format, FormatName, ZsreTarget
 from lga_lightning.data.loading import AT_HAND, LoadedRequests, load_requests, name_of_requests
-from lga_lightning.data.requests import EditRequest
+from lga_lightning.data.requests import EditRequest, units_of
 from lga_lightning.data.short_facts import parse_fact
 from lga_lightning.exceptions import DataError
 
@@ -178,6 +178,8 @@ class EditDataModule(L.LightningDataModule):
             )
         for reason, count in self.loaded.dropped.items():
             log.warning("Left out %d probes of the requests of %s: %s.", count, self.name, reason)
+        if stage == "predict" and self.limit is not None and len([*units_of(self.loaded.requests)]) == self.limit:
+            log.warning("%s: --data.limit %d is reached, and no further facts are edited.", self.name, self.limit)
         if self.loaded.unread:
             fields = ", ".join(sorted(self.loaded.unread))
             log.warning("%s has fields that the format %s does not read: %s.", self.name, self.loaded.format, fields)

@@ -326,6 +326,15 @@ def test_the_data_module(save):
     assert EditDataModule().name == "bundled facts"
 
 
+@pytest.mark.parametrize(
+    ("limit", "stage", "said"), [(1, "predict", True), (1, "validate", False), (3, "predict", False)]
+)
+def test_the_data_module_says_that_a_limit_leaves_facts_unedited(limit, stage, said, save, caplog):
+    data = EditDataModule(str(save(lines(ROME, OSLO))), limit=limit)
+    data.setup(stage)
+    assert ("no further facts are edited" in caplog.text) is said
+
+
 def test_the_data_module_says_what_it_left_out(save, caplog):
     data = EditDataModule(str(save(lines(ROME, *UNUSABLE))))
     data.setup("fit")
