@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from lga_lightning.results.files import numbers, take_fields
-
 
 @dataclass(frozen=True)
 class AbilityScore:
@@ -33,14 +31,6 @@ class AbilityScore:
     num_items: int
     protocol: str
 
-    @classmethod
-    def from_json(cls, content: Any) -> AbilityScore:
-        """From a JSON object."""
-        found = take_fields(cls, content)
-        sides = ("before", "after", "ratio")
-        found |= dict(zip(sides, numbers([found[name] for name in sides]), strict=True))
-        return cls(**found | {f"{name}_ci": numbers(found[f"{name}_ci"]) for name in sides})
-
     @property
     def sides(self) -> list[tuple[float, list[float]]]:
         """Mean and interval before, then after, then the ratio with its own."""
@@ -64,13 +54,7 @@ class AbilityResult:
     @classmethod
     def of(cls, asked: str, edited: str, entries: Mapping[str, Any]) -> AbilityResult:
         """From scores as JSON objects, by name."""
-        return cls(asked, edited, {name: AbilityScore.from_json(entry) for name, entry in entries.items()})
-
-    @classmethod
-    def from_json(cls, content: Any) -> AbilityResult:
-        """From a JSON object."""
-        found = take_fields(cls, content)
-        return cls.of(found["asked"], found["edited"], found["scores"])
+        return cls(asked, edited, {name: AbilityScore(**entry) for name, entry in entries.items()})
 
     def to_dict(self) -> dict[str, Any]:
         """As a JSON object."""

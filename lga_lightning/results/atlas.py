@@ -153,12 +153,7 @@ class AtlasPage:
             LayerError: If it is no page of the atlas, or lacks a field or has one that is unknown.
         """
         with _FILE.reading(path) as content:
-            found = take_fields(cls, content)
-            entries = [take_fields(AtlasEntry, entry) for entry in found["entries"]]
-            for entry in entries:
-                entry["interval"] = entry["interval"] and tuple(entry["interval"])
-            kind, count, width = found["signature"]
-            return typed(cls(found["model"], (kind, count, width), [AtlasEntry(**entry) for entry in entries]))
+            return typed(cls(**take_fields(cls, content)))
 
     def best(self, editor: EditMethod, model: PreTrainedModel) -> AtlasEntry | None:
         """The entry for a method with the strongest evidence; None where there is none.

@@ -19,9 +19,9 @@ from lga_lightning.locators.causal_tracing import GROUPS, KINDS
 from lga_lightning.locators.expert_shares import ExpertShare, expert_shares
 from lga_lightning.locators.layer_sweep import PARTS
 from lga_lightning.locators.score_requests import SKIPPED
-from lga_lightning.locators.selection import Choice, Fences
+from lga_lightning.locators.selection import Choice
 from lga_lightning.models.weights import weights_mark
-from lga_lightning.results.files import FieldError, ResultFile, numbers, take, take_fields, write_result
+from lga_lightning.results.files import FieldError, ResultFile, take, take_fields, write_result
 from lga_lightning.results.race import RaceResult
 from lga_lightning.results.typed import typed
 from lga_lightning.results.versions import versions
@@ -264,21 +264,12 @@ class LocatorResult:
         """
         with _FILE.reading(path) as content:
             of_choice, columns = [f.name for f in fields(Choice)], tuple(content.get("half_widths", ()))
-            choice = take_fields(Choice, content, known=content)
-            choice["fences"] = choice["fences"] and Fences(**take_fields(Fences, choice["fences"]))
-            choice["standard_errors"] = numbers(choice["standard_errors"])
+            choice = Choice(**take_fields(Choice, content, known=content))
             found = take_fields(
                 cls, content, optional=("choice", "means", "race", "weights", "experts"), known=(*of_choice, *columns)
             )
-            found["half_widths"] = {name: numbers(column) for name, column in found["half_widths"].items()}
-            found["relations"] = found["relations"] and RelationLayers(
-                **take_fields(RelationLayers, found["relations"])
-            )
-            found["race"] = None if found.get("race") is None else RaceResult.from_json(found["race"])
-            if found.get("experts") is not None:
-                found["experts"] = [ExpertShare(**take_fields(ExpertShare, one)) for one in found["experts"]]
-            means = {name: numbers(take(content, name)) for name in columns}
-            return typed(cls(**found, choice=Choice(**choice), means=means))._with_layers_that_exist()
+            means = {name: take(content, name) for name in columns}
+            return typed(cls(**found, choice=choice, means=means))._with_layers_that_exist()
 
     def _with_layers_that_exist(self) -> LocatorResult:
         """Itself, where all that is said by layer is said of the same layers, and no other layer is named."""

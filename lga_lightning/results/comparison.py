@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lga_lightning.exceptions import DataError
-from lga_lightning.results.files import ResultFile, numbers, take_fields, write_result
+from lga_lightning.results.files import ResultFile, take_fields, write_result
 from lga_lightning.results.regret import Candidate, LayerRegret, RegretPoint
 from lga_lightning.results.typed import typed
 from lga_lightning.results.versions import versions
@@ -115,28 +115,4 @@ class Comparison:
             DataError: If there is no such file, it is not a comparison, or it lacks a field or has one that is unknown.
         """
         with _FILE.reading(root / COMPARISON_FILE) as content:
-            found = take_fields(cls, content)
-            found["sweeps"] = [_sweep(sweep) for sweep in found["sweeps"]]
-            found["rows"] = [_row(row) for row in found["rows"]]
-            found["candidates"] = [Candidate(**take_fields(Candidate, one)) for one in found["candidates"]]
-            return typed(cls(**found))
-
-
-def _sweep(content: Any) -> SweepResult:
-    found = take_fields(SweepResult, content)
-    found["scores"] = numbers(found["scores"])
-    found["parts"] = {name: numbers(column) for name, column in found["parts"].items()}
-    return SweepResult(**found)
-
-
-def _row(content: Any) -> LocatorRow:
-    found = take_fields(LocatorRow, content)
-    found["regrets"] = [_regret(regret) for regret in found["regrets"]]
-    found["points"] = [RegretPoint(**take_fields(RegretPoint, point)) for point in found["points"]]
-    return LocatorRow(**found)
-
-
-def _regret(content: Any) -> LayerRegret:
-    found = take_fields(LayerRegret, content)
-    intervals = {name: tuple(value) for name, value in found.items() if name.endswith("_interval")}
-    return LayerRegret(**{**found, **intervals})
+            return typed(cls(**take_fields(cls, content)))

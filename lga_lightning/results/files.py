@@ -122,13 +122,3 @@ def take(content: Mapping[str, Any], name: str) -> Any:
     if name not in content:
         raise FieldError(f"lacks the field {name!r}")
     return content[name]
-
-
-def numbers(column: list[float | None]) -> list[float]:
-    """A list of numbers, NaN where the file has null.
-
-    Example:
-        >>> numbers([0.5, None])
-        [0.5, nan]
-    """
-    return [float("nan") if value is None else value for value in column]

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from lga_lightning.results.files import numbers, take_fields
-
 
 @dataclass(frozen=True)
 class RaceResult:
@@ -46,13 +44,3 @@ class RaceResult:
     parts: dict[str, list[float]]
     editor: dict[str, Any]
     settings: dict[str, Any]
-
-    @classmethod
-    def from_json(cls, content: Any) -> RaceResult:
-        """From a JSON object with all the fields and no other."""
-        found = take_fields(cls, content)
-        ends = [numbers(pair) for pair in found["intervals"]]
-        found["intervals"] = [(low, high) for low, high in ends]
-        found["scores"] = numbers(found["scores"])
-        found["parts"] = {name: numbers(column) for name, column in found["parts"].items()}
-        return cls(**found)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from lga_lightning.evaluation.results import EvalResult
-from lga_lightning.results.files import numbers, take_fields
+from lga_lightning.results.files import take_fields
 from lga_lightning.results.validation_parts import means_after
 
 
@@ -32,8 +32,7 @@ class CohortPoint:
     def from_json(cls, content: Any) -> CohortPoint:
         """From a JSON object: the fields, and beside them the scores by name."""
         found = take_fields(cls, content, optional=["scores"], known=content)
-        names = [name for name in content if name not in found]
-        return cls(found["edits"], dict(zip(names, numbers([content[name] for name in names]), strict=True)))
+        return cls(found["edits"], {name: score for name, score in content.items() if name not in found})
 
     def to_dict(self) -> dict[str, Any]:
         """As a JSON object."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from lga_lightning.results.files import FieldError
+from lga_lightning.results.files import FieldError, take_fields
 
 Result = TypeVar("Result")
 
@@ -16,13 +16,13 @@ LARGEST = 2**63  # no count, place or size is as large
 
 
 def typed(found: Result) -> Result:
-    """The same dataclass with fields of the types that it says: NaN for a number that is None, a tuple for a list that is one.
+    """The same dataclass with fields of the types that it says: NaN for a number that is None, a tuple for a list, a dataclass for an object.
 
     Args:
         found: A dataclass, filled with what a file held.
 
     Raises:
-        FieldError: If a field, or a part of one, is of another type.
+        FieldError: If a field, or a part of one, is of another type, or an object lacks a field or has one that is unknown.
 
     Example:
         >>> from lga_lightning.results.race import RaceResult
@@ -46,9 +46,8 @@ def _as(value: Any, wanted: Any, name: str) -> Any:
     if origin is Literal:
         if value in parts:
             return value
-    elif is_dataclass(wanted):
-        if isinstance(value, wanted):  # type: ignore[arg-type]
-            return typed(value)
+    elif isinstance(wanted, type) and is_dataclass(wanted):
+        return typed(value if isinstance(value, wanted) else wanted(**take_fields(wanted, value)))
     elif origin is tuple:
         if isinstance(value, list | tuple) and len(value) == len(parts):
             return tuple(_as(one, part, name) for one, part in zip(value, parts, strict=True))
@@ -79,5 +78,5 @@ def _as_one_of(value: Any, wanted: tuple[Any, ...], name: str) -> Any:
         try:
             return _as(value, one, name)
         except FieldError as error:  # noqa: PERF203 - a few types
-            problem = error
+            problem = problem if one is type(None) else error
     raise problem

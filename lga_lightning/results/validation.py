@@ -216,7 +216,6 @@ class ValidationResult:
             found["metrics"] = {name: Metric.from_json(entry) for name, entry in found["metrics"].items()}
             found["requests"] = [RequestScores.from_json(request) for request in found["requests"]]
             found |= {name: [LISTS[name].from_json(p) for p in found[name]] for name in LISTS if name in found}
-            found |= {name: AbilityResult.from_json(found[name]) for name in ABILITIES if name in found}
             return typed(cls(**found))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from lga_lightning.evaluation.results import EvalResult
 from lga_lightning.evaluation.summary import summarise
-from lga_lightning.results.files import numbers, take_fields
+from lga_lightning.results.files import take_fields
 from lga_lightning.utils.tensors import largest
 
 
@@ -38,8 +38,6 @@ class Metric:
     def from_json(cls, content: Any) -> Metric:
         """From a JSON object: the fields, and beside them the other ways by name."""
         found = take_fields(cls, content, optional=["others"], known=content)
-        found["before"], found["after"] = numbers([found["before"], found["after"]])
-        found |= {name: numbers(found[name]) for name in ("before_ci", "after_ci")}
         return cls(**found, others={name: cls.from_json(other) for name, other in content.items() if name not in found})
 
     def to_dict(self) -> dict[str, Any]:
@@ -88,10 +86,8 @@ class DriftPoint:
     def from_json(cls, content: Any) -> DriftPoint:
         """From a JSON object: the fields, and beside them the scores by name."""
         found = take_fields(cls, content, optional=["scores"], known=content)
-        sizes = numbers([*found["relative_change"].values()])  # of a model that edits have broken, NaN
-        change = dict(zip(map(int, found["relative_change"]), sizes, strict=True))
-        names = [name for name in content if name not in found]
-        return cls(found["edits"], change, dict(zip(names, numbers([content[name] for name in names]), strict=True)))
+        change = {int(layer): size for layer, size in found["relative_change"].items()}
+        return cls(found["edits"], change, {name: score for name, score in content.items() if name not in found})
 
     def to_dict(self) -> dict[str, Any]:
         """As a JSON object."""

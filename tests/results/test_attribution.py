@@ -91,9 +91,13 @@ def test_a_field_that_is_missing_is_named(name, tmp_path):
         ({"fences": 3}, "has 3 where an object with the fields of Fences should be"),
         ({"half_widths": 3}, "a field holds what it should not"),
         ({"race": 3}, "has 3 where an object with the fields of RaceResult should be"),
+        ({"scope": 3}, "has 3 as 'scope', where str should be"),
         ({"race": {}}, "lacks the field 'layers'"),
         ({"race": {**asdict(race_result(1, [0, 2])), "speed": 1}}, "unknown field 'speed'"),
-        ({"race": {**asdict(race_result(1, [0, 2])), "intervals": [[1.0]]}}, "a field holds what it should not"),
+        (
+            {"race": {**asdict(race_result(1, [0, 2])), "intervals": [[1.0]]}},
+            r"has \[1.0\] as 'intervals', where tuple should be",
+        ),
     ],
 )
 def test_fields_that_nobody_knows_are_refused(change, said, tmp_path):

@@ -11,6 +11,7 @@ from lga_lightning.evaluation.config import EvaluationConfig
 from lga_lightning.evaluation.results import EvalResult
 from lga_lightning.evaluation.summary import mean_by_group, summarise
 from lga_lightning.exceptions import DataError
+from lga_lightning.results.typed import typed
 from lga_lightning.results.validation import ValidationResult
 from lga_lightning.results.validation_parts import DriftPoint
 from tests.helpers.models import requests
@@ -100,7 +101,8 @@ def test_the_file_round_trips(tmp_path):
 
 
 def test_a_broken_model_can_be_read():
-    point = DriftPoint.from_json({"edits": 2, "relative_change": {"0": 0.5, "1": None, "2": 0.7}, "rewrite": 0.0})
+    content = {"edits": 2, "relative_change": {"0": 0.5, "1": None, "2": 0.7}, "rewrite": 0.0}
+    point = typed(DriftPoint.from_json(content))
     assert math.isnan(point.relative_change[1])
     assert math.isnan(point.largest_change)
 
