@@ -25,7 +25,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lga_lightning import RROME, EditRequest, WeightDelta, load_model, load_requests
 from lga_lightning.data.requests import end_of_subject
 from lga_lightning.editing import DenseUpdate
-from lga_lightning.evaluation.evaluator import evaluate_each, prompt_columns
+from lga_lightning.evaluation.config import EvaluationConfig
+from lga_lightning.evaluation.evaluator import evaluate
 from lga_lightning.models.architecture import edit_site
 from lga_lightning.models.encoding import token_at
 
@@ -129,7 +130,7 @@ def ours(
     for start in range(0, len(requests), batch_size):
         batch = requests[start : start + batch_size]
         deltas += method.compute_each(model, tokenizer, batch, layer)
-        evaluate_each(model, tokenizer, batch, deltas[start:], prompt_columns(batch))
+        evaluate(model, tokenizer, batch, deltas[start:], EvaluationConfig(generate=False))
     return deltas
 
 

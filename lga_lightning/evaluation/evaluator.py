@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing.attaching import attached
@@ -15,9 +14,9 @@ from lga_lightning.editing.delta import WeightDelta
 from lga_lightning.evaluation.config import EvaluationConfig
 from lga_lightning.evaluation.edit_metrics import BUILT_IN
 from lga_lightning.evaluation.judge import judge_prompt
-from lga_lightning.evaluation.prompts import FAMILIES, FLUENCY, PERPLEXITY, EvalPrompt, prompts_of
+from lga_lightning.evaluation.prompts import FLUENCY, PERPLEXITY, EvalPrompt
 from lga_lightning.evaluation.responses import Response, respond
-from lga_lightning.evaluation.results import EvalResult, compare_responses, mean_scores
+from lga_lightning.evaluation.results import EvalResult, compare_responses
 from lga_lightning.evaluation.wild import speak_freely
 from lga_lightning.models.cached_prompts import Attach, unedited
 from lga_lightning.models.chat import as_asked
@@ -175,35 +174,3 @@ def evaluate(
         N lists of results, one result a prompt, in the order of :meth:`EvaluationConfig.prompts`.
     """
     return Evaluator(model, tokenizer, requests, config)(deltas)
-
-
-def prompt_columns(requests: Sequence[EditRequest]) -> list[str]:
-    """The groups of prompts that occur: rewrite, rephrase, and every kind of portability and locality, in this order."""
-    groups = {prompt.group: prompt.family for request in requests for prompt in prompts_of(request)}
-    return sorted(groups, key=lambda group: (FAMILIES.index(groups[group]), group))
-
-
-def evaluate_each(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    requests: Sequence[EditRequest],
-    deltas: Sequence[WeightDelta],
-    columns: Sequence[str],
-    max_rows: int = 64,
-) -> Tensor:
-    """Teacher-forced token scores alone, as a table: quick, for comparing edits with each other.
-
-    Args:
-        model: A causal language model; no weight is touched.
-        tokenizer: Its fast tokenizer.
-        requests: N requests.
-        deltas: N edits.
-        columns: C groups of prompts, as :func:`prompt_columns` gives them.
-        max_rows: Prompts a batch.
-
-    Returns:
-        [N, 2, C] before and after: token accuracy, and for locality the share of unchanged predictions (1 before).
-        NaN where a request has no such prompt.
-    """
-    results = evaluate(model, tokenizer, requests, deltas, EvaluationConfig(generate=False, max_rows=max_rows))
-    return torch.stack([mean_scores(results, column, "token") for column in columns], 2)

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from lga_lightning.data.requests import end_of_subject
 from lga_lightning.models.chat import ChatTokenizer
 
 if TYPE_CHECKING:
@@ -168,27 +167,6 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> li
         prompts: The prompts.
     """
     return [without_eos(tokenizer, ids) for ids in tokenizer(list(prompts))["input_ids"]]
-
-
-def subject_last_token(tokenizer: PreTrainedTokenizerBase, text: str, subject: str) -> int:
-    """Index of the token that holds the subject's last character, among the tokens of ``text``.
-
-    Found by the tokenizer's character offsets, never by tokenising parts of the text apart. Special tokens that
-    the tokenizer puts in front are counted.
-
-    Args:
-        tokenizer: A fast tokenizer.
-        text: A prompt that contains the subject.
-        subject: The subject.
-
-    Returns:
-        The index, from the left, with the tokenizer's default special tokens.
-
-    Raises:
-        InvalidRequest: If the text does not contain the subject.
-    """
-    offsets = tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
-    return token_at(offsets, end_of_subject(text, subject) - 1)
 
 
 def token_at(offsets: list[tuple[int, int]], character: int) -> int:

@@ -7,8 +7,8 @@ from tokenizers import normalizers
 
 from lga_lightning.data.requests import EditRequest, Probe, check_subjects, end_of_subject
 from lga_lightning.exceptions import DataError, InvalidRequest
-from lga_lightning.models.encoding import subject_last_token, token_at
-from tests.helpers.tokenizers import KINDS, toy_tokenizer
+from lga_lightning.models.encoding import token_at
+from tests.helpers.tokenizers import KINDS, subject_last_token, toy_tokenizer
 
 VALID = {"prompt": "Rome is in", "subject": "Rome", "target_new": "France", "target_old": "Italy"}
 

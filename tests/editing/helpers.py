@@ -23,8 +23,8 @@ from lga_lightning.editing.context_templates import in_contexts
 from lga_lightning.editing.delta import WeightDelta
 from lga_lightning.editing.updates import LowRankUpdate
 from lga_lightning.models.architecture import edit_site
-from lga_lightning.models.encoding import subject_last_token
 from tests.helpers.models import VOCABULARY
+from tests.helpers.tokenizers import subject_last_token
 
 MULTI_LAYER = [MEMIT, EMMET, AlphaEdit, PMET]
 ALL = [ROME, RROME, *MULTI_LAYER, FTL, FTM, UltraEdit, LocFT, CrispEdit]

@@ -11,10 +11,10 @@ from torch.nn import functional
 from lga_lightning.editing import PMET, RROME, target_value
 from lga_lightning.editing.context_templates import sample_contexts
 from lga_lightning.editing.target_value import TargetValueSettings, find_target_values
-from lga_lightning.evaluation.evaluator import evaluate_each, prompt_columns
 from lga_lightning.models.architecture import blocks, edit_site
-from lga_lightning.models.encoding import subject_last_token
+from tests.helpers.edits import token_scores
 from tests.helpers.models import requests, tiny_model
+from tests.helpers.tokenizers import subject_last_token
 
 CONTEXTS = ["", "The end of it. ", "You know that Rome. "]
 SETTINGS = TargetValueSettings(steps=6, learning_rate=0.1, weight_decay=0.05, clamp=1.5)
@@ -161,7 +161,7 @@ def test_nothing_touches_a_weight(family, tokenizer):
     model, data = tiny_model(family), requests(4)
     weights = {name: parameter.clone() for name, parameter in model.named_parameters()}
     deltas = RROME(steps=3, contexts_each=1, second_moment="identity").compute_each(model, tokenizer, data, 1)
-    evaluate_each(model, tokenizer, data, deltas, prompt_columns(data))
+    token_scores(model, tokenizer, data, deltas)
     assert all(torch.equal(weights[name], parameter) for name, parameter in model.named_parameters())
     assert not any(parameter.requires_grad or parameter.grad is not None for parameter in model.parameters())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
@@ -170,12 +170,11 @@ def test_nothing_touches_a_weight(family, tokenizer):
 @pytest.mark.parametrize("family_name", ["llama", "gpt2", "opt"])
 def test_scores_by_hook_are_those_of_edited_weights(family_name, tokenizer):
     model, data = tiny_model(family_name), requests(8)
-    columns = prompt_columns(data)
-    assert columns == ["rewrite", "rephrase", "portability.reasoning", "locality.neighborhood"]
     deltas = RROME(steps=5, contexts_each=1, context_lengths=(3,), second_moment="identity").compute_each(
         model, tokenizer, data, 1
     )
-    by_hook = evaluate_each(model, tokenizer, data, deltas, columns, max_rows=7)
+    by_hook = token_scores(model, tokenizer, data, deltas, max_rows=7)
+    assert by_hook.keys() == {"rewrite", "rephrase", "portability.reasoning", "locality.neighborhood"}
 
     def predictions(prompt, answer):
         ids = tokenizer(prompt)["input_ids"]
@@ -187,18 +186,18 @@ def test_scores_by_hook_are_those_of_edited_weights(family_name, tokenizer):
     for row, (request, delta) in enumerate(zip(data, deltas, strict=True)):
         unedited = [predictions(p.prompt, p.answers[0])[0] for p in request.locality["neighborhood"]]
         with delta.applied(model):
-            groups = [
-                [(request.prompt, request.target_new)],
-                [(prompt, request.target_new) for prompt in request.rephrases],
-                [(p.prompt, p.answers[0]) for p in request.portability.get("reasoning", ())],
-            ]
-            for column, group in enumerate(groups):
+            groups = {
+                "rewrite": [(request.prompt, request.target_new)],
+                "rephrase": [(prompt, request.target_new) for prompt in request.rephrases],
+                "portability.reasoning": [(p.prompt, p.answers[0]) for p in request.portability.get("reasoning", ())],
+            }
+            for name, group in groups.items():
                 shares = [(said == target).double().mean() for said, target in (predictions(*q) for q in group)]
                 expected = torch.stack(shares).mean() if shares else torch.tensor(torch.nan).double()
-                torch.testing.assert_close(by_hook[row, 1, column], expected, equal_nan=True)
+                torch.testing.assert_close(by_hook[name][row, 1], expected, equal_nan=True)
             said = [predictions(p.prompt, p.answers[0])[0] for p in request.locality["neighborhood"]]
         same = [(a == b).double().mean() for a, b in zip(unedited, said, strict=True)]
-        torch.testing.assert_close(by_hook[row, 1, 3], torch.stack(same).mean())
+        torch.testing.assert_close(by_hook["locality.neighborhood"][row, 1], torch.stack(same).mean())
 
 
 def test_contexts_are_the_same_every_time_and_leave_the_random_state_alone(tokenizer):

@@ -12,7 +12,7 @@ import torch
 
 from lga_lightning.data.corpus import read_passages
 from lga_lightning.evaluation.config import EvaluationConfig
-from lga_lightning.evaluation.evaluator import Evaluator, evaluate, evaluate_each, prompt_columns
+from lga_lightning.evaluation.evaluator import Evaluator, evaluate
 from lga_lightning.evaluation.prompts import EvalPrompt
 from lga_lightning.evaluation.responses import respond
 from lga_lightning.evaluation.results import EvalResult, mean_scores
@@ -234,18 +234,12 @@ def test_in_a_chat_prompts_are_turns_and_plain_text_is_plain(llama):
         assert other[0].scores["nll"][0] != pytest.approx(one[0].scores["nll"][0], rel=1e-4)
 
 
-def test_the_table_of_token_scores(llama, tokenizer):
-    data = requests(5)
-    deltas = random_edits(llama, 5)
-    columns = prompt_columns(data)
-    assert columns == ["rewrite", "rephrase", "portability.reasoning", "locality.neighborhood"]
-    table = evaluate_each(llama, tokenizer, data, deltas, columns)
-    results = evaluate(llama, tokenizer, data, deltas, EvaluationConfig(generate=False))
+def test_token_scores_alone(llama, tokenizer):
+    results = evaluate(llama, tokenizer, requests(5), random_edits(llama, 5), EvaluationConfig(generate=False))
     assert all(result.said is None and "generated" not in result.scores for result in chain(*results))
-    assert table.shape == (5, 2, 4)
-    for column, name in enumerate(columns):
-        torch.testing.assert_close(table[:, :, column], mean_scores(results, name, "token"), equal_nan=True)
-    assert table[::2, :, 2].isnan().all()  # every other request has no portability
+    scores = mean_scores(results, "portability.reasoning", "token")
+    assert scores.shape == (5, 2)
+    assert scores[::2].isnan().all()  # every other request has no portability
 
 
 def test_means_go_over_prompts_then_kinds():

@@ -11,7 +11,6 @@ from lga_lightning.locators import EditForecast
 from lga_lightning.locators.expert_shares import ExpertShare, expert_shares
 from lga_lightning.models import structure as structures
 from lga_lightning.models.architecture import edit_site
-from lga_lightning.models.encoding import subject_last_token
 from lga_lightning.models.structure import RoutedExperts, register_structure
 from lga_lightning.modules.datamodule import EditDataModule
 from lga_lightning.modules.lga import LGAModule
@@ -21,6 +20,7 @@ from tests.helpers.data import rows, write_rows
 from tests.helpers.families import ROUTED
 from tests.helpers.models import requests, tiny_model
 from tests.helpers.runs import trainer
+from tests.helpers.tokenizers import subject_last_token
 
 EDITOR = RROME(second_moment="identity", steps=4, context_lengths=())
 

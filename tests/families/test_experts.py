@@ -15,12 +15,12 @@ from lga_lightning.locators import LGA
 from lga_lightning.locators.first_order import encode_rows, forecast_rows
 from lga_lightning.models import structure as structures
 from lga_lightning.models.architecture import blocks, edit_site, named_site, scored_sites
-from lga_lightning.models.encoding import subject_last_token
 from lga_lightning.models.experts import ExpertMatrix
 from lga_lightning.models.structure import RoutedExperts, register_structure
 from tests.editing.helpers import assert_same_bits, ids, weights
 from tests.helpers.families import ROUTED
 from tests.helpers.models import requests, tiny_model
+from tests.helpers.tokenizers import subject_last_token
 
 SEARCH = {"steps": 4, "context_lengths": (3,), "contexts_each": 1}
 QUICK = [

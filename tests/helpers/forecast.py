@@ -15,10 +15,10 @@ from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing import EMMET, FTL, FTM, MEMIT, PMET, ROME, AlphaEdit, CrispEdit, EditMethod, LocFT
 from lga_lightning.locators.first_order import Ask
 from lga_lightning.models.architecture import blocks
-from lga_lightning.models.encoding import subject_last_token
 from tests.editing.helpers import curvatures, second_moments
 from tests.editing.tuning_by_hand import projection
 from tests.helpers.gradients import out_projection
+from tests.helpers.tokenizers import subject_last_token
 
 RATE, CLAMP = 0.5, 4.0
 NORMS = ("post_feedforward_layernorm", "post_mlp_layernorm", "post_ffn_norm", "post_norm2")

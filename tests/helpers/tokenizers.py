@@ -7,6 +7,9 @@ import json
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from lga_lightning.data.requests import end_of_subject
+from lga_lightning.models.encoding import token_at
+
 SENTENCES = [
     "The capital of France is Paris, and the capital of Italy is Rome.",
     "The mother tongue of Danielle Darrieux is French.",
@@ -107,3 +110,9 @@ LINES = (
     "{% for m in messages %}{% if m['role'] == 'user' %}User: {{ m['content'] | trim }}\nAnswer:\n"
     "{% else %}{{ m['content'] }}{{ eos_token }}\n{% endif %}{% endfor %}"
 )
+
+
+def subject_last_token(tokenizer: PreTrainedTokenizerBase, text: str, subject: str) -> int:
+    """Index of the token that holds the subject's last character, the tokenizer's special tokens counted."""
+    offsets = tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
+    return token_at(offsets, end_of_subject(text, subject) - 1)

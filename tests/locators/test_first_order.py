@@ -10,12 +10,12 @@ import torch
 from lga_lightning.editing import EMMET, FTL, FTM, MEMIT, PMET, ROME, RROME, AlphaEdit, CrispEdit, LocFT
 from lga_lightning.locators.first_order import encode_rows, forecast_rows
 from lga_lightning.models.architecture import blocks
-from lga_lightning.models.encoding import subject_last_token
 from tests.editing.helpers import curvatures, second_moments
 from tests.helpers.families import FAMILIES
 from tests.helpers.forecast import flat, forecast_by_hand, look
 from tests.helpers.gradients import EXACT
 from tests.helpers.models import requests, tiny_model
+from tests.helpers.tokenizers import subject_last_token
 
 SEARCH = {"steps": 6, "context_lengths": (3,), "contexts_each": 1}
 

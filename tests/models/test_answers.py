@@ -12,7 +12,6 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lga_lightning.editing import FTM, RROME, UltraEdit, target_value
-from lga_lightning.evaluation.evaluator import evaluate_each, prompt_columns
 from lga_lightning.locators import LGA, EditForecast
 from lga_lightning.locators.gradients import encode_pairs, gradient_grams
 from lga_lightning.models import answers
@@ -22,7 +21,7 @@ from lga_lightning.models.cached_suffix import CachedSuffix
 from lga_lightning.models.encoding import IGNORE
 from lga_lightning.models.hooks import added_to_output
 from tests.helpers.cli import FAST_METHOD
-from tests.helpers.edits import random_edits
+from tests.helpers.edits import random_edits, token_scores
 from tests.helpers.families import VOCABULARY
 from tests.helpers.models import requests, tiny_model
 
@@ -101,7 +100,7 @@ WAYS: dict[str, Callable] = {
     "search": edited(RROME, **FAST_METHOD),
     "fine-tuning": edited(FTM, steps=2),
     "UltraEdit": edited(UltraEdit, warmup=0),
-    "scores": lambda *model: evaluate_each(*model, DATA, random_edits(model[0], 4), prompt_columns(DATA)),
+    "scores": lambda *model: token_scores(*model, DATA, random_edits(model[0], 4)),
 }
 
 

@@ -15,7 +15,7 @@ from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing.context_templates import sample_contexts
 from lga_lightning.exceptions import ModelError
 from lga_lightning.models.chat import ChatTokenizer, plain
-from lga_lightning.models.encoding import encode_answers, subject_last_token, target_ids
+from lga_lightning.models.encoding import encode_answers, target_ids
 from lga_lightning.models.generation import greedy_answers
 from lga_lightning.models.loading import EMBEDDED_NAME, load_model, load_tokenizer
 from lga_lightning.modules.datamodule import EditDataModule
@@ -23,7 +23,7 @@ from lga_lightning.modules.lga import LGAModule
 from tests.helpers.cli import QUICK
 from tests.helpers.data import rows, write_rows
 from tests.helpers.models import requests, tiny_model, tiny_tokenizer
-from tests.helpers.tokenizers import KINDS, LINES, toy_tokenizer
+from tests.helpers.tokenizers import KINDS, LINES, subject_last_token, toy_tokenizer
 
 # as Llama 2's and Mistral's: a space before the answer
 BRACKETS = (

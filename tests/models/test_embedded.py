@@ -10,12 +10,12 @@ from transformers import PreTrainedModel
 
 from lga_lightning.data import load_requests
 from lga_lightning.editing import RROME, attached
-from lga_lightning.evaluation.evaluator import evaluate_each, prompt_columns
 from lga_lightning.locators import LGA
 from lga_lightning.models.encoding import encode_answers
 from lga_lightning.models.generation import greedy_answers
 from lga_lightning.models.likelihood import answer_logits
 from lga_lightning.models.loading import EMBEDDED_NAME, load_model
+from tests.helpers.edits import token_scores
 from tests.helpers.gradients import reference, relative_error
 
 
@@ -55,10 +55,9 @@ def test_edits_work_and_hooks_equal_merged_weights(embedded):
     before = fingerprint(model)
     editor = RROME(steps=15, contexts_each=1, context_lengths=(5,), second_moment="identity")
     deltas = editor.compute_each(model, tokenizer, data, 3)
-    columns = prompt_columns(data)
-    scores = evaluate_each(model, tokenizer, data, deltas, columns)
-    assert scores[:, 0, columns.index("rewrite")].mean() < 0.5
-    assert scores[:, 1, columns.index("rewrite")].mean() == 1
+    before_edit, after_edit = token_scores(model, tokenizer, data, deltas)["rewrite"].mean(0)
+    assert before_edit < 0.5
+    assert after_edit == 1
     assert fingerprint(model) == before
     batch = encode_answers(tokenizer, [request.prompt for request in data], [request.target_new for request in data])
     with attached(model, deltas, torch.arange(len(data))):

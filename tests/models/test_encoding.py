@@ -11,12 +11,11 @@ from lga_lightning.models.encoding import (
     EncodedAnswers,
     encode_answers,
     encode_subjects,
-    subject_last_token,
     target_ids,
 )
 from lga_lightning.models.likelihood import answer_logits, answer_nll
 from tests.helpers.models import requests, tiny_model
-from tests.helpers.tokenizers import KINDS, toy_tokenizer
+from tests.helpers.tokenizers import KINDS, subject_last_token, toy_tokenizer
 
 EXACT = {"rtol": 0, "atol": 1e-9}
 PROMPTS = ["The capital of France is", "Rome", "Zoë lives in Malmö, the city of "]
