@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import lightning as L
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy, SingleDeviceStrategy
 from torch import nn
@@ -74,6 +76,21 @@ def check_strategy(trainer: L.Trainer, spread: bool, model: nn.Module | None) ->
     strategy._save_distributed_checkpoint = False  # checkpoints hold no weights
 
 
+def loader_of(trainer: L.Trainer) -> Any:
+    """What gives the batches of a trainer's present run: a loader, or several; None where there is none.
+
+    Args:
+        trainer: The trainer.
+    """
+    loaders = {
+        "fit": trainer.train_dataloader,
+        "validate": trainer.val_dataloaders,
+        "predict": trainer.predict_dataloaders,
+    }
+    loader = loaders.get(trainer.state.fn)
+    return loader[0] if isinstance(loader, list) and len(loader) == 1 else loader
+
+
 def check_dealing(trainer: L.Trainer) -> None:
     """Refuse a sampler that deals requests out to processes that have to work in step.
 
@@ -83,12 +100,7 @@ def check_dealing(trainer: L.Trainer) -> None:
     Raises:
         SettingError: If there is one.
     """
-    loaders = {
-        "fit": trainer.train_dataloader,
-        "validate": trainer.val_dataloaders,
-        "predict": trainer.predict_dataloaders,
-    }
-    sampler = getattr(loaders.get(str(trainer.state.fn)), "sampler", None)
+    sampler = getattr(loader_of(trainer), "sampler", None)
     if in_step(trainer) and getattr(sampler, "num_replicas", 1) > 1:
         raise SettingError(
             "With a model in shards every process runs all requests, in step with the others, and this DataLoader gives each its share. Use "

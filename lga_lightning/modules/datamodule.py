@@ -13,7 +13,7 @@ from typing import Any, Literal
 import lightning as L
 from torch.utils.data import Dataset, IterableDataset
 
-from lga_lightning.callbacks.shares import share_of
+from lga_lightning.callbacks.shares import loader_of, share_of
 from lga_lightning.data.batching import RequestBatches
 from lga_lightning.data.formats import Format, FormatName, ZsreTarget
 from lga_lightning.data.loading import AT_HAND, LoadedRequests, load_requests, name_of_requests
@@ -59,13 +59,7 @@ class RunData:
         data = getattr(trainer, "datamodule", None)
         if isinstance(data, EditDataModule):
             return data.run_data()
-        loaders = {
-            "fit": trainer.train_dataloader,
-            "validate": trainer.val_dataloaders,
-            "predict": trainer.predict_dataloaders,
-        }
-        loader = loaders.get(trainer.state.fn)
-        loader = loader[0] if isinstance(loader, list) and len(loader) == 1 else loader
+        loader = loader_of(trainer)
         dataset: Any = getattr(loader, "dataset", None)
         listed = isinstance(dataset, Sequence | Dataset) and not isinstance(dataset, IterableDataset)
         found = [dataset[place] for place in range(len(dataset))] if listed else [dataset]

@@ -14,6 +14,7 @@ from lightning.pytorch.strategies import (
     SingleDeviceStrategy,
     Strategy,
 )
+from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader, DistributedSampler
 
 from lga_lightning import LGAModule
@@ -77,7 +78,7 @@ def test_matrices_that_leave_keys_in_parts_are_refused(owner, mark):
 def test_a_sampler_that_deals_out_is_refused_where_all_work_in_step():
     asked = requests(4)
     dealt = DataLoader(asked, sampler=DistributedSampler(asked, 2, 0))
-    settings = {"state": SimpleNamespace(fn="fit"), "val_dataloaders": None, "predict_dataloaders": None}
+    settings = {"state": SimpleNamespace(fn=TrainerFn.FITTING), "val_dataloaders": None, "predict_dataloaders": None}
     check_dealing(trainer(DDPStrategy(), train_dataloader=dealt, **settings))
     check_dealing(trainer(in_parts(4, 1), train_dataloader=DataLoader(asked), **settings))
     with pytest.raises(SettingError, match="use_distributed_sampler=False"):
