@@ -57,31 +57,22 @@ class EndsAtOnce(L.Callback):
     on_validation_start = on_predict_start = on_train_start
 
 
-class Told:
+def _told(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """What Lightning runs in processes that it forks or spawns: the first that fails says why.
 
     Whoever waits for them may hear first of one that fails because another one did.
-
-    Args:
-        function: A function of the trainer.
     """
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self.function = function
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run it."""
-        try:
-            return self.function(*args, **kwargs)
-        except (LGAError, OSError) as error:
-            if multiprocessing.parent_process() is not None and Processes().speaks():
-                complain(str(error))
-            raise
+    try:
+        return function(*args, **kwargs)
+    except (LGAError, OSError) as error:
+        if multiprocessing.parent_process() is not None and Processes().speaks():
+            complain(str(error))
+        raise
 
 
 def _launch(launch: Callable[..., Any], function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     try:
-        return launch(Told(function), *args, **kwargs)
+        return launch(partial(_told, function), *args, **kwargs)
     except KeyboardInterrupt:  # SIGTERM reaches one process alone
         for child in multiprocessing.active_children():
             child.terminate()

@@ -6,8 +6,11 @@ import random
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
+from typing import TypeVar
 
 from lga_lightning.data.requests import EditRequest, units_of
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -74,8 +77,7 @@ class RequestBatches:
             random.Random(0).shuffle(batches)
         left = [rest for batch in batches if (rest := [i for i in batch if i not in done])]
         left = left or batches[:1]  # Lightning ends a run without batches before its last hooks
-        missing = -len(left) % world_size
-        self.batches = (left + [left[i % len(left)] for i in range(missing)])[rank::world_size]
+        self.batches = dealt(left, rank, world_size)
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -83,6 +85,18 @@ class RequestBatches:
     def __iter__(self) -> Iterator[RequestBatch]:
         for batch in self.batches:
             yield RequestBatch(batch, [self.requests[i] for i in batch])
+
+
+def dealt(items: Sequence[T], rank: int, world_size: int) -> list[T]:
+    """A process's share of some items, as many as any other's, so that they stay in step: the last ones are dealt twice.
+
+    Args:
+        items: The items, at least one.
+        rank: Number of this process.
+        world_size: Number of processes.
+    """
+    missing = -len(items) % world_size
+    return [*items, *(items[number % len(items)] for number in range(missing))][rank::world_size]
 
 
 def _filled(units: Sequence[list[int]], batch_size: int) -> list[list[int]]:

@@ -31,8 +31,6 @@ class BoundedFineTuning(FineTuning):
         batch_size: Number of requests of one group in a step.
     """
 
-    needs_subject = False
-
     def __init__(
         self,
         steps: int = 25,

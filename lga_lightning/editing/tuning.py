@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import accumulate, chain, repeat
 from typing import TYPE_CHECKING, Any
 
@@ -45,18 +45,14 @@ class TunedMatrix:
     Attributes:
         site: The module.
         change: What is added to its weight, [G, d_out, d_in], by group; changed in place.
-        learning_rate: Learning rate of Adam.
+        adam: Moves the change.
         allowed: What of a gradient Adam may follow.
     """
 
     site: EditSite
     change: Tensor
-    learning_rate: float
+    adam: RowAdam
     allowed: GradientFilter
-    adam: RowAdam = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.adam = RowAdam(self.change, self.learning_rate)
 
 
 class FineTuning(EditMethod):
@@ -145,15 +141,10 @@ class FineTuning(EditMethod):
         """Dense updates, of all groups side by side; see :class:`EditMethod`."""
         sites = [edit_site(model, layer) for layer in layers]
         with torch.inference_mode(False), torch.enable_grad(), frozen(model):
-            matrices = [
-                TunedMatrix(
-                    site,
-                    like_changes(model, site).new_zeros(len(groups), site.out_features, site.in_features),
-                    self.learning_rate,
-                    allowed,
-                )
-                for site, allowed in zip(sites, self.filters(model, sites, history), strict=True)
-            ]
+            matrices = []
+            for site, allowed in zip(sites, self.filters(model, sites, history), strict=True):
+                change = like_changes(model, site).new_zeros(len(groups), site.out_features, site.in_features)
+                matrices.append(TunedMatrix(site, change, RowAdam(change, self.learning_rate), allowed))
             requests = list(chain.from_iterable(group.requests for group in groups))
             encoded = self.encode(tokenizer, requests).to(input_device(model))
             # the matrix changes for every token: nothing before the subject can be kept

@@ -42,21 +42,19 @@ def harness_version() -> str:
         ) from error
 
 
-def check_harness(tasks: Sequence[str], folder: str | Path | None = None) -> None:
+def check_harness(tasks: Sequence[str], folder: str | Path | None = None) -> Any:
     """Refuse tasks that are not there.
 
     Args:
         tasks: Names of tasks, groups of tasks or tags.
         folder: Folder with tasks of one's own, as YAML.
 
+    Returns:
+        The harness's index of tasks, which takes seconds to make.
+
     Raises:
         SettingError: If the package is not installed, there is no such folder, or no such task.
     """
-    _manager_for(tasks, folder)
-
-
-def _manager_for(tasks: Sequence[str], folder: str | Path | None) -> Any:
-    """The harness's index of tasks, which takes seconds to make; see :func:`check_harness`."""
     version = harness_version()
     if folder is not None and not user_path(folder).is_dir():
         raise SettingError(
@@ -103,7 +101,7 @@ def run_harness(
     Raises:
         SettingError: See :func:`check_harness`.
     """
-    manager = _manager_for(tasks, folder)
+    manager = check_harness(tasks, folder)
     before = _evaluate(model, tokenizer, tasks, manager, limit, batch_size)
     with delta.attached(model):
         after = _evaluate(model, tokenizer, tasks, manager, limit, batch_size)

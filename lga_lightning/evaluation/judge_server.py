@@ -97,13 +97,14 @@ class ServerJudge(Judge):
                 said = response.read(LONGEST_REPLY).decode(errors="replace")
         except urllib.error.HTTPError as error:
             raise self._refusal(error, key) from error
-        except TimeoutError as error:
-            raise self._silence(f"said nothing for {self.timeout:g} s") from error
-        except (OSError, HTTPException) as error:  # a URLError is an OSError
+        except (OSError, HTTPException) as error:  # a URLError is an OSError, and so is a TimeoutError
             reason = getattr(error, "reason", error)
             late = isinstance(reason, TimeoutError)
             what = f"said nothing for {self.timeout:g} s" if late else f"cannot be reached ({reason!r})"
-            raise self._silence(what) from error
+            raise _BusyError(
+                f"The judge at {self.address} {what}. Check that the server runs and that --edits.judge is its address; a slow "
+                "one gets more time with --edits.judge_timeout."
+            ) from error
         return self._content(said, key)
 
     def _content(self, said: str, key: str) -> str:
@@ -136,12 +137,6 @@ class ServerJudge(Judge):
         )
         otherwise = redirected if error.code < 400 else f"Check the model's name, {self.model!r} (--edits.judge_model)."
         return JudgeError(f"{said} {advice.get(error.code, otherwise)}")
-
-    def _silence(self, what: str) -> _BusyError:
-        return _BusyError(
-            f"The judge at {self.address} {what}. Check that the server runs and that --edits.judge is its address; a slow "
-            "one gets more time with --edits.judge_timeout."
-        )
 
 
 class _BusyError(Exception):

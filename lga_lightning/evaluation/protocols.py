@@ -21,13 +21,11 @@ class Protocol:
     """A way to let a model answer in its own words.
 
     Attributes:
-        name: What a user calls it.
         max_new_tokens: Where an answer is cut by default, at the latest.
         words: Of what the scores of the model's own words are taken, with ``{limit}`` for the number of tokens.
         in_context: The same of prompts that are asked in a context; "" where none are.
     """
 
-    name: ProtocolName
     max_new_tokens: int
     words: str
     in_context: str = ""
@@ -40,10 +38,9 @@ _FREELY = (
 
 PROTOCOLS: dict[str, Protocol] = {
     "completion": Protocol(
-        "completion",
         50,
         "the model's greedy answer, up to a newline, a full stop that is not within an answer, or the end of the text, at most {limit} tokens, "
         f"{NORMALISED}, ",
     ),
-    "wild": Protocol("wild", 200, _FREELY, f"with a neutral text before the prompt, {_FREELY}"),
+    "wild": Protocol(200, _FREELY, f"with a neutral text before the prompt, {_FREELY}"),
 }

@@ -175,7 +175,7 @@ def first_known(
     Args:
         model: A causal language model; it is not changed.
         tokenizer: Its fast tokenizer.
-        requests: Requests with old targets.
+        requests: The requests; one without an old target counts, as in :func:`knows_old_answer`.
         limit: How many to find, at most.
         batch_size: Requests that are asked at once.
     """

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lga_lightning.data.requests import EditRequest
 from lga_lightning.exceptions import SettingError
-from lga_lightning.locators.base import Evidence, LayerLocator, knows_old_answer
+from lga_lightning.locators.base import Evidence, LayerLocator, first_known, knows_old_answer
 from lga_lightning.locators.old_answers import all_with_old_targets
 from lga_lightning.locators.tracer import EncodedFact, Kind, Tracer, embedding_spread, encode_fact
 from lga_lightning.models.architecture import blocks
@@ -65,13 +65,7 @@ class CausalTracing(LayerLocator):
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, requests: Sequence[EditRequest]
     ) -> None:
         """Find out how strong the noise is: from all known facts of the run, so that no batch has a noise of its own."""
-        facts = [request for request in requests if request.target_old is not None]
-        known = [request for request in requests if request.target_old is None]  # the model's own answer will serve
-        for start in range(0, len(facts), 32):
-            part = facts[start : start + 32]
-            known += [
-                f for f, knows in zip(part, knows_old_answer(model, tokenizer, part).tolist(), strict=True) if knows
-            ]
+        known = first_known(model, tokenizer, requests, len(requests), batch_size=32)
         self._spread[model] = embedding_spread(model, tokenizer, known or requests)
 
     def score(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
+from lga_lightning.data.batching import dealt
 from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing import EditMethod
 from lga_lightning.exceptions import SettingError
@@ -141,7 +142,7 @@ class EditRace:
         places = [self.editor.window_at(layer) for layer in round.layers]
         self.editor.prepare(self.model, self.tokenizer, sorted({layer for place in places for layer in place}))
         table = RequestTable("values", "seconds").to(device)
-        mine = _share(round.requests, rank, world_size)
+        mine = dealt(round.requests, rank, world_size)
         for start in range(0, len(mine), self.batch_size):
             rows = mine[start : start + self.batch_size]
             asked = [self.requests[row] for row in rows]
@@ -183,9 +184,3 @@ def expected_scores(locator: LayerLocator, scores: Tensor) -> Tensor:
     spread = place.std(correction=0).clamp_min(torch.finfo(place.dtype).tiny)
     row = 0.5 + Race.ERROR / 100 * (place - place.mean()) / spread
     return row.expand(len(scores), -1)
-
-
-def _share(rows: list[int], rank: int, world_size: int) -> list[int]:
-    """A process's share of some rows, as many as any other's, so that they stay in step: the last ones are dealt twice."""
-    missing = -len(rows) % world_size
-    return (rows + [rows[number % len(rows)] for number in range(missing)])[rank::world_size]

@@ -125,7 +125,7 @@ def test_the_time_ends_a_race_after_the_round(llama, tokenizer):
 @pytest.mark.parametrize(("count", "size"), [(4, 2), (3, 2), (1, 2), (2, 5)])
 def test_every_process_edits_as_many_requests_and_none_is_lost(count, size):
     rows = [7, 3, 9, 4][:count]
-    shares = [race_runner._share(rows, rank, size) for rank in range(size)]
+    shares = [race_runner.dealt(rows, rank, size) for rank in range(size)]
     assert len({len(share) for share in shares}) == 1
     assert set().union(*shares) == set(rows)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from lga_lightning.locators import CausalTracing, causal_tracing
+from lga_lightning.locators import CausalTracing, base, causal_tracing
 from lga_lightning.locators.causal_tracing import GROUPS, KINDS, token_groups
 from lga_lightning.locators.tracer import EncodedFact, Tracer, encode_fact
 from lga_lightning.models.architecture import blocks
@@ -99,7 +99,8 @@ def test_batches_heat_map_and_what_is_skipped(tokenizer, monkeypatch):
     def knows(model, tokenizer, asked):
         return torch.tensor([request.id != "row 3" for request in asked])
 
-    monkeypatch.setattr(causal_tracing, "knows_old_answer", knows)
+    for place in (base, causal_tracing):
+        monkeypatch.setattr(place, "knows_old_answer", knows)
     model, data = tiny_model("gpt2"), requests(4)
     locator = CausalTracing(heat_map=True, window=2, copies=2)
     locator.prepare(model, tokenizer, data)

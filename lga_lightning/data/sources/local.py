@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ from lga_lightning.data.records import Record
 from lga_lightning.data.sources.json_text import json_index, json_lines, json_list, starts_with_index, starts_with_list
 from lga_lightning.data.sources.tables import csv_rows, parquet_rows
 from lga_lightning.exceptions import DataError
+from lga_lightning.utils.checksums import file_checksum
 
 GZIP, PARQUET = b"\x1f\x8b", b"PAR1"
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
@@ -59,14 +59,10 @@ def file_hash(path: Path) -> str:
         DataError: If the file is missing or not readable.
     """
     _must_exist(path)
-    digest = hashlib.sha256()
     try:
-        with path.open("rb") as file:
-            while chunk := file.read(1 << 20):
-                digest.update(chunk)
+        return file_checksum(path)
     except OSError as error:
         raise _unreadable(path, error) from error
-    return digest.hexdigest()
 
 
 def _must_exist(path: Path) -> None:
