@@ -28,14 +28,13 @@ COUNTERFACT: dict[str, tuple[str, type[Grouped]]] = {
 }
 SUCCESSES = {name: group for name, (group, metric) in COUNTERFACT.items() if metric is Success}
 
-INTERVALS = "95% percentile interval of {resamples} bootstrap resamples of the requests, seed {seed}"
+INTERVALS = "95% percentile interval of {resamples} bootstrap resamples of the requests, seed 0"
 
 
 def summarise(
     results: Sequence[Sequence[EvalResult]],
     max_new_tokens: int = 50,
     resamples: int = 1000,
-    seed: int = 0,
     metrics: Sequence[EditMetric] = (),
     protocol: ProtocolName = "completion",
 ) -> dict[str, dict[str, Any]]:
@@ -45,7 +44,6 @@ def summarise(
         results: N requests' results.
         max_new_tokens: What answers were cut at, for the protocol.
         resamples: Number of the bootstrap's draws.
-        seed: Seed of the bootstrap's draws.
         metrics: Metrics beside the built-in ones.
         protocol: How the model was let speak, for the protocol.
 
@@ -54,7 +52,7 @@ def summarise(
         have it, and its ``protocol``. Beside the metrics of tokens the same of the model's own words: ``generated`` (nothing but
         the answer), ``contained`` (the answer in it), and the others of ``OWN_WORDS`` that were taken.
     """
-    table = _Table(results, resamples, seed)
+    table = _Table(results, resamples)
     groups = {result.group for of_request in results for result in of_request}
     entries: dict[str, dict[str, Any]] = {}
     spoken, limit = PROTOCOLS[protocol], {"limit": max_new_tokens}
@@ -101,8 +99,8 @@ def mean_by_group(results: Sequence[EvalResult]) -> dict[str, dict[str, Any]]:
 class _Table:
     """Means and their bootstrap draws, the same draws for all."""
 
-    def __init__(self, results: Sequence[Sequence[EvalResult]], resamples: int, seed: int) -> None:
-        self.results, self.resamples, self.seed = results, resamples, seed
+    def __init__(self, results: Sequence[Sequence[EvalResult]], resamples: int) -> None:
+        self.results, self.resamples = results, resamples
 
     def entry(
         self, group: str | None, metric: str, protocol: str, transform: Callable[[Tensor], Tensor] | None = None
@@ -125,7 +123,7 @@ class _Table:
     def _means(self, scores: Tensor) -> tuple[Tensor, Tensor]:
         """Means [2] of [N, 2] scores before and after, and their draws [R, 2]; a score that is not finite makes its side's such."""
         known = scores[_have_prompt(scores)]
-        draws = resampled_means(scores, self.resamples, self.seed)
+        draws = resampled_means(scores, self.resamples)
         draws[:, ~known.isfinite().all(0)] = math.nan
         return known.mean(0), draws
 

@@ -177,12 +177,7 @@ def check_met(requirements: Sequence[Requirement], result: ValidationResult) -> 
     missed = [one for one in requirements if not one.value(result) >= one.least]
     if not missed:
         return
-    said = listed(
-        [
-            f"{one.name} is {one.value(result):.3g}{'x' * one.relative}, not {one.least:g}{'x' * one.relative}"
-            for one in missed
-        ]
-    )
+    said = listed([f"{one.name} is {one.value(result):.3g}{'x' * one.relative}, not {one.number}" for one in missed])
     families = list(dict.fromkeys(one.family for one in missed))
     facts = [
         f"{', '.join(repr(request.prompt) for request in failed[:SHOWN])}{', ...' * (len(failed) > SHOWN)} ({family})"

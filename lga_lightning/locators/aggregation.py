@@ -121,7 +121,6 @@ def choose_by_relation(
     relations: Sequence[str | None],
     kappa: float | None = 1.0,
     permutations: int = 999,
-    seed: int = 0,
 ) -> RelationLayers | None:
     """A golden layer for each relation, and a permutation test of whether they differ beyond chance.
 
@@ -134,7 +133,6 @@ def choose_by_relation(
         relations: N names, None for requests without one, which are left out.
         kappa: Width of the Tukey fences in interquartile ranges; None for no fences.
         permutations: How often relations are dealt out anew.
-        seed: Seed of the draws.
 
     Returns:
         None if fewer than two relations have at least five requests.
@@ -156,7 +154,7 @@ def choose_by_relation(
         own = golden_layers(sums, kappa).unsqueeze(1)
         return float((sums.gather(1, own).squeeze(1) - sums[:, common]).sum())
 
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     observed = gain(labels)
     by_chance = [gain(labels[torch.randperm(len(labels), generator=generator)]) for _ in range(permutations)]
     slack = 1e-9 * max(1.0, abs(observed))

@@ -76,14 +76,13 @@ def golden_layers(scores: Tensor, kappa: float | None = 1.0) -> Tensor:
     return (candidates >= tied).int().argmax(-1)  # argmax of integers gives the first
 
 
-def bootstrap(scores: Tensor, kappa: float | None = 1.0, resamples: int = 1000, seed: int = 0) -> Tensor:
+def bootstrap(scores: Tensor, kappa: float | None = 1.0, resamples: int = 1000) -> Tensor:
     """How often each layer is chosen when the requests are drawn anew with replacement.
 
     Args:
         scores: [N, L] what each request contributes.
         kappa: Width of the fences in interquartile ranges; None for no fences.
         resamples: Number of draws.
-        seed: Seed of the draws.
 
     Returns:
         [L] shares, in float64, that add up to one.
@@ -91,7 +90,7 @@ def bootstrap(scores: Tensor, kappa: float | None = 1.0, resamples: int = 1000, 
     requests, layers = scores.shape
     scores = scores.double()
     votes = torch.zeros(layers, dtype=torch.float64)
-    for counts in resample_counts(requests, resamples, seed):
+    for counts in resample_counts(requests, resamples):
         votes += torch.bincount(golden_layers(counts @ scores, kappa), minlength=layers)
     return votes / resamples
 
@@ -126,14 +125,13 @@ class Choice:
         return self.confidence_set == [self.golden_layer]
 
 
-def choose(scores: Tensor, kappa: float | None = 1.0, resamples: int = 1000, seed: int = 0) -> Choice:
+def choose(scores: Tensor, kappa: float | None = 1.0, resamples: int = 1000) -> Choice:
     """Add up the requests' scores and choose the golden layer.
 
     Args:
         scores: [N, L] what each request contributes, finite.
         kappa: Width of the Tukey fences in interquartile ranges; None for no fences.
         resamples: Bootstrap resamples for the confidence.
-        seed: Seed of the resamples.
 
     Raises:
         ValueError: If there is no request, or a score is not finite.
@@ -162,7 +160,7 @@ def choose(scores: Tensor, kappa: float | None = 1.0, resamples: int = 1000, see
         range(len(total)), key=lambda layer: (layer != golden, layer in excluded, -total[layer].item(), layer)
     )
     errors = scores.std(0) * math.sqrt(len(scores)) if len(scores) > 1 else torch.full_like(total, math.nan)
-    shares = bootstrap(scores, kappa, resamples, seed)
+    shares = bootstrap(scores, kappa, resamples)
     by_share = sorted(range(len(shares)), key=lambda layer: (-shares[layer].item(), layer))
     held = shares[by_share].cumsum(0)
     return Choice(

@@ -48,14 +48,13 @@ class LayerRegret:
         return self.place < k
 
 
-def layer_regret(sweep: Tensor, layer: int, resamples: int = 1000, seed: int = 0) -> LayerRegret:
+def layer_regret(sweep: Tensor, layer: int, resamples: int = 1000) -> LayerRegret:
     """How a layer stands among all layers of a sweep.
 
     Args:
         sweep: [N, L] scores of edits, by request and layer, from 0 to 1.
         layer: Index of the layer.
         resamples: Bootstrap resamples of the requests.
-        seed: Seed of the resamples.
 
     Example:
         >>> found = layer_regret(torch.tensor([[0.5, 1.0], [1.0, 0.75]]), layer=0)
@@ -63,7 +62,7 @@ def layer_regret(sweep: Tensor, layer: int, resamples: int = 1000, seed: int = 0
         (75.0, 12.5, 25.0, 1)
     """
     points = 100 * sweep.double()
-    counts = torch.cat(list(resample_counts(len(points), resamples, seed)))
+    counts = torch.cat(list(resample_counts(len(points), resamples)))
 
     def three(means: Tensor, optimum: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         own = means[..., layer]
@@ -98,7 +97,6 @@ def regret_points(
     sweep: Tensor,
     sizes: Sequence[int],
     draws: int = 200,
-    seed: int = 0,
     resamples: int = 100,
 ) -> list[RegretPoint]:
     """Expected regret and confidence by number of proxy requests.
@@ -112,13 +110,12 @@ def regret_points(
         sweep: [N, L] scores of edits of other requests, from 0 to 1.
         sizes: Numbers of requests; those above M are left out.
         draws: How often requests are drawn.
-        seed: Seed of the draws.
         resamples: Bootstrap resamples within a draw.
     """
     means = 100 * sweep.double().mean(0)
     points = []
     for size in sizes:
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(0)
         choices = []
         for _ in range(draws if 0 < size <= len(scores) else 0):
             drawn = torch.randperm(len(scores), generator=generator)[:size]

@@ -167,7 +167,7 @@ class ValidationResult:
             num_requests=count,
             num_scored=len(results) if len(results) < count else None,
             num_skipped=dict(skipped),
-            intervals=INTERVALS.format(resamples=resamples, seed=0),
+            intervals=INTERVALS.format(resamples=resamples),
             evaluation=how_measured(evaluation, results, in_chat),
             metrics={name: Metric.from_json(entry) for name, entry in summary.items()},
             group_size=(group_size or count) if together else None,
@@ -182,7 +182,7 @@ class ValidationResult:
 
     def means(self) -> dict[str, float]:
         """Means under names for loggers: ``rewrite/before``, ``generated/rewrite/after``, ..."""
-        named = {name: metric for name, metric in self.metrics.items()}
+        named = dict(self.metrics)
         for name, metric in self.metrics.items():
             named |= {f"{kind}/{name}": metric.others[kind] for kind in LOGGED if kind in metric.others}
         return {f"{name}/{side}": getattr(metric, side) for name, metric in named.items() for side in SIDES}

@@ -34,32 +34,28 @@ ABILITIES: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
 }
 
 
-def compare_scores(scores: Tensor, resamples: int = 1000, seed: int = 0) -> dict[str, dict[str, Any]]:
+def compare_scores(scores: Tensor, resamples: int = 1000) -> dict[str, dict[str, Any]]:
     """The abilities that the suite's scores show, as :func:`compare_means` has them, each with its ``protocol``.
 
     Args:
         scores: [N, 2, 3] as :class:`~lga_lightning.evaluation.general.GeneralSuite` gives them.
         resamples: Number of the bootstrap's draws of items.
-        seed: Seed of the draws.
     """
     entries = {}
     for column, (name, (transform, protocol)) in enumerate(ABILITIES.items()):
         rows = scores[:, :, column]
         rows = rows[~rows[:, 0].isnan()]
         if len(rows):
-            entries[name] = {**compare_means(rows, resamples, seed, transform), "protocol": protocol}
+            entries[name] = {**compare_means(rows, resamples, transform), "protocol": protocol}
     return entries
 
 
-def compare_means(
-    rows: Tensor, resamples: int = 1000, seed: int = 0, transform: Callable[[Tensor], Tensor] = _same
-) -> dict[str, Any]:
+def compare_means(rows: Tensor, resamples: int = 1000, transform: Callable[[Tensor], Tensor] = _same) -> dict[str, Any]:
     """Means before and after the edits and their ratio, with bootstrap intervals; the same draws for both sides.
 
     Args:
         rows: [N, 2] scores of items before and after. One that is not finite makes its side's mean, and all intervals, such.
         resamples: Number of the bootstrap's draws of items.
-        seed: Seed of the draws.
         transform: What becomes of means, as of those of a log-likelihood.
 
     Returns:
@@ -71,7 +67,7 @@ def compare_means(
         (1.0, 0.5, 0.5, 2)
     """
     means = _with_ratio(transform(rows.double().mean(0)))
-    draws = _with_ratio(transform(resampled_means(rows, resamples, seed)))
+    draws = _with_ratio(transform(resampled_means(rows, resamples)))
     ends = percentile_interval(draws) if rows.isfinite().all() else torch.full((2, 3), torch.nan)
     return {
         **dict(zip(("before", "after", "ratio"), means.tolist(), strict=True)),
