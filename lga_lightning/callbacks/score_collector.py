@@ -237,12 +237,7 @@ def _save(trainer: L.Trainer) -> None:
             scratch.unlink(missing_ok=True)
 
 
-def check_fingerprint(
-    made_with: dict[str, str],
-    wanted: dict[str, str],
-    what: str = "The checkpoint",
-    anew: str = "without --ckpt_path, or in another folder",
-) -> None:
+def check_fingerprint(made_with: dict[str, str], wanted: dict[str, str], what: str, anew: str) -> None:
     """Refuse the scores of something else.
 
     Args:

@@ -96,7 +96,7 @@ def remove_facts(words: Sequence[str]) -> None:
         if output == adapter:
             _carry_over(adapter, scratch)
 
-    resave_updates(after.updates, adapter, output, note, after.facts, overwrite=True, more=leave_more)
+    resave_updates(after.updates, adapter, output, note, after.facts, leave_more)
     print_note(f"{len(removed)} taken out, {len(after.facts)} left: {how}. {output}")
     aside = f", and stand in {BEFORE}/" if (output / BEFORE).is_dir() else ""
     print_note(f"Its scores are of the edit before that{aside}; `lga predict` scores edits anew.")

@@ -120,31 +120,27 @@ def resave_updates(
     folder: Path,
     note: Mapping[str, Any],
     facts: Facts,
-    overwrite: bool = False,
-    more: Callable[[Path], None] = lambda folder: None,
+    more: Callable[[Path], None],
 ) -> None:
-    """Write what is left of an edit that was read from a folder; no model is needed.
+    """Write what is left of an edit that was read from a folder, instead of what is there; no model is needed.
 
     Args:
         updates: The edit: an update for each module, by its qualified name.
         source: The folder that it comes from.
         folder: Folder that is to appear; it may be the same.
-        note: What to change in ``lga.json``.
+        note: The source's, with what is to change in it; see :func:`read_note`.
         facts: The facts that are left.
-        overwrite: Whether to replace a folder that is there.
         more: Puts other files into the folder before it appears.
 
     Raises:
-        DataError: If the source is no such folder.
-        SettingError: If the folder is there and is not to be overwritten.
+        SettingError: If something is there that is no folder.
         ModelError: If nothing is left.
     """
-    content = {**read_note(source), **note}
-    content["edited"] = {key: entry for key, entry in content["edited"].items() if entry["module"] in updates}
+    content = {**note, "edited": {key: entry for key, entry in note["edited"].items() if entry["module"] in updates}}
     if "transposed" not in content and (source / CONFIG).is_file():
         content["transposed"] = json.loads((source / CONFIG).read_text(encoding="utf-8"))["fan_in_fan_out"]
     names = [entry["module"] for entry in content["edited"].values()]
-    _write({name: updates[name] for name in names}, folder, content, overwrite, facts, more)
+    _write({name: updates[name] for name in names}, folder, content, True, facts, more)
 
 
 def _write(
