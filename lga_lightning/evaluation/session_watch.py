@@ -152,7 +152,7 @@ class SessionWatch:
         reason = ", and ".join(passed)
         if self._within is None:
             raise SettingError(
-                f"The first group of {look.edits} edits alone passes a limit of the governor: {reason}. Nothing is kept, and nothing is "
+                f"The first group of {look.edits} edit{'s' * (look.edits != 1)} alone passes a limit of the governor: {reason}. Nothing is kept, and nothing is "
                 "written. Edit another layer or with another method, put guards on the edits (--model.guards), or set the limit less "
                 "tight (--model.governor)."
             )

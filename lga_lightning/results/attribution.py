@@ -134,7 +134,8 @@ class LocatorResult:
         scores = counted[:, 0]
         reasons = Counter(skipped or {}) + Counter({why: int((status == code).sum()) for code, why in SKIPPED.items()})
         if not len(counted):
-            raise DataError(f"No proxy request of {data_name} is left to score layers by: {dict(reasons)}.")
+            why = ", ".join(f"{reason} ({count})" for reason, count in reasons.items() if count)
+            raise DataError(f"No proxy request of {data_name} is left to score layers by: {why}.")
         choice = locator.choose(scores)
         alternatives = [layer for layer in choice.confidence_set if layer != choice.golden_layer]
         means, half_widths = means_by_layer(counted, locator.columns)

@@ -37,4 +37,5 @@ def test_questions_without_an_answer_say_what_helps(template, in_chat, expected,
     with pytest.raises(DataError, match="is left to score layers by") as caught:
         find_golden_layer(llama, given, asked, LGA())
     assert ("--data.chat_template true" in str(caught.value)) == (expected == 4)
+    assert "{" not in str(caught.value)
     assert "--data.chat_template true" in SKIPPED[4]
