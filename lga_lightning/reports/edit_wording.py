@@ -35,7 +35,7 @@ def locality_collapse(result: ValidationResult) -> str:
     locality = result.metrics.get("locality")
     if locality is None:
         return ""
-    said = first_look(locality)
+    said = next((locality.others[name] for name in ("judged", "contained") if name in locality.others), locality)
     if locality.after < LEAST_LOCALITY:
         what = f"only {locality.after:.0%} of the predictions on locality probes are what they were"
     elif said.before - said.after > LARGEST_LOSS and said is not locality:

@@ -14,18 +14,19 @@ from lga_lightning.results.retention import Cohort, GrowthPoint
 from lga_lightning.results.validation_parts import DriftPoint
 
 RELATION_HEADINGS = ("relation", "requests", "layer", "confidence")
+HUGE = 1e9  # a perplexity may be as large
 
 
 def number(value: float, decimals: int | None = None) -> str:
-    """A number as it is shown; with four digits where the decimals are left open.
+    """A number as it is shown; with four digits where the decimals are left open, or it is a huge one, as of a broken model.
 
     Example:
-        >>> number(0.12345), number(0.12345, 2), number(float("nan"))
-        ('0.1235', '0.12', 'n/a')
+        >>> number(0.12345), number(0.12345, 2), number(1e70, 2), number(float("nan"))
+        ('0.1235', '0.12', '1e+70', 'n/a')
     """
     if math.isnan(value):
         return "n/a"
-    return f"{value:.{decimals}f}" if decimals is not None else f"{value:.4g}"
+    return f"{value:.{decimals}f}" if decimals is not None and abs(value) < HUGE else f"{value:.4g}"
 
 
 def listed_means(result: LocatorResult) -> dict[str, list[float]]:

@@ -12,7 +12,7 @@ from lga_lightning.results.files import FieldError, take_fields
 
 Result = TypeVar("Result")
 
-LARGEST = 2**63  # no count, place or size is as large
+LARGEST = 2**63  # no count, place or size is as large, nor a number without a point
 
 
 def typed(found: Result) -> Result:
@@ -60,14 +60,18 @@ def _as(value: Any, wanted: Any, name: str) -> Any:
     elif wanted is float:
         if value is None:  # how NaN is written
             return math.nan
-        if isinstance(value, int | float) and not isinstance(value, bool) and not LARGEST <= abs(value) < math.inf:
+        if isinstance(value, float) or _is_count(value):
             return float(value)
     elif wanted is int:
-        if isinstance(value, int) and not isinstance(value, bool) and abs(value) < LARGEST:
+        if _is_count(value):
             return value
     elif isinstance(value, wanted):
         return value
     raise FieldError(f"has {value!r:.60} as {name!r}, where {getattr(wanted, '__name__', wanted)} should be")
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < LARGEST
 
 
 def _as_one_of(value: Any, wanted: tuple[Any, ...], name: str) -> Any:

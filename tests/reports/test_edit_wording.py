@@ -89,6 +89,7 @@ def test_what_to_look_at_first(names, first):
         (locality(0.9, 0.75, 0.44), "right answers to locality probes fell from 75% to 44%"),
         (locality(0.9, 0.75, 0.46), None),
         (locality(0.9, 0.2, 0.75), None),
+        (locality(0.9, 0.75, 0.25, "begins"), None),  # of before there was `contained`: exact answers say less
         (locality(0.9, 0.75, 0.25, "judged"), "right answers to locality probes fell from 75% to 25%"),
         (validation([[fact("Berlin")]]), None),
         (validation([[EvalResult("locality.a", "?", ("!",), {"token": (1.0, 0.65)})]]), None),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -13,7 +14,7 @@ from lga_lightning.evaluation.summary import mean_by_group, summarise
 from lga_lightning.exceptions import DataError
 from lga_lightning.results.typed import typed
 from lga_lightning.results.validation import ValidationResult
-from lga_lightning.results.validation_parts import DriftPoint
+from lga_lightning.results.validation_parts import DriftPoint, Metric
 from tests.helpers.models import requests
 from tests.helpers.results import validation
 
@@ -98,6 +99,13 @@ def test_the_file_round_trips(tmp_path):
     point, _ = ValidationResult.load(tmp_path / "validation.json").drift
     assert point.relative_change == {1: 0.5, 3: 0.25}
     assert math.isnan(point.scores["locality"])
+
+
+def test_the_perplexity_of_a_broken_model_round_trips(tmp_path):
+    broken = Metric(20.0, 1e70, [18.0, 22.0], [9.3e18, math.inf], 3, "exp of the mean")
+    result = replace(validation(OUTCOMES), metrics={"perplexity": broken})
+    result.save(tmp_path / "validation.json")
+    assert ValidationResult.load(tmp_path / "validation.json").metrics["perplexity"].after == 1e70
 
 
 def test_a_broken_model_can_be_read():
