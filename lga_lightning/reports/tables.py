@@ -115,7 +115,8 @@ def drift_table(points: Sequence[DriftPoint]) -> tuple[list[str], list[list[str]
 
 def cohort_table(cohorts: Sequence[Cohort]) -> tuple[list[str], list[list[str]]]:
     """Headings and rows of what became of early facts: a row for each cohort and number of edits."""
-    names = [name for name in cohorts[0].points[-1].scores if "." not in name]
+    found = dict.fromkeys(name for cohort in cohorts for point in cohort.points for name in point.scores)
+    names = [name for name in found if "." not in name]
     rows = [
         [
             cohort_label(cohort),

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from lga_lightning.evaluation.prompts import FLUENCY
 from lga_lightning.evaluation.results import EvalResult
 from lga_lightning.evaluation.summary import summarise
 from lga_lightning.results.files import take_fields
@@ -53,8 +54,8 @@ class Metric:
 
 
 def means_after(results: Sequence[Sequence[EvalResult]]) -> dict[str, float]:
-    """Means over requests after the edits, by metric, with the parts of families (``locality.neighborhood``) and CounterFact's."""
-    return {name: metric["after"] for name, metric in summarise(results, resamples=1).items()}
+    """Teacher-forced means over requests after the edits, by metric, with the parts of families (``locality.neighborhood``) and CounterFact's."""
+    return {name: metric["after"] for name, metric in summarise(results, resamples=1).items() if name != FLUENCY}
 
 
 @dataclass(frozen=True)

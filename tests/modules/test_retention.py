@@ -15,6 +15,7 @@ from lga_lightning.evaluation.evaluator import evaluate
 from lga_lightning.evaluation.results import EvalResult, mean_scores
 from lga_lightning.modules.datamodule import EditDataModule
 from lga_lightning.modules.retention import Cohorts, Growth
+from lga_lightning.reports.tables import cohort_table
 from lga_lightning.results.retention import Cohort, CohortPoint, GrowthPoint
 from lga_lightning.results.validation import ValidationResult
 from tests.helpers.data import rows, write_rows
@@ -54,7 +55,8 @@ def test_a_cohort_is_returned_when_it_has_its_last_fact():
 
 def test_points_of_a_cohort():
     def results(score: float) -> list[EvalResult]:
-        return [EvalResult("rewrite", "Q", ("A",), {"token": (0.0, score)})]
+        fluent = EvalResult("fluency", "Q", (), {"fluency": (5.0, 6.0)}, ("x", "y"))  # bits, and not teacher-forced
+        return [EvalResult("rewrite", "Q", ("A",), {"token": (0.0, score)}), fluent]
 
     cohort = Cohort(1, 1, [0, 1])
     cohort.note(2, [results(1.0), results(0.5)])
@@ -62,6 +64,14 @@ def test_points_of_a_cohort():
     cohort.note(9, [])
     assert cohort.points == [CohortPoint(2, {"rewrite": 0.75})]
     assert Cohort.from_json(json.loads(json.dumps(cohort.to_dict()))) == cohort
+
+
+def test_early_facts_have_a_column_for_every_metric_that_one_of_them_has():
+    first = Cohort(1, 1, [0], [CohortPoint(1, {"rewrite": 1.0})])
+    second = Cohort(10, 10, [9], [CohortPoint(10, {"rewrite": 0.5, "rephrase": 0.25, "locality.a": 1.0})])
+    headings, rows = cohort_table([first, second])
+    assert headings == ["facts", "edits in place", "rewrite", "rephrase"]
+    assert rows == [["1", "1", "1.000", "n/a"], ["10", "10", "0.500", "0.250"]]
 
 
 def test_growth_counts_the_time_of_edits_alone():
