@@ -82,23 +82,16 @@ def metric_curves(result: LocatorResult, sweep: LocatorResult | None = None) -> 
 
 
 def mean_curve(result: LocatorResult) -> tuple[str, list[float]]:
-    """The mean score of the layers in points, and what it is called: after a race, the belief that the edits left."""
+    """The mean score of the layers in points, NaN where there is none, and what it is called: after a race, the belief that the edits left."""
     if result.race is not None:
-        return "expected score after the race", result.race.scores
-    return "expected score" if result.is_forecast else "score", _points(result.choice.scores)
-
-
-def mean_intervals(result: LocatorResult) -> list[tuple[float, float]]:
-    """[L] 95% intervals of the mean scores, in points; NaN where a single request tells nothing of them."""
-    if result.race is not None:
-        return result.race.intervals
-    pairs = zip(result.choice.scores, result.choice.standard_errors, strict=True)
-    return [(100 * (score - 1.96 * error), 100 * (score + 1.96 * error)) for score, error in pairs]
+        return "expected score after the race", result.edit_scores
+    return "expected score" if result.is_forecast else "score", result.edit_scores
 
 
 def ranking(result: LocatorResult) -> list[int]:
-    """All layers, the golden one first, then in the order of the scores that are shown."""
-    golden, order = result.golden_layer, result.choice.ranking
+    """The layers that have scores, the golden one first, then in the order of the scores that are shown."""
+    golden, scored = result.golden_layer, {*result.scored_layers}
+    order = [layer for layer in result.choice.ranking if layer in scored]
     if result.is_forecast:
         scores = mean_curve(result)[1]
         order = sorted(order, key=lambda layer: -scores[layer])
@@ -113,7 +106,7 @@ def golden_span(result: LocatorResult) -> tuple[int, int, str]:
 
 def axis_limits(curves: Sequence[Curve], scores: Sequence[float]) -> tuple[float, float]:
     """Ends of the vertical axis: all that is drawn, with a margin of a point at least."""
-    shown = [*(v for curve in curves for v in curve.shown), *scores]
+    shown = [*(v for curve in curves for v in curve.shown), *filter(math.isfinite, scores)]
     low, high = min(shown), max(shown)
     margin = max(0.05 * (high - low), 1.0)
     return low - margin, high + margin

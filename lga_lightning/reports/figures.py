@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,7 +68,8 @@ def _draw_curves(axes: Axes, result: LocatorResult, sweep: LocatorResult | None)
     above: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "ha": "center", "va": "bottom", "fontsize": 9}
     axes.text((first + last) / 2, 1.01, golden, **above)
     legend = [_draw_metric(axes, curve, result) for curve in curves]
-    legend += axes.plot(range(len(means)), means, color="black", linewidth=1, label=name)
+    dots = "" if all(map(math.isfinite, means)) else "."  # of a layer between two that have no score
+    legend += axes.plot(range(len(means)), means, color="black", linewidth=1, marker=dots, label=name)
     legend.append(Patch(color="grey", alpha=0.25, label="95% interval over requests"))
     legend.append(Patch(color="goldenrod", alpha=0.28, label=golden))
     if result.race is not None:

@@ -12,7 +12,7 @@ from lga_lightning.reports.svg import layer_chart
 from lga_lightning.reports.svg_curves import curve_chart
 from lga_lightning.reports.tables import (
     RELATION_HEADINGS,
-    expected_table,
+    edit_table,
     listed_means,
     number,
     relation_rows,
@@ -59,6 +59,7 @@ def describe_layers(result: LocatorResult, sweep: LocatorResult | None, root: Pa
         "locator": result.locator,
         "num_requests": result.num_requests,
         "golden": name_layers(result.golden_layers),
+        "golden_words": layers_in_words(result.golden_layers).capitalize(),
         "count": len(choice.scores),
         "confidence": stability_in_words(result),
         "confidence_set": confidence_set_in_words(choice),
@@ -74,9 +75,9 @@ def describe_layers(result: LocatorResult, sweep: LocatorResult | None, root: Pa
         "sweep": sweep and _sweep(sweep, result),
         "headings": headings,
         "by_layer": by_layer,
-        "by_layer_caption": "Expected scores by layer, in points, with their 95% intervals"
-        if result.is_forecast
-        else "Scores by layer",
+        "by_layer_caption": "Scores by layer"
+        if not has_curves(result)
+        else f"{'Expected scores' if result.is_forecast else 'Scores'} by layer, in points, with their 95% intervals",
         "relations": found
         and {
             "headings": RELATION_HEADINGS,
@@ -94,8 +95,8 @@ def describe_layers(result: LocatorResult, sweep: LocatorResult | None, root: Pa
 def _numbers(result: LocatorResult, sweep: LocatorResult | None) -> tuple[list[str], list[list[str]]]:
     """Headings and rows of the table of all layers."""
     choice = result.choice
-    if result.is_forecast:
-        headings, rows = expected_table(result, whole=True)
+    if has_curves(result):
+        headings, rows = edit_table(result, whole=True)
         if sweep is None:
             return headings, rows
         swept = [number(100 * score, 1) for score in sweep.choice.scores]
@@ -128,7 +129,6 @@ def _forecast(result: LocatorResult) -> dict[str, Any]:
         "full_verdict": full_verdict(result),
         "verified": result.verified,
         "way_out": VERIFY,
-        "golden_words": layers_in_words(result.golden_layers).capitalize(),
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from lga_lightning.reports.curves import Curve, axis_limits, golden_span, mean_curve, mean_intervals, metric_curves
+from lga_lightning.reports.curves import Curve, axis_limits, golden_span, mean_curve, metric_curves
 from lga_lightning.reports.svg import (
     BOTTOM,
     HEIGHT,
@@ -48,7 +48,8 @@ def curve_chart(result: LocatorResult, y_name: str, sweep: LocatorResult | None 
         Line(c.label, KINDS[c.part], line_parts(centres, c.values, scale), False, False, in_legend[c.part])
         for c in curves
     ]
-    lines.append(Line(name, "c0 thin", line_parts(centres, means, scale), dotted=False))
+    gaps = not all(map(math.isfinite, means))
+    lines.append(Line(name, "c0 thin", line_parts(centres, means, scale), dotted=gaps))
     return Chart(
         x_name=layers_on_axis(result),
         y_name=y_name,
@@ -121,7 +122,7 @@ def _band(centres: list[float], curve: Curve, scale: Scale) -> list[list[tuple[f
 
 
 def _said_of(layer: int, result: LocatorResult, curves: list[Curve], name: str, mean: float) -> str:
-    low, high = mean_intervals(result)[layer]
+    low, high = result.edit_intervals[layer]
     between = f" ({low:.1f} to {high:.1f})" if math.isfinite(low) and math.isfinite(high) else ""
     said = f"Layer {layer}{' (golden)' * (layer == result.golden_layer)}: {name} {number(mean, 1)}{between}"
     said += "".join(f", {curve.label} {number(curve.values[layer], 1)}" for curve in curves)

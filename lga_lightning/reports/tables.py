@@ -7,7 +7,8 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from lga_lightning.locators.aggregation import RelationLayers
-from lga_lightning.reports.curves import mean_curve, mean_intervals, metric_curves
+from lga_lightning.locators.layer_sweep import PARTS
+from lga_lightning.reports.curves import metric_curves
 from lga_lightning.results.ability import AbilityResult
 from lga_lightning.results.attribution import LocatorResult
 from lga_lightning.results.retention import Cohort, GrowthPoint
@@ -34,21 +35,21 @@ def listed_means(result: LocatorResult) -> dict[str, list[float]]:
     return {} if result.has_heat_map else result.means
 
 
-def expected_table(result: LocatorResult, whole: bool) -> tuple[list[str], list[list[str]]]:
-    """Headings and rows, in the order of the layers, of what a forecast expects of edits, in points.
+def edit_table(result: LocatorResult, whole: bool) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows, in the order of the layers, of what edits score, or are expected to, in points.
 
     Args:
-        result: A forecast, before or after a race.
+        result: A forecast or a sweep, before or after a race.
         whole: With the intervals of every metric and the locator's other columns; otherwise what fits a terminal.
     """
-    _, scores = mean_curve(result)
+    scores, ends = result.edit_scores, result.edit_intervals
+    score = "expected score" if result.is_forecast else "score"
     columns = {"layer": [f"{k}{' (golden)' * (k == result.golden_layer)}" for k in range(len(scores))]}
-    ends = mean_intervals(result)
     if whole:
-        columns["expected score"] = _beside(scores, ends)
+        columns[score] = _beside(scores, ends)
     else:
         columns |= {
-            "expected score": [number(v, 1) for v in scores],
+            score: [number(v, 1) for v in scores],
             "95% interval": [_interval(*pair) for pair in ends],
         }
     for curve in metric_curves(result):
@@ -57,7 +58,7 @@ def expected_table(result: LocatorResult, whole: bool) -> tuple[list[str], list[
     if result.race is not None:
         columns["edits made"] = list(map(str, result.race.edited))
     if whole:
-        others = {name: column for name, column in result.means.items() if not name.startswith("expected_")}
+        others = {name: c for name, c in result.means.items() if name not in PARTS and not name.startswith("expected_")}
         columns |= {name.replace("_", " "): list(map(number, column)) for name, column in others.items()}
     return [*columns], [list(row) for row in zip(*columns.values(), strict=True)]
 

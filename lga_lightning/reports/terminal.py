@@ -12,7 +12,7 @@ from rich.table import Table
 
 from lga_lightning.covariance.store import CovarianceKey
 from lga_lightning.locators.aggregation import RelationLayers
-from lga_lightning.reports.curves import ranking
+from lga_lightning.reports.curves import has_curves, ranking
 from lga_lightning.reports.edit_wording import first_look, governor_remarks, low_rank_cost, remarks_on_words, warnings
 from lga_lightning.reports.figures import PICTURE_FILE
 from lga_lightning.reports.html import REPORT_FILE
@@ -22,7 +22,7 @@ from lga_lightning.reports.tables import (
     ability_rows,
     cohort_table,
     drift_table,
-    expected_table,
+    edit_table,
     growth_table,
     listed_means,
     metric_label,
@@ -99,9 +99,7 @@ def print_attribution(result: LocatorResult, root: Path, top: int = 8, others: S
     """
     choice, console = result.choice, make_console()
     title = f"{result.locator} on {result.model}, {result.num_requests} requests of {result.data}"
-    print_table(
-        console, _expected_table(title, result, top) if result.is_forecast else _score_table(title, result, top)
-    )
+    print_table(console, _edit_table(title, result, top) if has_curves(result) else _score_table(title, result, top))
     for remark in remarks(result):
         console.print(escape(remark))
     if result.relations is not None:
@@ -136,9 +134,9 @@ def _score_table(title: str, result: LocatorResult, top: int) -> Table:
     return table
 
 
-def _expected_table(title: str, result: LocatorResult, top: int) -> Table:
+def _edit_table(title: str, result: LocatorResult, top: int) -> Table:
     table = Table(title=escape(f"{title}, in points"))
-    headings, rows = expected_table(result, whole=False)
+    headings, rows = edit_table(result, whole=False)
     for heading in headings:  # broken so that 80 columns are enough
         broken = INTERVAL if heading == "95% interval" else heading.replace(" ", "\n")
         broken = broken.replace("generalisation", "generali-\nsation")

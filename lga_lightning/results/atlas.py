@@ -93,20 +93,17 @@ class AtlasEntry:
             ...     return AtlasEntry.of(find_golden_layer(model, tokenizer, facts), RROME())
         """
         race, golden = result.race, result.golden_layer
-        interval: tuple[float, float] | None
+        score, interval = result.edit_scores[golden], result.edit_intervals[golden]
         if race is not None:
-            score, interval = race.scores[golden], race.intervals[golden]
             evidence, facts = "race", race.requests
         else:
-            score, error = 100 * result.choice.scores[golden], 196 * result.choice.standard_errors[golden]
-            interval = None if math.isnan(error) else (max(score - error, 0.0), min(score + error, 100.0))
             evidence, facts = "sweep" if result.is_sweep else "forecast", result.num_requests
         return cls(
             method=editor.name,
             layers=result.golden_layers,
             evidence=evidence,
             score=score,
-            interval=interval,
+            interval=None if math.isnan(interval[0]) else interval,
             facts=facts,
             data=result.data,
             settings={name: value for name, value in result.editor.items() if name != "name"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from math import isfinite, nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -241,6 +242,36 @@ class LocatorResult:
     def verified(self) -> bool:
         """Whether real edits had the last word."""
         return self.race is not None
+
+    @property
+    def scored_layers(self) -> list[int]:
+        """The layers that have scores: all, or of a sweep over some of them (``LayerSweep(layers=...)``) those that it edited."""
+        layers = range(len(self.choice.scores))
+        if not self.is_sweep:
+            return [*layers]
+        return [layer for layer in layers if any(isfinite(self.means[part][layer]) for part in PARTS)]
+
+    @property
+    def edit_scores(self) -> list[float]:
+        """[L] what edits score in the mean, by forecast, sweep or race, in points; NaN at layers that have no score."""
+        if self.race is not None:
+            return self.race.scores
+        scored = {*self.scored_layers}
+        return [100 * score if layer in scored else nan for layer, score in enumerate(self.choice.scores)]
+
+    @property
+    def edit_intervals(self) -> list[tuple[float, float]]:
+        """[L] 95% intervals of the ``edit_scores``, within 0 to 100 where these are; NaN where a single request tells nothing of them."""
+        scores = self.edit_scores
+        if self.race is not None:
+            ends = self.race.intervals
+        else:
+            halves = [196 * error for error in self.choice.standard_errors]
+            ends = [(score - half, score + half) for score, half in zip(scores, halves, strict=True)]
+        return [
+            (max(low, min(score, 0.0)), min(high, max(score, 100.0)))
+            for score, (low, high) in zip(scores, ends, strict=True)
+        ]
 
     @property
     def has_heat_map(self) -> bool:

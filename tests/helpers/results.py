@@ -50,6 +50,15 @@ def sweep_result(scores: torch.Tensor, **changes: object) -> LocatorResult:
     return locator_result(scores, "mean", **{**facts, **changes})
 
 
+def partial_sweep(parts: torch.Tensor, layers: Sequence[int], **changes: object) -> LocatorResult:
+    """A sweep that edited at some layers alone, and had the given [N, 3, L] scores of rewrite, rephrase and locality there."""
+    edited = torch.zeros(parts.shape[-1], dtype=torch.bool).index_fill(0, torch.tensor(layers), True)
+    parts = parts.where(edited, torch.nan)
+    scores = parts.mean(1).nan_to_num()
+    means, half_widths = means_by_layer(torch.cat([scores.unsqueeze(1), parts], 1), ("scores", *PARTS))
+    return sweep_result(scores, **{"means": means, "half_widths": half_widths, **changes})
+
+
 def forecast_result(parts: torch.Tensor, **changes: object) -> LocatorResult:
     """A forecast that expects the given [N, 3, L] scores of rewrite, rephrase and locality, and has a column of its own."""
     scores = parts.nanmean(1)

@@ -11,7 +11,14 @@ from matplotlib.figure import Figure
 
 from lga_lightning.reports.figures import draw_layers
 from lga_lightning.results.attribution import LocatorResult, means_by_layer
-from tests.helpers.results import forecast_result, likely_parts, locator_result, race_result, sweep_result
+from tests.helpers.results import (
+    forecast_result,
+    likely_parts,
+    locator_result,
+    partial_sweep,
+    race_result,
+    sweep_result,
+)
 
 pytestmark = pytest.mark.usefixtures("pictures")
 
@@ -139,6 +146,18 @@ def test_a_sweep_is_drawn_over_a_forecast_or_by_itself(draw):
     assert legend(alone)[:4] == ["efficacy", "generalisation", "locality", "score"]
     assert not [patch for patch in alone.axes[0].patches if patch.get_width() < 1]  # no bars
     assert alone.axes[0].get_title().startswith(f"Layer {sweep.golden_layer} is the golden layer of m\nMySweep on")
+
+
+def test_a_sweep_over_some_layers_is_drawn_at_these_alone(draw):
+    layers = [2, 4, 6]
+    figure = draw(partial_sweep(likely_parts(20, 8), layers))
+    columns = curves(figure)
+    assert len(columns) == 4
+    for column in columns:
+        assert [layer for layer, height in enumerate(column) if math.isfinite(height)] == layers
+    assert all(line.get_marker() not in ("", "None") for line in figure.axes[0].lines)  # no line leads anywhere
+    low, high = figure.axes[0].get_ylim()
+    assert 0 < low < high
 
 
 def test_without_rephrases_there_is_no_curve_for_them(draw):

@@ -30,7 +30,15 @@ from lga_lightning.results.attribution import LocatorResult
 from lga_lightning.results.validation import write_results
 from lga_lightning.results.validation_parts import DriftPoint
 from tests.helpers.data import rows, write_rows
-from tests.helpers.results import forecast_result, likely_parts, locator_result, race_result, sweep_result, validation
+from tests.helpers.results import (
+    forecast_result,
+    likely_parts,
+    locator_result,
+    partial_sweep,
+    race_result,
+    sweep_result,
+    validation,
+)
 from tests.helpers.runs import module, trainer
 
 EVIL = "<script>alert('x')</script> & \"Co\" <b"
@@ -372,6 +380,30 @@ def test_a_race_and_a_sweep_are_points_over_the_forecast(tmp_path):
     words = Page(page).words
     assert f"Its best layer is {sweep.golden_layer} ({best:.1f})" in words
     assert f"the golden layer 5 has {own:.1f} in it, {best - own:.1f} points less" in words
+
+
+def test_a_sweep_over_some_layers_has_no_numbers_at_the_others(tmp_path):
+    found = partial_sweep(likely_parts(20, LAYERS), [3, 5], settings={"editor": QUICK, "layers": [3, 5]})
+    found.save(tmp_path / "attribution.json")
+    words = Page(render_report(tmp_path)).words
+    (low, high), mean = found.edit_intervals[5], found.edit_scores[5]
+    rewrite = 100 * found.means["rewrite"][5]
+    for expected in (
+        f"Layer {found.golden_layer} : chosen in",
+        "Scores by layer, in points, with their 95% intervals layer score efficacy generalisation locality 0 n/a n/a n/a n/a 1 n/a",
+        f" 4 n/a n/a n/a n/a 5{' (golden)' * (found.golden_layer == 5)} {mean:.1f} ({low:.0f}…{high:.0f}) {rewrite:.1f} (",
+        "Layer 4: score n/a, efficacy n/a",
+    ):
+        assert expected in words, expected
+    chart = curve_chart(found, "score")
+    assert [sum(map(len, line.parts)) for line in chart.lines] == [2] * 4
+    assert chart.lines[3].dotted
+    assert len(chart.marks) == 6
+
+
+def test_one_request_is_a_sentence(tmp_path):
+    locator_result(torch.tensor([[0.0, 1.0]])).save(tmp_path / "attribution.json")
+    assert "Layer 1 : one request gives no confidence" in Page(render_report(tmp_path)).words
 
 
 def test_a_metric_without_prompts_is_not_drawn():

@@ -18,7 +18,15 @@ from lga_lightning.reports.figures import draw_layers
 from lga_lightning.reports.heatmap import draw_heat_map
 from lga_lightning.reports.terminal import print_attribution, print_edits, print_places, print_written
 from lga_lightning.results.attribution import LocatorResult, means_by_layer
-from tests.helpers.results import comparison, forecast_result, likely_parts, locator_result, race_result, validation
+from tests.helpers.results import (
+    comparison,
+    forecast_result,
+    likely_parts,
+    locator_result,
+    partial_sweep,
+    race_result,
+    validation,
+)
 
 pytestmark = pytest.mark.usefixtures("pictures")
 
@@ -183,6 +191,16 @@ def test_the_table_of_a_forecast_fits_a_terminal(tmp_path, capsys):
     assert rows[0][-1] == "100"  # edits made
     assert not any("…" in line for line in lines if line.startswith("┃"))  # no heading is cut
     assert max(map(len, lines[1:16])) <= 80
+
+
+def test_a_sweep_over_some_layers_lists_these_alone(tmp_path, capsys):
+    found = partial_sweep(likely_parts(40, 14), [3, 5, 9])
+    print_attribution(found, tmp_path)
+    lines = capsys.readouterr().out.splitlines()
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if line.startswith("│")]
+    golden, *others = sorted([3, 5, 9], key=lambda layer: -found.choice.scores[layer])
+    assert [row[0] for row in rows] == [f"{golden} (golden)", *map(str, others)]
+    assert [row[1] for row in rows] == [f"{100 * found.choice.scores[layer]:.1f}" for layer in (golden, *others)]
 
 
 def test_narrow_terminals_lose_lines_and_intervals_but_no_number(capsys, monkeypatch):

@@ -14,10 +14,11 @@ from lga_lightning import LGA, MEMIT, PMET, RROME, RaceSettings, edit, find_gold
 from lga_lightning.callbacks import ScoreCollector
 from lga_lightning.exceptions import LayerError, SettingError
 from lga_lightning.models.architecture import signature
-from lga_lightning.results.atlas import ATLAS_FOLDER, AtlasPage, atlas_layers, read_atlas
+from lga_lightning.results.atlas import ATLAS_FOLDER, AtlasEntry, AtlasPage, atlas_layers, read_atlas
 from lga_lightning.results.layer_spec import LayerSpec
 from tests.helpers.cli import FAST_METHOD
 from tests.helpers.models import requests, tiny_model
+from tests.helpers.results import forecast_result, likely_parts, race_result
 from tests.helpers.runs import module, trainer
 
 ROOT = Path(__file__).parents[2]
@@ -120,6 +121,12 @@ def test_an_entry_of_one_fact_survives_its_file(tokenizer, llama, tmp_path):
     page.save(tmp_path / "page.json")
     assert AtlasPage.load(tmp_path / "page.json") == page
     assert page.entries[0].interval is None
+
+
+def test_an_interval_ends_where_scores_do():
+    race = race_result(2, [0, 1, 3, 2], scores=[50.0, 60.0, 99.0, 90.0], intervals=[(95.0, 103.0)] * 4)
+    result = forecast_result(likely_parts(8, 4), race=race, versions={"lga-lightning": "1.0"})
+    assert AtlasEntry.of(result, RROME()).interval == (95, 100)
 
 
 def test_what_is_not_for_the_atlas_is_refused_before_anything_is_scored(tokenizer, tmp_path):

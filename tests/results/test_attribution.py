@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 
+from lga_lightning.editing import FTM
 from lga_lightning.exceptions import DataError, LayerError
 from lga_lightning.locators import LGA, CausalTracing, FixedLayer, LayerSweep
 from lga_lightning.locators.aggregation import RelationLayers
@@ -170,6 +171,31 @@ def test_what_a_result_is_shows_in_its_evidence(llama):
     ):
         result = build(locator, torch.rand(3, len(locator.columns), 4), [0] * 3, llama)
         assert (result.is_sweep, result.has_heat_map) == (is_sweep, has_heat_map)
+
+
+def test_scores_of_edits_are_points_and_their_intervals_end_where_these_do():
+    parts = torch.cat([torch.full((6, 3, 1), 0.5), likely_parts(6, 2), torch.ones(6, 3, 1)], 2)
+    parts[0, :, 3] = 0.9
+    forecast = forecast_result(parts)
+    assert forecast.edit_scores == pytest.approx([100 * score for score in forecast.choice.scores])
+    low, high = forecast.edit_intervals[3]
+    assert low == pytest.approx(100 * (forecast.choice.scores[3] - 1.96 * forecast.choice.standard_errors[3]))
+    assert high == 100
+    assert forecast.edit_intervals[0] == pytest.approx((50, 50))
+    raced = replace(forecast, race=race_result(1, [3] * 4, scores=[2.0, 50.0, 99.0, 101.0]))
+    intervals = [(-1.0, 5.0), (47.0, 53.0), (96.0, 102.0), (98.0, 104.0)]
+    raced = replace(raced, race=replace(raced.race, intervals=intervals))
+    assert raced.edit_scores == raced.race.scores
+    assert raced.edit_intervals == [(0, 5), (47, 53), (96, 100), (98, 101)]
+
+
+def test_layers_that_a_sweep_leaves_out_have_no_score(llama, tokenizer):
+    sweep = LayerSweep(FTM(steps=1), layers=[1, 3])
+    values = sweep.score(llama, tokenizer, requests(2)).values
+    result = build(sweep, values, [0] * 2, llama)
+    assert (result.scored_layers, forecast_result(likely_parts(3, 4)).scored_layers) == ([1, 3], [0, 1, 2, 3])
+    assert [*map(math.isnan, result.edit_scores)] == [True, False, True, False]
+    assert [math.isnan(low) and math.isnan(high) for low, high in result.edit_intervals] == [True, False, True, False]
 
 
 def test_a_race_has_the_last_word():
