@@ -89,7 +89,7 @@ def regret_sheets(result: Comparison) -> list[Sheet]:
     """How the locators' layers stand on each test set."""
     sheets = []
     for number, sweep in enumerate(result.sweeps):
-        best = sweep.scores[sweep.best_layer]
+        best, whole = sweep.scores[sweep.best_layer], len(sweep.edited) == len(sweep.scores)
         rows = [
             [
                 row.name,
@@ -98,7 +98,7 @@ def regret_sheets(result: Comparison) -> list[Sheet]:
                 *_points(row, number),
                 "/".join(str(int(row.regrets[number].hit(k))) for k in (1, 3, 5)),
                 f"{row.seconds:.1f}",
-                f"{row.speed_up:,.0f}x" if row.seconds > 0.1 else "",
+                _times(row.speed_up) if row.seconds > 0.1 else "",
             ]
             for row in result.rows
         ]
@@ -106,13 +106,13 @@ def regret_sheets(result: Comparison) -> list[Sheet]:
             ["best fixed layer", str(sweep.best_layer), "", f"{best:.1f}", "0.0", f"{sweep.optimum - best:.1f}"],
             ["best layer of each request", "", "", f"{sweep.optimum:.1f}", "", "0.0"],
         ]
-        rows += [[*cells, "", f"{sweep.seconds:.1f}", "1x"] for cells in references]
+        rows += [[*cells, "", f"{sweep.seconds:.1f}", "1x" if whole else ""] for cells in references]
         headings = ("locator", "layer", "sure", "score", "regret", "gap", "hit@\n1/3/5", "seconds", "speed-\nup")
         what = "Layers picked on" if number == 0 else "Carried over from"
         note = (
             "Sure: share of bootstrap resamples of the proxies that choose the layer. Score: mean of rewrite, rephrase and locality after an edit, in points, with its 95% bootstrap interval over test "
             "requests. Regret: what the best fixed layer has more. Gap: what the best layer of each request by itself has more. "
-            "Speed-up: over the sweep, for as many requests."
+            f"Speed-up: over {'the sweep' if whole else 'a sweep at all layers, reckoned from these'}, for as many requests."
         )
         if sweep.own_layer is not None:
             lost = best - sweep.scores[sweep.own_layer]
@@ -122,7 +122,7 @@ def regret_sheets(result: Comparison) -> list[Sheet]:
             )
         count = result.rows[0].num_requests
         title = f"{what} {count} proxies of {result.proxies}, judged on {sweep.num_requests} tests of {sweep.data}"
-        if len(sweep.edited) < len(sweep.scores):
+        if not whole:
             title += f" at {len(sweep.edited)} candidates"
             note += f" Best: of the {len(sweep.edited)} layers that were edited, of {len(sweep.scores)}."
         sheets.append(Sheet(title, headings, rows, note))
@@ -261,6 +261,10 @@ def _points(row: LocatorRow, number: int) -> list[str]:
         (found.gap, found.gap_interval),
     ]
     return [f"{value:.1f} [{low:.1f}, {high:.1f}]" for value, (low, high) in pairs]
+
+
+def _times(factor: float) -> str:
+    return f"{factor:,.0f}x" if factor >= 10 else f"{factor:.1f}x"
 
 
 def _stacked(cell: str) -> str:

@@ -214,7 +214,12 @@ def what_would_settle(result: LocatorResult) -> str:
         if steadier
         else ""
     )
-    if needed is not None and have < needed <= 100 * have:
+    if needed is not None and needed <= have:
+        return (
+            "The layer leads the runner-up clearly; what wavers from resample to resample is what else is in the running, or what the fences "
+            f"leave out: compare them with `lga validate --model.layer ...`{also}."
+        )
+    if needed is not None and needed <= 100 * have:
         return (
             f"By its lead over the runner-up so far, it takes about {needed} requests like these {have} to tell the two "
             f"apart: give more{also}."

@@ -64,7 +64,7 @@ class LocatorRow:
         confidence: Share of bootstrap resamples of the proxies that choose it.
         num_requests: How many proxies counted.
         seconds: How long its scores of all proxies took.
-        speed_up: How many times as long the sweep takes, for as many requests.
+        speed_up: How many times as long a sweep at all layers takes, for as many requests.
         regrets: How the layer stands on each test set, in the order of the comparison's sweeps.
         points: Expected regret and confidence by number of proxies, on the first test set.
         settings: Settings of the locator, with its class.

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import pytest
 
-from lga_lightning.reports.comparison import leave_comparison
+from lga_lightning.reports.comparison import leave_comparison, regret_sheets
 from lga_lightning.results.comparison import Comparison
 from tests.helpers.results import comparison
 
@@ -29,3 +32,14 @@ def test_names_are_taken_for_what_they_are(tmp_path, capsys, monkeypatch):
     assert "50.0 [40.0, 60.0]" in row
     assert (tmp_path / "comparison.png").read_bytes().startswith(b"\x89PNG")
     assert Comparison.load(tmp_path) == result
+
+
+@pytest.mark.parametrize("other", [50.0, math.nan], ids=["sweep", "candidates"])
+def test_speed_ups_are_over_a_sweep_at_all_layers(other):
+    result = comparison()
+    sweep, row = replace(result.sweeps[0], scores=[52.0, other], own_layer=None), result.rows[0]
+    rows = [replace(row, speed_up=speed_up) for speed_up in (1234.4, 9.94, 0.2)]
+    (sheet,) = regret_sheets(replace(result, sweeps=[sweep], rows=rows))
+    own = "" if math.isnan(other) else "1x"
+    assert [cells[-1] for cells in sheet.rows] == ["1,234x", "9.9x", "0.2x", own, own]
+    assert ("Speed-up: over a sweep at all layers, reckoned from these" in sheet.note) is math.isnan(other)

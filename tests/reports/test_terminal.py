@@ -62,11 +62,12 @@ def test_says_how_sure_it_is_and_what_would_settle_it(tmp_path, capsys):
         "Ended early, after 40 of 90 requests": early,
         "The relations' layers differ beyond chance": early,
         "it takes about 400 requests like these 40": replace(locator_result(close), requests_to_settle=400),
+        "The layer leads the runner-up clearly": replace(locator_result(close), requests_to_settle=20),
         "No practical number of requests": replace(locator_result(close), requests_to_settle=400_000),
         "One request says nothing": locator_result(torch.tensor([[0.0, 1.0]])),
     }
     for said, result in cases.items():
-        if "settle" in said or "takes" in said or "practical" in said:
+        if "settle" in said or "takes" in said or "practical" in said or "clearly" in said:
             assert not result.choice.settled
         if said.startswith("One"):
             result = replace(result, choice=replace(result.choice, confidence_set=[1, 0]))
