@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing.adapter import read_note
+from lga_lightning.editing.facts_file import FACTS
 from lga_lightning.editing.serving import check_servable, served_rank
 from lga_lightning.models.loading import hub_name
 from lga_lightning.reports.edit_wording import governor_stop
@@ -19,7 +20,7 @@ from lga_lightning.reports.wording import layers_in_words, low_rank_in_words
 from lga_lightning.results.validation import ValidationResult
 from lga_lightning.results.validation_parts import Metric
 
-SHOWN = 100  # requests
+SHOWN = 100  # requests, where others are listed elsewhere
 
 
 def model_card(
@@ -47,6 +48,8 @@ def model_card(
     from huggingface_hub import ModelCard, ModelCardData
 
     base = hub_name(result.model)
+    # lga.json holds what was scored; beside a merged model there is no facts.json
+    shown = len(requests) if kind == "merged" and result.num_scored is not None else SHOWN
     metadata = ModelCardData(
         base_model=base,
         library_name="peft" if kind == "adapter" else "transformers",
@@ -67,7 +70,8 @@ def model_card(
         packing=packing,
         served_rank=served_rank(max(ranks.values(), default=1)),
         stopped=governor_stop(result),
-        facts=[[r.prompt, r.target_old or "", r.target_new] for r in requests[:SHOWN]],
+        facts=[[r.prompt, r.target_old or "", r.target_new] for r in requests[:shown]],
+        all_in="lga.json" if result.num_scored is None else FACTS,
         score_headings=[
             "metric",
             "before",

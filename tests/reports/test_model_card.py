@@ -105,6 +105,18 @@ def test_a_long_list_is_cut():
     assert text.count("| Danielle") + text.count("| The mother tongue of Danielle") == 13
 
 
+@pytest.mark.parametrize(("kind", "file"), [("adapter", "facts.json"), ("matrices", "facts.json"), ("merged", None)])
+def test_where_all_facts_are_if_some_were_scored(kind, file):
+    """`lga.json` has those that were scored."""
+    result = validation([[outcome("rewrite", 1.0)]], mode="batch", num_requests=104)
+    text = model_card(result, [*requests(8)] * 13, {3: 1}, kind)
+    assert ("more; all are in" in text) is (file is not None)
+    if file is None:
+        assert text.count("The capital of France is") == 13
+    else:
+        assert f"... and 4 more; all are in `{file}`." in text
+
+
 @pytest.mark.parametrize(
     ("text", "escaped"),
     [
