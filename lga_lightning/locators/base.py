@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -32,6 +32,35 @@ from lga_lightning.utils.settings import ShowsSettings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+# what result files have under these names, beside a locator's columns
+TAKEN = {
+    *(one.name for one in fields(Choice)),
+    "schema",
+    "checksum",
+    "model",
+    "data",
+    "locator",
+    "scope",
+    "aggregate",
+    "num_requests",
+    "num_skipped",
+    "choice",
+    "signed_scores",
+    "means",
+    "half_widths",
+    "versions",
+    "settings",
+    "requests_to_settle",
+    "stopped_early",
+    "relations",
+    "seconds",
+    "neighbours",
+    "race",
+    "weights",
+    "experts",
+}
 
 
 @dataclass(frozen=True)
@@ -137,6 +166,23 @@ class LayerLocator(ShowsSettings, ABC):
             relations: N names of relations, or None.
         """
         return choose_by_relation(self.contributions(scores), relations, self.kappa)
+
+
+def check_columns(locator: LayerLocator) -> None:
+    """Refuse columns that result files have no room for.
+
+    Args:
+        locator: How layers are scored.
+
+    Raises:
+        SettingError: If a column but the first, the scores, is called as a field of the file is.
+    """
+    taken = TAKEN.intersection(locator.columns[1:])
+    if taken:
+        raise SettingError(
+            f"The columns {sorted(taken)} of {locator!r} cannot be written: results have something else under these names. Give them "
+            "names of their own (`columns`)."
+        )
 
 
 def knows_old_answer(

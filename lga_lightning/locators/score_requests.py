@@ -12,7 +12,7 @@ from lga_lightning.data.batching import RequestBatch, RequestBatches
 from lga_lightning.data.requests import EditRequest, check_subjects
 from lga_lightning.exceptions import DataError, NonFiniteScoreError
 from lga_lightning.locators import LayerLocator
-from lga_lightning.locators.base import knows_old_answer
+from lga_lightning.locators.base import check_columns, knows_old_answer
 from lga_lightning.locators.old_answers import with_old_targets
 from lga_lightning.metrics import LayerScores
 from lga_lightning.models.architecture import blocks
@@ -49,7 +49,9 @@ def prepare(
 
     Raises:
         InvalidRequest: If a text is too long for the model, or the locator needs subjects, and no request has one.
+        SettingError: If a column of the locator has a name that results need themselves.
     """
+    check_columns(locator)
     check_lengths(llm, tokenizer, requests)
     accepted = [request for request in requests if locator.accepts(request)]
     if not accepted:
@@ -135,7 +137,7 @@ def score_all(
 
     Raises:
         DataError: If there is no request.
-        SettingError: If ``batch_size`` is below 1.
+        SettingError: If ``batch_size`` is below 1, or a column of the locator has a name that results need themselves.
         NonFiniteScoreError: If a score is not finite.
     """
     if not requests:

@@ -2,18 +2,41 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from dataclasses import fields, replace
 
 import pytest
+import torch
 
 from lga_lightning.data import RequestBatch
-from lga_lightning.exceptions import DataError
+from lga_lightning.exceptions import DataError, SettingError
 from lga_lightning.functional import find_golden_layer
-from lga_lightning.locators import LGA, old_answers, score_requests
+from lga_lightning.locators import LGA, FixedLayer, old_answers, score_requests
+from lga_lightning.locators.base import TAKEN
 from lga_lightning.locators.score_requests import SKIPPED
+from lga_lightning.locators.selection import Choice
 from lga_lightning.models.chat import ChatTokenizer
+from lga_lightning.results.attribution import LocatorResult
 from tests.helpers.models import requests, tiny_tokenizer
+from tests.helpers.results import locator_result
 from tests.helpers.tokenizers import LINES
+
+
+class Columns(FixedLayer):
+    """A locator of somebody's own, with a column called as a field of the result is."""
+
+    columns = ("scores", "mine", "weights")
+
+
+def test_columns_called_as_fields_are_refused_before_anything_is_scored(llama, tokenizer):
+    with pytest.raises(SettingError, match=r"The columns \['weights'\] of .* cannot be written"):
+        find_golden_layer(llama, tokenizer, requests(2), Columns(1))
+
+
+def test_names_that_are_taken_are_the_fields_of_results(tmp_path):
+    locator_result(torch.rand(3, 4), means={}, half_widths={}).save(tmp_path / "attribution.json")
+    written = json.loads((tmp_path / "attribution.json").read_text())
+    assert {*written, *(one.name for kind in (LocatorResult, Choice) for one in fields(kind))} == TAKEN
 
 
 @pytest.fixture
