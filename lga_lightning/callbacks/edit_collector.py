@@ -39,7 +39,7 @@ class EditCollector(L.Callback):
     Args:
         generate: Whether the model answers every prompt in its own words, beside the teacher-forced scores, which alone
             flatter. It takes most of the time of scoring.
-        max_new_tokens: Tokens at which such an answer is cut at the latest; None for 50, and for 200 in the protocol ``wild``.
+        max_new_tokens: Tokens at which such an answer is cut, if no accepted answer is longer; None for 50, and for 200 in the protocol ``wild``.
         fluency: Whether the model also continues every request's generation prompts by 100 tokens, to measure how
             repetitive that is.
         text: Plain text (a file, or a data set of the Hub), to measure how edits move the perplexity of text that has nothing

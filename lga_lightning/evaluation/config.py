@@ -40,7 +40,7 @@ class EvaluationConfig:
 
     Args:
         generate: Let the model answer every prompt in its own words, before and after. Token scores alone flatter.
-        max_new_tokens: Where such an answer is cut at the latest; None for what is usual in the protocol, 50 or 200.
+        max_new_tokens: Where such an answer is cut, if no accepted answer is longer; None for what is usual in the protocol, 50 or 200.
         fluency: Let it also continue every request's generation prompts (its prompt, where it has none) by 100 tokens, and
             measure how repetitive that is.
         passages: Plain texts, on one of which each request's edit is scored: the drift of perplexity. Empty for no such score.
@@ -104,7 +104,7 @@ class EvaluationConfig:
 
     @property
     def limit(self) -> int:
-        """Where an answer of the model's own is cut at the latest, in tokens."""
+        """Where an answer of the model's own is cut, if no accepted answer is longer, in tokens."""
         return PROTOCOLS[self.protocol].max_new_tokens if self.max_new_tokens is None else self.max_new_tokens
 
     def teacher_forced(self) -> EvaluationConfig:

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from lga_lightning.evaluation.metric import Grouped
 from lga_lightning.evaluation.prompts import PROBES, EvalPrompt
+from lga_lightning.evaluation.protocols import LIMIT
 from lga_lightning.evaluation.responses import Response
 from lga_lightning.metrics.text import begins_with, contains, exact_match, normalised
 
@@ -115,7 +116,7 @@ class Ended(OwnWords):
 
     name = "ended"
     protocols: ClassVar[Mapping[str, str]] = dict.fromkeys(
-        RIGHT, "share of prompts on which the model, speaking freely, came to its own end within {limit} tokens"
+        RIGHT, f"share of prompts on which the model, speaking freely, came to its own end within {LIMIT}"
     )
 
     def score(self, prompt: EvalPrompt, before: Response, after: Response) -> tuple[float, float] | None:

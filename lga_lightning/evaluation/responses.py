@@ -70,7 +70,7 @@ def respond(
         tokenizer: Its fast tokenizer.
         prompts: N prompts of one kind: all with answers, all about fluency, or all about perplexity.
         attach: Edits, by prompt.
-        max_new_tokens: Where an answer of the model's own is cut at the latest; None for none at all.
+        max_new_tokens: Where an answer of the model's own is cut (see :func:`answer_limits`); None for none at all.
 
     Returns:
         N responses.
@@ -85,9 +85,26 @@ def respond(
     words: Sequence[str | None] = [None] * len(prompts)
     if max_new_tokens is not None:
         stops = [1 + max(count_full_stops(_without_last_stop(a)) for a in _expected(prompt)) for prompt in prompts]
-        said = cached.continuations(max_new_tokens, full_stops(stops))
+        said = cached.continuations(answer_limits(tokenizer, prompts, max_new_tokens), full_stops(stops))
         words = [own_words(*pair) for pair in zip(said, prompts, strict=True)]
     return _read(cached, prompts, words)
+
+
+def answer_limits(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[EvalPrompt], least: int) -> list[int]:
+    """Most new tokens of an answer of the model's own: where accepted answers are longer, enough for them and for their end.
+
+    Args:
+        tokenizer: The model's fast tokenizer.
+        prompts: N prompts with answers.
+        least: The limit where accepted answers are shorter.
+
+    Returns:
+        N limits.
+    """
+    answers = {answer for prompt in prompts for answer in prompt.answers}
+    long = [answer for answer in answers if len(answer.encode()) + 2 > least]  # a token has a byte or more
+    needed = {answer: len(target_ids(tokenizer, answer)) + 1 for answer in long}
+    return [max(least, *(needed.get(answer, least) for answer in prompt.answers)) for prompt in prompts]
 
 
 def own_words(text: str, prompt: EvalPrompt) -> str:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lga_lightning.evaluation.prompts import EvalPrompt
-from lga_lightning.evaluation.responses import Response
+from lga_lightning.evaluation.responses import Response, answer_limits
 from lga_lightning.models.cached_prompts import Attach, CachedPrompts
 from lga_lightning.models.chat import as_read
 
@@ -36,21 +36,22 @@ def speak_freely(
         prompts: N prompts with answers.
         responses: N responses to them.
         attach: Edits, by prompt.
-        limit: Most new tokens of an answer that comes to no end.
+        limit: Most new tokens of an answer that comes to no end; more where accepted answers are longer.
         context: A text to put before every prompt when it is asked a second time; "" for no second time.
 
     Returns:
         N responses with ``asked``, ``text`` and ``ended``, and with a context also ``text_in_context``.
     """
-    texts = [prompt.prompt.rstrip() for prompt in prompts]
-    said = CachedPrompts(model, tokenizer, texts, attach).to_their_ends(limit)
+    texts, limits = [prompt.prompt.rstrip() for prompt in prompts], answer_limits(tokenizer, prompts, limit)
+    said = CachedPrompts(model, tokenizer, texts, attach).to_their_ends(limits)
     found = [
         replace(response, asked=as_read(tokenizer, text), text=words.text.strip(), ended=words.ended)
         for response, text, words in zip(responses, texts, said, strict=True)
     ]
     if not context:
         return found
-    within = CachedPrompts(model, tokenizer, [in_context(text, context) for text in texts], attach).to_their_ends(limit)
+    behind = [in_context(text, context) for text in texts]
+    within = CachedPrompts(model, tokenizer, behind, attach).to_their_ends(limits)
     return [
         replace(response, text_in_context=words.text.strip(), ended=bool(response.ended and words.ended))
         for response, words in zip(found, within, strict=True)

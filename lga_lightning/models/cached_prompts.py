@@ -104,11 +104,11 @@ class CachedPrompts:
                 nll[part] = mean_nll(each, read).double().cpu()
         return tokens, labels, nll
 
-    def continuations(self, limit: int, finished: Callable[[int, str], bool]) -> list[str]:
+    def continuations(self, limit: int | Sequence[int], finished: Callable[[int, str], bool]) -> list[str]:
         """Let the model continue every prompt greedily; a row that is finished leaves the batch.
 
         Args:
-            limit: Most new tokens of a row.
+            limit: Most new tokens of a row; one number for all rows, or N.
             finished: Called with a row and the text of its newest token; says whether the row ends there.
 
         Returns:
@@ -117,24 +117,25 @@ class CachedPrompts:
         """
         return [continuation.text for continuation in self._continue(limit, finished)]
 
-    def to_their_ends(self, limit: int) -> list[Continuation]:
+    def to_their_ends(self, limit: int | Sequence[int]) -> list[Continuation]:
         """Let the model continue every prompt greedily until it says an end-of-text token, or its template's end of a turn.
 
         Args:
-            limit: Most new tokens of a row, where one comes to no end.
+            limit: Most new tokens of a row, where one comes to no end; one number for all rows, or N.
 
         Returns:
             N continuations; a row that has ended leaves the batch.
         """
         return self._continue(limit, lambda row, text: False)
 
-    def _continue(self, limit: int, finished: Callable[[int, str], bool]) -> list[Continuation]:
+    def _continue(self, limit: int | Sequence[int], finished: Callable[[int, str], bool]) -> list[Continuation]:
         """As :meth:`continuations`, with the tokens and how each came to its end."""
+        limits = [limit] * len(self) if isinstance(limit, int) else limit
         ended = [False] * len(self)
         said: list[list[int]] = [[] for _ in range(len(self))]
         pieces: dict[int, str] = {}
         lengths = self._lengths.tolist()
-        ends, most = end_tokens(self.model, self.tokenizer), longest_text(self.model, max(lengths) + limit)
+        ends, most = end_tokens(self.model, self.tokenizer), longest_text(self.model, max(lengths) + max(limits))
         live, mask, cache = torch.arange(len(self)), self._mask, copy_of_cache(self._cache)
         tokens = self._logits[:, -1].argmax(-1)
         while True:
@@ -147,7 +148,7 @@ class CachedPrompts:
                 if token not in pieces:
                     pieces[token] = self.tokenizer.decode([token])
                 count = len(said[row])
-                if not finished(row, pieces[token]) and count < limit and lengths[row] + count < most:
+                if not finished(row, pieces[token]) and count < limits[row] and lengths[row] + count < most:
                     keep.append(place)
             if not keep:
                 texts = self.tokenizer.batch_decode(said, skip_special_tokens=True)

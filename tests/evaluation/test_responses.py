@@ -6,10 +6,15 @@ import math
 
 import pytest
 
+from lga_lightning.data.requests import EditRequest
+from lga_lightning.evaluation.config import EvaluationConfig
+from lga_lightning.evaluation.evaluator import evaluate
 from lga_lightning.evaluation.prompts import EvalPrompt
 from lga_lightning.evaluation.responses import Response, own_words, passage_nll, respond
 from lga_lightning.evaluation.results import compare_responses
 from lga_lightning.models.cached_prompts import unedited
+from lga_lightning.models.encoding import target_ids
+from tests.helpers.edits import random_edits
 from tests.helpers.models import tiny_model
 
 
@@ -83,3 +88,22 @@ def test_answers_with_full_stops_are_generated_to_their_end(llama, tokenizer, mo
     prompts.append(EvalPrompt("rewrite", "Rome is", ("Paris",), "St. Louis"))
     respond(llama, tokenizer, prompts, unedited)
     assert ended == [[True, True, False, False]]
+
+
+@pytest.mark.parametrize("protocol", ["completion", "wild"])
+def test_a_paragraph_is_said_to_its_end(protocol, llama, tokenizer):
+    prompt, paragraph = "What is Rome?", "Rome is in Italy. Paris is the capital of France, they say: the mother."
+    first, script = len(tokenizer(prompt)["input_ids"]) - 1, [*target_ids(tokenizer, paragraph), tokenizer.eos_token_id]
+
+    def parrot(model, args, options, output):
+        for row, place in zip(output.logits[:, -1], options["position_ids"][:, -1].tolist(), strict=True):
+            row[script[min(place - first, len(script) - 1)]] = 1e4
+
+    data = [EditRequest(prompt, None, answer) for answer in (paragraph, "Rome")]
+    config = EvaluationConfig(max_new_tokens=5, protocol=protocol, context="")
+    handle = llama.register_forward_hook(parrot, with_kwargs=True)
+    (whole,), (short,) = evaluate(llama, tokenizer, data, random_edits(llama, 2), config)
+    handle.remove()
+    assert whole.scores["generated"] == whole.scores["contained"] == (1.0, 1.0)
+    assert whole.scores.get("ended", (1.0, 1.0)) == (1.0, 1.0)
+    assert target_ids(tokenizer, short.said[1]) == script[:5]  # answers that are no longer are cut as before
