@@ -9,6 +9,7 @@ from typing import Literal
 from lga_lightning.data.agreement import check_agreement
 from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing.targets import EditTargets
+from lga_lightning.exceptions import DataError
 from lga_lightning.models.likelihood import input_device
 from lga_lightning.modules.edit_schedule import EditSchedule, JointSchedule, ScoredEdits, milestones
 from lga_lightning.modules.independent import Independent
@@ -39,7 +40,7 @@ class Batch(JointSchedule):
             self._targets.append((list(self._places)[known:], targets))
 
     def finish(self, rank: int = 0, world_size: int = 1) -> ScoredEdits | None:
-        """Edit all requests, the first 1, 10, 100, ... of them by themselves too, and score."""
+        """Edit all requests, the first 1, 10, 100, ... of them by themselves too (unless the method cannot edit so few), and score."""
         shares = gathered(self._targets, input_device(self.llm)) if world_size > 1 else [self._targets]
         found = [part for share in shares for part in share]
         if found:
@@ -48,7 +49,10 @@ class Batch(JointSchedule):
             self._places = dict(zip(places, everything.requests, strict=True))
             for count in milestones(len(everything.requests)):
                 first = self.new_session()
-                first.edit_targets(everything.part(slice(count)))
+                try:
+                    first.edit_targets(everything.part(slice(count)))
+                except DataError:  # too few for the method, as a single token for UltraEdit
+                    continue
                 self.note_drift(first, places[:count])
             self.session.edit_targets(everything)
         return super().finish(rank, world_size)

@@ -316,8 +316,13 @@ def test_every_mode(mode, tokenizer):
 def test_one_token_has_no_spread(llama, tokenizer):
     words = [replace(requests(1)[0], target_new=word) for word in ("in", "is", "R", "t")]
     one = next(request for request in words if len(answer_ids(tokenizer, request)) == 1)
+    method = UltraEdit(RATE, warmup=0)
     with pytest.raises(DataError, match=r"one token at model.layers.1.mlp.down_proj. Edit more requests together"):
-        UltraEdit(RATE, warmup=0).compute(llama, tokenizer, [one], 1)
+        method.compute(llama, tokenizer, [one], 1)
+    together = SCHEDULES["batch"](method, llama, tokenizer, [1], EvaluationConfig(generate=False))
+    together.step([0, 1], [one, requests(2)[1]])
+    assert len(together.finish().requests) == 2  # of the first by itself there is no look
+    assert together.drift == []
     assert UltraEdit(warmup=2).compute(llama, tokenizer, [one], 1).matrix(name_at(llama, 1)).norm() > 0
 
 
