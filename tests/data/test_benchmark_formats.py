@@ -274,7 +274,10 @@ RIPPLE = {
         **FACT,
         "original_fact": {"prompt": "The name of the country of citizenship of Joan of Arc is United Kingdom.", **FACT},
     },
-    "Relation_Specificity": [case(query("The name of the mother of Joan of Arc is", "Isabelle"))],
+    "Relation_Specificity": [
+        case(query("The name of the mother of Joan of Arc is", "Isabelle")),
+        case(query("The name of the award Joan of Arc won is", "Prize")),
+    ],
     "Logical_Generalization": [case(query("The name of the continent of Joan of Arc is", "Asia", ""))],
     "Subject_Aliasing": [case(query("The country of the Maid is", "United Arab Emirates", targets=("Q9",)))],
     "Compositionality_I": [
@@ -288,7 +291,9 @@ RIPPLE = {
         )
     ],
     "Compositionality_II": [],
-    "Forgetfulness": [case(query("The names of the brothers of Joan of Arc are", ""))],
+    "Forgetfulness": [
+        case(query("The name of the country of citizenship of Joan of Arc, which is not United Arab Emirates, is", ""))
+    ],
 }
 
 
@@ -307,7 +312,8 @@ def test_rippleedits(read):
     assert sorted(request.portability) == ["Compositionality_I", "Logical_Generalization", "Subject_Aliasing"]
     assert request.portability["Compositionality_I"][0].answers == ("Abu Dhabi", "the Abu Dhabi")
     mother = Probe("The name of the mother of Joan of Arc is", ("Isabelle", "the Isabelle"))
-    assert request.locality == {"Relation_Specificity": (mother,)}
+    award = Probe("The name of the award Joan of Arc won is", ("Prize", "the Prize"))
+    assert request.locality == {"Relation_Specificity": (mother, award)}
     assert dict(loaded.dropped) == {"probe without an answer": 1}
 
 
@@ -345,6 +351,11 @@ def test_cut(sentence, label, old, prompt):
         ("The name of the currency in Peru is", [], "Peru"),
         ("The place of birth of Joan of Arc is", [], "Arc"),  # where it ends is right: no other prompt tells more
         ("The place of birth of Joan of Arc is", ["The name of the mother of Joan of Arc is"], "Joan of Arc"),
+        (
+            "The place of birth of Joan of Arc is",
+            ["The names of the siblings of Joan of Arc are", "Is Joan of Arc still alive?"],
+            "Joan of Arc",
+        ),
         ("The place of birth of Ada Berg is", ["The mother of Eva Berg is"], "Ada Berg"),
         ("It is", [], None),
     ],

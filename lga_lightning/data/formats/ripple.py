@@ -12,7 +12,8 @@ from lga_lightning.data.requests import EditRequest, Probe
 from lga_lightning.exceptions import InvalidRequest
 
 PORTABILITY = ("Logical_Generalization", "Subject_Aliasing", "Compositionality_I", "Compositionality_II")
-LOCALITY = ("Relation_Specificity", "Relation_Specifity", "Forgetfulness")  # the second as the set's own page spells it
+SPECIFICITY = ("Relation_Specificity", "Relation_Specifity")  # the second as the set's own page spells it
+LOCALITY = (*SPECIFICITY, "Forgetfulness")
 VERBS = ("is", "are", "follows", "by")  # with which the set's prompts end
 AROUND = (  # a subject that does not stand right before the verb
     r"which (.+) (?:is associated with|plays in|is a member of|is part of|is the capital of) is",
@@ -41,7 +42,7 @@ def read_ripple(record: Record) -> EditRequest:
     prompt = cut(sentence, label, old)
     old_target = _without_stop(old).removeprefix(prompt).strip() if old and old.startswith(prompt) else None
     target = sentence.removeprefix(prompt).strip()
-    named = [q for kind in queries if kind != "Subject_Aliasing" for q in queries[kind]]  # there it has its other names
+    named = [q for kind in SPECIFICITY for q in queries[kind]]  # other kinds rename the subject, or repeat the fact
     peers = [q.text("prompt") for q in named if q.values.get("subject_id") == edit.values.get("subject_id")]
     return EditRequest(
         prompt=prompt,
@@ -86,7 +87,7 @@ def cut(sentence: str, label: str, old: str | None) -> str:
 
 
 def subject_of(prompt: str, peers: Sequence[str]) -> str | None:
-    """What a prompt is about: what it shares, before the verb, with other prompts about the same subject.
+    """What a prompt is about: the most that stands behind one of its prepositions, before the verb, and in all other prompts about it.
 
     Args:
         prompt: The prompt, which ends with a verb.
@@ -100,26 +101,15 @@ def subject_of(prompt: str, peers: Sequence[str]) -> str | None:
         found = re.search(rf"\b{pattern}$", prompt)
         if found:
             return found[1]
-    stem = prompt.split()[:-1]
-    others = [text.split()[:-1] for text in peers if text.split()[-1:] in (["is"], ["are"]) and text != prompt]
-    shared = stem[::-1]
-    for other in others:
-        shared = _shared(shared, other[::-1])
-    from_first = (
-        _behind_preposition(shared[::-1], 0) if others else None
-    )  # several agree from the subject's preposition on
-    return from_first or _behind_preposition(stem, -1)
+    stem, others = prompt.split()[:-1], [text for text in peers if text != prompt]
+    ends = [" ".join(stem[number + 1 :]) for number, word in enumerate(stem[:-1]) if word in ("of", "in", "by")]
+    last = ends[-1] if ends else None
+    return next((end for end in ends if others and all(end in text for text in others)), last)
 
 
 def _shared(words: list[str], others: list[str]) -> list[str]:
     """The words with which two lists begin alike."""
     return [word for word, _ in takewhile(lambda pair: pair[0] == pair[1], zip(words, others, strict=False))]
-
-
-def _behind_preposition(words: list[str], which: int) -> str | None:
-    """The words behind one of the prepositions among them; None without any."""
-    places = [number for number, word in enumerate(words[:-1]) if word in ("of", "in", "by")]
-    return " ".join(words[places[which] + 1 :]) if places else None
 
 
 def _queries(record: Record, kind: str, name: str) -> Iterator[Record]:
