@@ -92,7 +92,6 @@ MQUAKE = {
         hop("Manila lies in", "the Philippines", "Philippines"),
     ],
     "orig": {"triples": [["Q1", "P1", "Q2"]]},
-    "6334_split": ["train_edited"],
 }
 
 
@@ -138,10 +137,20 @@ def test_what_wikibigedit_lacks_is_left_out(gone, read):
     assert bool(request.rephrases) == (gone != "rephrase")
 
 
+def test_a_rephrase_of_wikibigedit_that_is_a_label_is_left_out(read):
+    loaded = read({**FLAT, "rephrase_prompt": "Reformulated Question:"}, {**FLAT, "rephrase_prompt": " "})
+    assert [request.rephrases for request in loaded.requests] == [(), ()]
+    assert dict(loaded.dropped) == {"rephrase without a question": 1}
+    labelled = f"Reformulated Question: {WIKIBIGEDIT['rephrase']}"
+    assert read({**FLAT, "rephrase_prompt": labelled}).requests[0].rephrases == (labelled,)
+
+
 def test_mquake_reads_a_group(read):
     loaded = read(MQUAKE)
     first, second = loaded.requests
     assert (loaded.format, dict(loaded.unread)) == ("mquake", {})
+    remastered = read({**MQUAKE, "6334_split": {"100": ["test_unedited"], "6334": ["train_edited"]}})
+    assert (remastered.requests, dict(remastered.unread)) == (loaded.requests, {"6334_split": 1})
     assert first.group == second.group == "facts.json, row 1"
     assert (first.id, second.id) == ("facts.json, row 1, rewrite 1", "facts.json, row 1, rewrite 2")
     assert (first.prompt, first.target_new, first.target_old) == (
@@ -199,6 +208,7 @@ def test_akew_is_mquake_until_it_is_named(read):
     assert (first.prompt, first.subject, first.target_new) == ("What of Tetris?", "Tetris", PARAGRAPH)
     assert first.portability["triplets"] == (Probe("Tetris took", ("a year",)),)
     assert sorted(first.portability) == ["3_hops", "triplets"]
+    assert (first.locality, second.locality) == (as_facts.requests[0].locality, {})
     assert (list(second.portability), first.group) == (["triplets"], second.group)
 
 
@@ -398,7 +408,9 @@ def test_real_rows(name):
     if not (REAL / name).exists():
         pytest.skip(f"{REAL / name} is not there")
     format, rows, requests = FORMATS[name]
-    loaded = load_requests(REAL / name, strict=True)
+    dropped = {"rephrase without a question": 10} if format == "wikibigedit" else {}
+    loaded = load_requests(REAL / name, strict=not dropped)
+    assert (dict(loaded.dropped), loaded.skipped) == (dropped, {})
     assert len(json.loads((REAL / name).read_text("utf-8"))) == rows
     assert (loaded.format, len(loaded.requests)) == (format, requests)
     assert all(field.startswith("requested_rewrite.") for field in loaded.unread)  # AKEW's paragraphs
@@ -420,3 +432,5 @@ def test_real_paragraphs():
     assert len(loaded.requests) == 216
     assert not loaded.unread
     assert all(len(request.target_new.split()) > 20 for request in loaded.requests)
+    facts = load_requests(path, "mquake").requests
+    assert [request.locality for request in loaded.requests] == [request.locality for request in facts]

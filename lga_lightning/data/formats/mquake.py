@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lga_lightning.data.formats.base import Format
@@ -15,7 +15,6 @@ UNUSED = (
     "answer",
     "answer_alias",
     "answer_extended",
-    "6334_split",
     "requested_rewrite.target_new.id",
     "requested_rewrite.target_true.id",
     "single_hops.question",
@@ -31,8 +30,7 @@ def read_mquake(record: Record) -> list[EditRequest]:
     """
     rewrites = record.rows("requested_rewrite")
     old_hops, new_hops = _hops(record, "single_hops"), _hops(record, "new_single_hops")
-    prompts = [rewrite.text("prompt").replace("{}", rewrite.text("subject"), 1) for rewrite in rewrites]
-    kept = tuple(Probe(cloze, answers) for cloze, answers in new_hops.items() if cloze not in map(str.strip, prompts))
+    prompts = [cloze_of(rewrite) for rewrite in rewrites]
     requests = []
     for number, (rewrite, prompt) in enumerate(zip(rewrites, prompts, strict=True)):
         first = number == 0
@@ -47,7 +45,7 @@ def read_mquake(record: Record) -> list[EditRequest]:
                 target_new_aliases=_aliases(new_hops, prompt, new),
                 target_old_aliases=_aliases(old_hops, prompt, old),
                 rephrases=(question,) if question.strip() else (),
-                locality={"kept_hop": kept} if first and kept else {},
+                locality=kept_hops(record, prompts) if first else {},
                 portability=multi_hop(record) if first else {},
                 relation=rewrite.optional_text("relation_id"),
                 group=record.place if len(rewrites) > 1 else None,
@@ -55,6 +53,19 @@ def read_mquake(record: Record) -> list[EditRequest]:
             )
         )
     return requests
+
+
+def cloze_of(rewrite: Record) -> str:
+    """The beginning of the sentence that a rewrite changes, with its subject."""
+    return rewrite.text("prompt").replace("{}", rewrite.text("subject"), 1)
+
+
+def kept_hops(record: Record, rewritten: Iterable[str]) -> dict[str, tuple[Probe, ...]]:
+    """The hops of a record's new chain that none of its rewrites changes, as probes of the kind ``kept_hop``."""
+    changed = {cloze.strip() for cloze in rewritten}
+    hops = _hops(record, "new_single_hops").items()
+    kept = tuple(Probe(cloze, answers) for cloze, answers in hops if cloze not in changed)
+    return {"kept_hop": kept} if kept else {}
 
 
 def multi_hop(record: Record) -> dict[str, tuple[Probe, ...]]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lga_lightning.data.formats.base import Format
-from lga_lightning.data.formats.mquake import UNUSED, multi_hop
+from lga_lightning.data.formats.mquake import UNUSED, cloze_of, kept_hops, multi_hop
 from lga_lightning.data.records import Record
 from lga_lightning.data.requests import EditRequest, Probe
 from lga_lightning.exceptions import InvalidRequest
@@ -36,7 +36,7 @@ def read_akew(record: Record) -> list[EditRequest]:
 
     The question (of CounterFact: the full prompt) is answered with the paragraph. The subject is kept where it stands in the
     question. What the paragraph says, as triples, is portability of the kind ``triplets``; the first request of a record also has
-    its multi-hop questions. CounterFact's neighbourhood is locality.
+    its multi-hop questions. CounterFact's neighbourhood is locality, and so are MQuAKE's hops that no rewrite changes.
     """
     several = isinstance(record.values.get("requested_rewrite"), list)
     rewrites = record.rows("requested_rewrite") if several else [record.record("requested_rewrite")]
@@ -51,7 +51,10 @@ def read_akew(record: Record) -> list[EditRequest]:
             for triple in triples
         )
         locality = {"neighborhood": tuple(Probe(text, (old,)) for text in record.texts("neighborhood_prompts"))}
-        portability = {"triplets": stated, **(multi_hop(record) if number == 0 else {})}
+        portability = {"triplets": stated}
+        if number == 0:
+            locality |= kept_hops(record, map(cloze_of, rewrites)) if record.rows("new_single_hops") else {}
+            portability |= multi_hop(record)
         requests.append(
             EditRequest(
                 prompt=prompt,

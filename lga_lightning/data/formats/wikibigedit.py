@@ -8,8 +8,10 @@ from typing import Any
 from lga_lightning.data.formats.base import Format
 from lga_lightning.data.records import Record
 from lga_lightning.data.requests import EditRequest, Probe
+from lga_lightning.exceptions import InvalidRequest
 
 PUBLISHED = ("update", "ans", "subject")
+LABEL = "Reformulated Question:"  # of whatever wrote the set's rephrases; some rows have nothing behind it
 FLAT = ("prompt", "target_new", "subject", "rephrase_prompt", "locality_prompt", "locality_ground_truth")
 
 
@@ -37,7 +39,7 @@ def read_wikibigedit(record: Record) -> EditRequest:
         subject=record.text("subject"),
         target_new=target,
         target_new_aliases=tuple(aliases),
-        rephrases=filled(record.texts(rephrase)),
+        rephrases=rephrases(record, rephrase),
         locality={kind: probes for kind, probes in locality.items() if probes},
         portability={kind: probes for kind, probes in portability.items() if probes},
         relation=record.optional_text("relation"),
@@ -48,6 +50,15 @@ def read_wikibigedit(record: Record) -> EditRequest:
 def filled(texts: tuple[str, ...]) -> tuple[str, ...]:
     """Those of some texts that are not blank."""
     return tuple(text for text in texts if text.strip())
+
+
+def rephrases(record: Record, field: str) -> tuple[str, ...]:
+    """The rephrases that are more than their label; the others are noted as dropped."""
+    texts = filled(record.texts(field))
+    asked = tuple(text for text in texts if text.replace(LABEL, "").strip())
+    detail = f"{record.place}: the field {field!r} has nothing behind {LABEL!r}."
+    record.dropped += [InvalidRequest("rephrase without a question", detail)] * (len(texts) - len(asked))
+    return asked
 
 
 def paired(record: Record, prompt: str, answer: str) -> tuple[Probe, ...]:
