@@ -28,7 +28,7 @@ class LocateThenEditMethod(EditMethod):
     """The first stage of ROME's and MEMIT's families.
 
     Args:
-        steps: Evaluations of the loss in the search for the target value; None for what is published for the model.
+        steps: Evaluations of the loss in the search for the target value, at least 2; None for what is published for the model.
         learning_rate: Learning rate of Adam in that search; None for what is published for the model.
         weight_decay: Weight of |delta| / |h0|^2 in the loss; None for what is published for the model.
         clamp: Bound of the value's change, in multiples of its norm; None for what is published for the model.
@@ -142,7 +142,7 @@ class LocateThenEditMethod(EditMethod):
             [B, 1, d].
         """
         search = self.search(model)
-        way = search.learning_rate * values.shape[-1] ** 0.5 * max(1, search.steps - 1) / 2
+        way = search.learning_rate * values.shape[-1] ** 0.5 * (search.steps - 1) / 2
         size = (search.clamp * values.norm(dim=-1)).clamp_max(way)
         return -(size.unsqueeze(-1) * functional.normalize(gradients, dim=-1)).unsqueeze(1)
 

@@ -103,7 +103,7 @@ def _window_to(last: int) -> tuple[int, int]:
     return max(0, last - WINDOW + 1), last
 
 
-# out-projections that the public code of UltraEdit, or of StableEdit, edits for zsRE; the learning rate there is the same for all
+# out-projections that the public code of UltraEdit, or of StableEdit, edits for zsRE
 ULTRAEDIT_LAYERS: dict[tuple[str, int, int], Sequence[int]] = {
     # GPT-J 6B
     ("gptj", 28, 16384): range(18, 27),
@@ -113,9 +113,12 @@ ULTRAEDIT_LAYERS: dict[tuple[str, int, int], Sequence[int]] = {
     ("mistral", 32, 14336): (29, 30),
     # Phi-4
     ("phi3", 40, 17920): range(30, 39),
+    # Qwen2.5-7B: StableEdit's, since UltraEdit edits other matrices there (gate_proj and up_proj of 18-26)
+    ("qwen2", 28, 18944): (*range(8, 15), *range(18, 26)),
 }
-ULTRAEDIT_RATE = 1e-6
-# median of the middle of these layers / number of blocks
+# the learning rates that are published with these layers; StableEdit's for GPT-J, 2e-6, is with others
+ULTRAEDIT_RATE, ULTRAEDIT_RATES = 1e-6, {("qwen2", 28, 18944): 2e-6}
+# median of the middle of these layers / number of blocks, Qwen2.5-7B aside
 ULTRAEDIT_DEPTH = 0.82
 
 
@@ -127,4 +130,5 @@ def ultraedit_layers(model: PreTrainedModel) -> list[int]:
 
 def published_ultraedit_rate(model: PreTrainedModel) -> float | None:
     """UltraEdit's learning rate for a model, if it is published."""
-    return ULTRAEDIT_RATE if signature(model) in ULTRAEDIT_LAYERS else None
+    known = signature(model)
+    return ULTRAEDIT_RATES.get(known, ULTRAEDIT_RATE) if known in ULTRAEDIT_LAYERS else None

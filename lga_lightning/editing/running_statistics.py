@@ -10,7 +10,7 @@ from torch import Tensor
 EPSILON = torch.finfo(torch.float32).eps
 """What is added to a standard deviation before it divides, as in UltraEdit's public code."""
 FLOOR = 1e-6
-"""Smallest eigenvalue of a covariance that whitens, relative to the largest."""
+"""Smallest eigenvalue of a covariance that whitens, relative to the largest; in StableEdit's code it is absolute."""
 
 
 @dataclass(frozen=True, eq=False)

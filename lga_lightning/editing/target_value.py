@@ -44,7 +44,7 @@ class TargetValueSettings:
     """Settings of the search for the target value.
 
     Attributes:
-        steps: Evaluations of the loss; there is one update less, as in ROME's code.
+        steps: Evaluations of the loss, at least 2; there is one update less, as in ROME's code.
         learning_rate: Learning rate of Adam.
         weight_decay: Weight of |delta| / |h0|^2, h0 the value before the edit.
         clamp: Bound of |delta|, in multiples of |h0|.
@@ -63,7 +63,7 @@ class TargetValueSettings:
 
     def __post_init__(self) -> None:
         for f in fields(self):
-            value, least = getattr(self, f.name), 1 if f.name in ("steps", "contexts_each_step") else 0
+            value, least = getattr(self, f.name), {"steps": 2, "contexts_each_step": 1}.get(f.name, 0)
             if value is not None and not value >= least:
                 raise SettingError(f"`{f.name}` must be at least {least}, got {value}.")
 
@@ -203,7 +203,7 @@ def _optimize(
     sound = torch.full_like(delta, torch.nan)  # the last whose losses were numbers
     active = torch.arange(len(before), device=before.device)
     seen = min(settings.contexts_each_step or contexts, contexts)
-    for step in range(1, max(settings.steps, 2)):
+    for step in range(1, settings.steps):
         leaf = delta[active].requires_grad_()
         looked_at = answers if seen == contexts else _in_turn(answers, contexts, seen, step)
         nll = _nll_with(looked_at, intervention_modules, leaf.repeat_interleave(seen, 0))

@@ -58,7 +58,7 @@ def test_the_layer_is_found_and_kept(quick, tmp_path, capsys):
 
 
 def test_a_gate_that_is_shut_ends_with_3(quick, tmp_path, capsys):
-    sys.argv = ["lga", "edit", "--fact", FACT, *quick, "--editor.steps=1", "--require=efficacy>=1"]
+    sys.argv = ["lga", "edit", "--fact", FACT, *quick, "--editor.steps=2", "--require=efficacy>=1"]
     with pytest.raises(SystemExit) as stop:
         entry.main()
     assert stop.value.code == 3

@@ -215,7 +215,14 @@ def test_contexts_are_the_same_every_time_and_leave_the_random_state_alone(token
 
 @pytest.mark.parametrize(
     "setting",
-    [{"steps": 0}, {"clamp": -1.0}, {"contexts_each_step": 0}, {"contexts_each": -1}, {"context_lengths": (0,)}],
+    [
+        {"steps": 0},
+        {"steps": 1},
+        {"clamp": -1.0},
+        {"contexts_each_step": 0},
+        {"contexts_each": -1},
+        {"context_lengths": (0,)},
+    ],
 )
 def test_bad_settings(setting):
     with pytest.raises(ValueError, match="at least"):

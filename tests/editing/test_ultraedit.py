@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 from lga_lightning.data.loading import load_requests
 from lga_lightning.editing import ultraedit
 from lga_lightning.editing.answer_gradients import AnswerRows, answer_gradients, pieces
-from lga_lightning.editing.presets import ULTRAEDIT_LAYERS
+from lga_lightning.editing.presets import ULTRAEDIT_LAYERS, ULTRAEDIT_RATES
 from lga_lightning.editing.running_statistics import RunningStatistics
 from lga_lightning.editing.session import EditSession
 from lga_lightning.editing.ultraedit import UltraEdit
@@ -394,4 +394,8 @@ def test_published_settings(monkeypatch, llama):
         "whiten": False,
         "warmup_facts": "bundled facts",
     }
-    assert UltraEdit(2e-6).settings(llama)["learning_rate"] == 2e-6
+    monkeypatch.setattr("lga_lightning.editing.presets.signature", lambda model: ("qwen2", 28, 18944))
+    assert UltraEdit().default_layers(llama) == [*range(8, 15), *range(18, 26)]
+    assert UltraEdit().settings(llama)["learning_rate"] == 2e-6
+    assert ULTRAEDIT_RATES.keys() < ULTRAEDIT_LAYERS.keys()
+    assert UltraEdit(3e-6).settings(llama)["learning_rate"] == 3e-6

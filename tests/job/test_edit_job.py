@@ -92,7 +92,7 @@ def test_a_model_that_knows_too_little_is_told_what_to_do(llama, tokenizer):
 
 
 def test_nothing_is_written_where_the_gate_is_shut(llama, tokenizer, tmp_path):
-    editor = RROME(**{**FAST_METHOD, "steps": 1})  # the search has made no step yet
+    editor = RROME(**{**FAST_METHOD, "steps": 2})  # the search has made one step
     job = EditJob(editor, 1, require="efficacy>=1, general>=0.01x", output=tmp_path / "adapter", show=False)
     with pytest.raises(
         RequirementError, match=r"efficacy is 0, not 1\. Where it fails: 'The capital of France is'"
