@@ -19,6 +19,11 @@ def check_together(requests: Sequence[EditRequest]) -> None:
     check_agreement(requests)
 
 
+def folded(prompt: str) -> str:
+    """A prompt with its white space folded: those of which this is the same are about the same."""
+    return " ".join(prompt.split())
+
+
 def check_agreement(requests: Sequence[EditRequest]) -> None:
     """Refuse a batch in which the same prompt is to get two answers.
 
@@ -27,7 +32,7 @@ def check_agreement(requests: Sequence[EditRequest]) -> None:
     """
     seen: dict[str, EditRequest] = {}
     for request in requests:
-        prompt = " ".join(request.prompt.split())
+        prompt = folded(request.prompt)
         other = seen.setdefault(prompt, request)
         if other.target_new.strip() != request.target_new.strip():
             sources = " and ".join(part.id or repr(part.prompt) for part in (other, request))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from lga_lightning.data.agreement import folded
 from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing.attaching import attached
 from lga_lightning.editing.delta import WeightDelta
@@ -65,7 +66,8 @@ class Evaluator:
             deltas: N edits, one a request; the same object for requests that are edited together.
 
         Returns:
-            N lists of results, one result a prompt, in the order of :meth:`EvaluationConfig.prompts`.
+            N lists of results, one result a prompt, in the order of :meth:`EvaluationConfig.prompts`. Locality probes with the prompt of
+            a fact that the same edit holds among others are left out: what is said to them is meant to change.
 
         Raises:
             ValueError: If there are not as many edits as requests.
@@ -75,7 +77,7 @@ class Evaluator:
         edits = [deltas[number] for number in self._owners]
         narrow: list[int] = []
         wide: dict[int, list[int]] = {}
-        for row, delta in enumerate(edits):
+        for row, delta in self._asked(edits):
             if max(delta.ranks.values(), default=0) > WIDEST:
                 wide.setdefault(id(delta), []).append(row)
             else:
@@ -88,19 +90,28 @@ class Evaluator:
                 with attached(self.model, [edits[rows[0]]]):
                     for batch in with_bar([*self._batches(rows)], "Scoring"):
                         after |= zip(batch, self._respond(batch), strict=True)
-            unasked = {prompt: row for row, prompt in enumerate(self._prompts) if prompt not in self._before}
+            asked = {row: self._prompts[row] for row in sorted(after)}
+            unasked = {prompt: row for row, prompt in asked.items() if prompt not in self._before}
             for batch in with_bar([*self._batches(unasked.values())], "Scoring the unedited model"):
                 self._keep(batch, self._respond(batch))
-        distinct = [*dict.fromkeys(self._prompts)]
+        distinct = [*dict.fromkeys(asked.values())]
         self._before |= zip(
             distinct, self._judged(distinct, [self._before[prompt] for prompt in distinct]), strict=True
         )
-        said = self._judged(self._prompts, [after[row] for row in range(len(edits))])
+        said = self._judged([*asked.values()], [after[row] for row in asked])
         metrics = (*BUILT_IN, *self.config.metrics)
         results: list[list[EvalResult]] = [[] for _ in self.requests]
-        for number, prompt, response in zip(self._owners, self._prompts, said, strict=True):
-            results[number].append(compare_responses(prompt, self._before[prompt], response, metrics))
+        for (row, prompt), response in zip(asked.items(), said, strict=True):
+            results[self._owners[row]].append(compare_responses(prompt, self._before[prompt], response, metrics))
         return results
+
+    def _asked(self, edits: Sequence[WeightDelta]) -> Iterator[tuple[int, WeightDelta]]:
+        """Rows with their edits, but locality probes about facts that these hold themselves."""
+        facts = {key: delta.facts.requests for key, delta in {id(delta): delta for delta in edits}.items()}
+        edited = {key: {folded(fact.prompt) for fact in several} for key, several in facts.items() if len(several) > 1}
+        for row, (prompt, delta) in enumerate(zip(self._prompts, edits, strict=True)):
+            if prompt.family != "locality" or folded(prompt.prompt) not in edited.get(id(delta), ()):
+                yield row, delta
 
     def _batches(self, rows: Iterable[int]) -> Iterator[list[int]]:
         """Prompts of one kind and of similar length; fewer where answers are long, or every token of a passage has logits."""
@@ -171,6 +182,6 @@ def evaluate(
         config: What is asked and measured; by default all but fluency and perplexity.
 
     Returns:
-        N lists of results, one result a prompt, in the order of :meth:`EvaluationConfig.prompts`.
+        N lists of results, as :class:`Evaluator` gives them.
     """
     return Evaluator(model, tokenizer, requests, config)(deltas)

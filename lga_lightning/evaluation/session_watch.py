@@ -179,10 +179,11 @@ class SessionWatch:
         return sum(response.nll for response in found) / len(found)
 
     def _locality(self, session: EditSession) -> float | None:
-        """None where none of the facts edited so far has a probe."""
+        """None where none of the facts edited so far has a probe that is none of them itself."""
         known = [request for request in session.requests if has_locality(request)]
         if not known:
             return None
         chosen = random.Random(0).sample(known, min(len(known), self.governor.facts))
         results = evaluate(self.model, self.tokenizer, chosen, [session.delta] * len(chosen), self._probes)
-        return mean_scores(results, "locality", "token")[:, 1].mean().item()
+        asked = [of_request for of_request in results if of_request]
+        return mean_scores(asked, "locality", "token")[:, 1].mean().item() if asked else None

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
+from lga_lightning.data.requests import EditRequest
 from lga_lightning.evaluation.config import EvaluationConfig
 from lga_lightning.evaluation.own_words import Ended
 from lga_lightning.evaluation.results import EvalResult
@@ -45,6 +46,23 @@ def count_cut(results: Sequence[EvalResult]) -> dict[str, int]:
         "before": sum(not before for before, _ in ended),
         "after": sum(not after for _, after in ended),
     }
+
+
+def count_edited_probes(
+    requests: Sequence[EditRequest], results: Sequence[Sequence[EvalResult]]
+) -> dict[str, dict[str, int]]:
+    """Locality probes that were left out since the edits are about them (see :class:`~lga_lightning.evaluation.evaluator.Evaluator`).
+
+    Args:
+        requests: N requests.
+        results: Results of the prompts of each.
+
+    Returns:
+        ``edited_probes``: ``left_out`` of how many ``probes``; empty where none was left out.
+    """
+    probes = sum(len(of_kind) for request in requests for of_kind in request.locality.values())
+    left_out = probes - sum(result.group.startswith("locality") for result in chain.from_iterable(results))
+    return {"edited_probes": {"left_out": left_out, "probes": probes}} if left_out > 0 else {}
 
 
 def count_verdicts(results: Sequence[EvalResult]) -> dict[str, Any]:

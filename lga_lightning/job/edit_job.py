@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lga_lightning.data.agreement import check_together
+from lga_lightning.data.agreement import check_together, folded
 from lga_lightning.data.loading import AT_HAND, as_requests
 from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing import RROME, EditMethod, WeightDelta
@@ -67,9 +67,9 @@ def load_below(folder: Path, model: PreTrainedModel, asked: Sequence[EditRequest
             f"The adapter {str(folder)!r} does not say which facts it holds (facts.json), so they could not be listed with the new ones. "
             "Write it anew, or edit the unedited model."
         )
-    there = {" ".join(request.prompt.split()): request.target_new for request in below.facts.requests}
+    there = {folded(request.prompt): request.target_new for request in below.facts.requests}
     for request in asked:
-        target = there.get(" ".join(request.prompt.split()))
+        target = there.get(folded(request.prompt))
         if target is not None:
             raise DataError(
                 f"The adapter {str(folder)!r} answers {request.prompt!r} with {target!r} already. Take that fact out first "

@@ -76,9 +76,13 @@ def listed(parts: Sequence[str], last: str = "and") -> str:
 
 
 def remarks_on_words(result: ValidationResult) -> list[str]:
-    """What a reader must know of the model's own words: answers that were cut, verdicts that are unclear."""
+    """What a reader must know of what was asked and said: probes left out, answers that were cut, verdicts that are unclear."""
     measured = result.evaluation or {}
     said = []
+    if edited := measured.get("edited_probes"):
+        said.append(
+            f"{edited['left_out']} of {edited['probes']} locality probes are about facts that these edits change, and were left out."
+        )
     cut = measured.get("cut")
     if cut and cut["before"] + cut["after"]:
         said.append(

@@ -13,7 +13,7 @@ from lga_lightning.evaluation.edit_metrics import BUILT_IN
 from lga_lightning.evaluation.metric import EditMetric
 from lga_lightning.evaluation.results import EvalResult
 from lga_lightning.evaluation.summary import INTERVALS, mean_by_group, summarise
-from lga_lightning.evaluation.tally import how_measured
+from lga_lightning.evaluation.tally import count_edited_probes, how_measured
 from lga_lightning.exceptions import DataError
 from lga_lightning.results.ability import AbilityResult
 from lga_lightning.results.files import SCHEMA, ResultFile, take_fields, write_result
@@ -72,7 +72,7 @@ class ValidationResult:
         num_scored: How many of them were scored, drawn at random; None for all.
         num_skipped: How many records of the data gave no request, by reason.
         intervals: What the intervals are, in words.
-        evaluation: How the model was let speak, with counts of answers that were cut and of verdicts that are no verdicts.
+        evaluation: How the model was let speak, with counts of answers that were cut, of verdicts that are no verdicts, and of probes left out.
         metrics: Means over requests, by metric.
         group_size: How many requests were edited at once; None where each was edited alone.
         drift: Points of the drift curve, by number of edits; None where each request was edited alone.
@@ -153,6 +153,7 @@ class ValidationResult:
         """
         count = num_requests or len(results)
         together = mode != "independent"
+        left_out = count_edited_probes(requests, results) if together and "locality" in evaluation.families else {}
         own, protocol = evaluation.metrics, evaluation.protocol
         summary = summarise(results, evaluation.limit, resamples, metrics=own, protocol=protocol)
         last = [DriftPoint.of(count, change or {}, results)] if together else []
@@ -168,7 +169,7 @@ class ValidationResult:
             num_scored=len(results) if len(results) < count else None,
             num_skipped=dict(skipped),
             intervals=INTERVALS.format(resamples=resamples),
-            evaluation=how_measured(evaluation, results, in_chat),
+            evaluation=how_measured(evaluation, results, in_chat) | left_out,
             metrics={name: Metric.from_json(entry) for name, entry in summary.items()},
             group_size=(group_size or count) if together else None,
             drift=[*drift, *last] if together else None,

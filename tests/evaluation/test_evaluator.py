@@ -11,15 +11,22 @@ import pytest
 import torch
 
 from lga_lightning.data.corpus import read_passages
+from lga_lightning.data.requests import Probe
+from lga_lightning.editing import RROME
+from lga_lightning.editing.governor import Governor
+from lga_lightning.editing.session import EditSession
 from lga_lightning.evaluation.config import EvaluationConfig
 from lga_lightning.evaluation.evaluator import Evaluator, evaluate
 from lga_lightning.evaluation.prompts import EvalPrompt
 from lga_lightning.evaluation.responses import respond
 from lga_lightning.evaluation.results import EvalResult, mean_scores
+from lga_lightning.evaluation.session_watch import SessionWatch
+from lga_lightning.evaluation.tally import count_edited_probes
 from lga_lightning.exceptions import DataError, SettingError
 from lga_lightning.metrics import begins_with, contains, exact_match, ngram_entropy, normalised
 from lga_lightning.models.chat import ChatTokenizer
 from lga_lightning.models.encoding import target_ids
+from tests.helpers.cli import FAST_METHOD
 from tests.helpers.edits import random_edits
 from tests.helpers.generation import TOKENS, plain
 from tests.helpers.models import requests, tiny_model, tiny_tokenizer
@@ -200,6 +207,30 @@ def test_an_interrupted_call_can_be_made_again(tokenizer, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         evaluator(deltas)
     same(evaluator(deltas), evaluate(model, tokenizer, data, deltas, config))
+
+
+def test_locality_probes_about_facts_of_the_same_edit_are_left_out(llama, tokenizer):
+    first, *others = requests(3)
+    data = [
+        replace(first, locality={"a": (Probe(f" {others[0].prompt}\n", ("Italy",)), Probe("Oslo is", ("so",)))}),
+        *others,
+    ]
+    session = EditSession(RROME(**FAST_METHOD), llama, tokenizer, 1)
+    session.edit(data)
+    config = EvaluationConfig(generate=False, unedited={})
+    found = evaluate(llama, tokenizer, data[:2], [session.delta] * 2, config)  # whether or not the others are asked
+    assert [result.prompt for result in found[0] if result.group == "locality.a"] == ["Oslo is"]
+    assert len(found[1]) == len(config.prompts(data[1]))
+    assert count_edited_probes(data[:2], found) == {"edited_probes": {"left_out": 1, "probes": 4}}
+    alone = RROME(**FAST_METHOD).compute_each(llama, tokenizer, data, 1)
+    each = evaluate(llama, tokenizer, data, alone, config)
+    assert [len(of_request) for of_request in each] == [len(config.prompts(request)) for request in data]
+    assert count_edited_probes(data, each) == {}
+    watch = SessionWatch(Governor(locality=0.5), llama, tokenizer)
+    bare = [replace(request, locality={}) for request in others]
+    session = EditSession(RROME(**FAST_METHOD), llama, tokenizer, 1)
+    session.edit([replace(first, locality={"a": (Probe(others[0].prompt, ("Italy",)),)}), *bare])
+    assert watch.look(session).locality is None
 
 
 def test_only_the_families_that_are_asked_for(llama, tokenizer):

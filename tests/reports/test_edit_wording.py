@@ -144,6 +144,8 @@ def test_remarks_and_failures():
     assert said.startswith("The judge failed: 5 of 8 verdicts are missing;")
     assert said.endswith("are kept. It is gone.")
     fine = {"max_new_tokens": 200, "cut": {"prompts": 9, "before": 0, "after": 0}}
+    (edited,) = remarks_on_words(replace(result, evaluation={"edited_probes": {"left_out": 13, "probes": 176}}))
+    assert edited == "13 of 176 locality probes are about facts that these edits change, and were left out."
     for nothing in (fine, None):  # files of earlier versions have none
         assert remarks_on_words(replace(result, evaluation=nothing)) == []
 
