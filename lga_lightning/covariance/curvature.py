@@ -131,10 +131,11 @@ def curvature_of(
         layers: Indices of the blocks.
         batches: The rows; each has a label at least.
     """
-    found = CurvatureAccumulator(model, layers).to(input_device(model))
-    for batch in batches:
-        found.update(model, batch)
-    return found.curvatures()
+    with torch.inference_mode(False):  # what batches are made of is saved for the way back
+        found = CurvatureAccumulator(model, layers).to(input_device(model))
+        for batch in batches:
+            found.update(model, batch)
+        return found.curvatures()
 
 
 def encode_pieces(pieces: Sequence[Sequence[int]]) -> EncodedAnswers:

@@ -84,17 +84,14 @@ def answer_gradients(
     found: list[dict[str, AnswerRows]] = [{} for _ in requests]
     texts = [(request.prompt, request.target_new) for request in requests]
     for rows in pieces(encode_answers(tokenizer, *zip(*texts, strict=True)).positions.amax(1).tolist()):
-        batch = encode_answers(tokenizer, *zip(*(texts[row] for row in rows), strict=True)).to(input_device(model))
-        lengths = (batch.labels != IGNORE).sum(1)
-        watcher = OutputGradients(partial(_receive, [found[row] for row in rows], batch.positions, lengths.tolist()))
-        with (
-            torch.inference_mode(False),
-            torch.enable_grad(),
-            frozen(model),
-            watcher.watch((site.name, site.module) for site in sites),
-        ):
-            nll = read_answers(model, batch).nll
-            watcher.backward((nll * lengths.to(nll)).sum())
+        with torch.inference_mode(False), torch.enable_grad(), frozen(model):
+            batch = encode_answers(tokenizer, *zip(*(texts[row] for row in rows), strict=True)).to(input_device(model))
+            lengths = (batch.labels != IGNORE).sum(1)
+            receive = partial(_receive, [found[row] for row in rows], batch.positions, lengths.tolist())
+            watcher = OutputGradients(receive)
+            with watcher.watch((site.name, site.module) for site in sites):
+                nll = read_answers(model, batch).nll
+                watcher.backward((nll * lengths.to(nll)).sum())
     return AnswerGradients(list(requests), found)
 
 

@@ -12,12 +12,14 @@ import pytest
 import torch
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler, Subset
 
-from lga_lightning import EditDataModule, EvaluationConfig
+from lga_lightning import EditDataModule, EvaluationConfig, LGAModule
+from lga_lightning.callbacks import EditReport
 from lga_lightning.data.requests import EditRequest
-from lga_lightning.editing import EMMET, FTM
+from lga_lightning.editing import EMMET, FTM, CrispEdit
 from lga_lightning.exceptions import DataError, SettingError
 from lga_lightning.locators import LGA, EditForecast, LayerSweep
 from lga_lightning.models.chat import ChatTokenizer
+from tests.editing.helpers import ALL, method_for
 from tests.helpers.data import rows, write_rows
 from tests.helpers.models import requests, tiny_model, tiny_tokenizer
 from tests.helpers.runs import module, trainer
@@ -119,6 +121,18 @@ def test_one_module_for_all_verbs(several, tokenizer, tmp_path):
     assert again == first
     runner("e").fit(used, DataLoader(ASKED[:3], batch_size=3))
     assert used.result.num_requests == 3
+
+
+@pytest.mark.parametrize("kind", ALL, ids=lambda kind: kind.name)
+def test_a_trainer_of_default_settings_edits_by_every_method(kind, tokenizer, tmp_path):
+    """In inference mode, too."""
+    model = tiny_model("llama")
+    editor = CrispEdit(epochs=2, curvature_tokens=300) if kind is CrispEdit else method_for(kind, model)
+    used = LGAModule(layer=[1], editor=editor, mode="sequential", model=model, tokenizer=tokenizer, evaluation=FORCED)
+    report = EditReport(generate=False, general=False, resamples=2)
+    quiet = {"logger": False, "enable_progress_bar": False, "default_root_dir": tmp_path}
+    L.Trainer(accelerator="cpu", callbacks=[report], **quiet).validate(used, DataLoader(ASKED[:2]), verbose=False)
+    assert used.schedule.delta.updates
 
 
 def test_a_module_may_be_copied(tokenizer, tmp_path):
