@@ -58,11 +58,13 @@ class CovarianceAccumulator(Metric):
         """
         if not pieces:
             return
-        ids = pad_right(pieces, 0).to(input_device(model))
+        device = input_device(model)
+        ids = pad_right(pieces, 0).to(device)
         real = torch.arange(ids.shape[1]) < torch.tensor([len(piece) for piece in pieces]).unsqueeze(1)
         modules = [edit_site(model, layer).module for layer in self.layers]
         with (
             torch.no_grad(),
+            torch.autocast(device.type, enabled=False),  # C is kept as that of the model's own dtype
             frozen(model),
             inputs_seen(modules, lambda number, inputs: self._add(self.layers[number], inputs, real)),
             ends_after(model, blocks(model)[self.layers[-1]]),

@@ -96,7 +96,7 @@ class FrozenModule(L.LightningModule):
         """Refuse a trainer that would convert the model, or end at once with nothing found and no error.
 
         Raises:
-            SettingError: If its precision is one for all weights, or it makes no epoch, step or batch, or epochs without an end.
+            SettingError: If it has a precision of its own, or makes no epoch, step or batch, or epochs without an end.
         """
         check_strategy(self.trainer, self.device_map is not None, self.llm)
         if self.quantization is not None and in_step(self.trainer):
@@ -114,10 +114,10 @@ class FrozenModule(L.LightningModule):
                 "Trainer(max_epochs=-1) never ends, and every request is scored once. Leave `max_epochs` out, or give 1."
             )
         precision = self.trainer.precision
-        if precision.endswith("true") and precision != "32-true":
+        if precision != "32-true":
             raise SettingError(
-                f"Trainer(precision={precision!r}) converts weights and batches, and the language model is to stay as it is. "
-                "Leave `precision` out, and load the model in the dtype that you want (`dtype=...`, or --model.dtype)."
+                f"Trainer(precision={precision!r}) converts weights and batches, or what passes compute, and the language model is to stay as it "
+                "is. Leave `precision` out, and load the model in the dtype that you want (`dtype=...`, or --model.dtype)."
             )
 
     def configure_model(self) -> None:

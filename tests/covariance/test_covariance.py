@@ -84,6 +84,17 @@ def test_two_processes_give_the_sums_of_one(tokenizer, corpus):
         torch.testing.assert_close(both / total, whole.means()[layer], rtol=1e-12, atol=1e-12)
 
 
+def test_autocast_around_it_changes_nothing(tokenizer, corpus):
+    """The cache has one place for what is found with it and without it."""
+    model = tiny_model("llama")
+    sums = [CovarianceAccumulator(model, [1]) for _ in range(2)]
+    for mixed, moments in enumerate(sums):
+        with torch.autocast("cpu", enabled=bool(mixed)):
+            for batch in batches(model, tokenizer, str(corpus), 600, LENGTH):
+                moments.update(model, batch)
+    assert torch.equal(sums[0].means()[1], sums[1].means()[1])
+
+
 def test_the_default_reads_the_text_of_the_package(tokenizer, monkeypatch, caplog):
     model = tiny_model("llama")
     monkeypatch.setattr("lga_lightning.covariance.batches.sample", None)  # nothing is written by the model

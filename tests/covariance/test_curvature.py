@@ -84,6 +84,15 @@ def test_two_processes_and_two_texts_are_one():
         torch.testing.assert_close(shares[0].compute()[1][name], getattr(shares[0].curvatures()[1], name))
 
 
+def test_autocast_around_it_changes_nothing():
+    model, batch = tiny_model("llama"), encode_pieces(texts())
+    expected = curvature_of(model, [1], [batch])[1]
+    with torch.autocast("cpu"):
+        found = curvature_of(model, [1], [batch])[1]
+    assert torch.equal(found.keys, expected.keys)
+    assert torch.equal(found.gradients, expected.gradients)
+
+
 def test_the_cache_gives_it_back(tmp_path, tokenizer, monkeypatch):
     model = tiny_model("llama")
     path = tmp_path / "texts.jsonl"

@@ -96,10 +96,11 @@ def test_validation_in_the_midst_of_fit_is_left_out(tokenizer, tmp_path):
     assert not (tmp_path / "validation.json").exists()
 
 
-def test_a_precision_that_would_convert_the_model_is_refused(tokenizer, tmp_path):
+@pytest.mark.parametrize("precision", ["bf16-true", "bf16-mixed", "64-true"])
+def test_a_precision_that_would_convert_the_model_is_refused(precision, tokenizer, tmp_path):
     scored = made(tokenizer)
-    with pytest.raises(SettingError, match=r"precision='bf16-true'.*--model.dtype"):
-        L.Trainer(accelerator="cpu", precision="bf16-true", logger=False).fit(scored, DataLoader(ASKED))
+    with pytest.raises(SettingError, match=rf"precision='{precision}'.*--model.dtype"):
+        L.Trainer(accelerator="cpu", precision=precision, logger=False).fit(scored, DataLoader(ASKED))
     assert scored.llm.dtype == torch.float32
 
 
