@@ -34,6 +34,7 @@ def batches(
     tokens: int,
     sequence_length: int,
     skip: int = 0,
+    share: tuple[int, int] = (0, 1),
 ) -> Iterator[list[list[int]]]:
     """Pieces of text of so many tokens in all, always the same, ``PIECES`` at a time, those of like length together.
 
@@ -44,14 +45,16 @@ def batches(
         tokens: Number of tokens in all; fewer if the text has fewer.
         sequence_length: Number of tokens of a piece, at most.
         skip: Number of batches that are left out (in a resumed run).
+        share: Number of this process, and how many there are. Of ``sampled`` text the batches of the others, dealt out in turn, are empty.
     """
     sequence_length = longest_text(model, sequence_length)
     if source == SAMPLED:
-        for number in range(-(-tokens // (PIECES * sequence_length))):
-            if number >= skip:
-                left = tokens - number * PIECES * sequence_length
-                rows = sample(model, tokenizer, PIECES, sequence_length, seed=number)
-                yield [row[: max(0, left - i * sequence_length)] for i, row in enumerate(rows)]
+        rank, world_size = share
+        for number in range(skip, -(-tokens // (PIECES * sequence_length))):
+            mine = (number - skip) % world_size == rank
+            left = tokens - number * PIECES * sequence_length
+            rows = sample(model, tokenizer, PIECES, sequence_length, seed=number) if mine else []
+            yield [row[: max(0, left - i * sequence_length)] for i, row in enumerate(rows)]
         return
     pieces = _pieces(tokenizer, source, tokens, sequence_length)
     groups = iter(lambda: list(islice(pieces, 16 * PIECES)), [])

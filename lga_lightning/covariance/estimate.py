@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from lga_lightning.covariance.accumulator import CovarianceAccumulator
-from lga_lightning.covariance.batches import PIECES, SAMPLED, batches, token_budget
+from lga_lightning.covariance.batches import SAMPLED, batches, token_budget
 from lga_lightning.covariance.curvature import Curvature, curvature_of, encode_pieces
 from lga_lightning.covariance.store import CovarianceKey, load_covariance, load_layer, save_covariances, save_layer
 from lga_lightning.data.corpus import BUNDLED
@@ -67,7 +67,8 @@ def find_covariances(
             else:
                 log.warning(announcement(key, missing))
             pending = batches(model, tokenizer, source, tokens, sequence_length, done)
-            for number, batch in enumerate(_shown(pending, "Second moments", done, key, missing), start=done + 1):
+            shown = _shown(pending, "Second moments", int(moments.tokens), key, missing)
+            for number, batch in enumerate(shown, start=done + 1):
                 moments.update(model, batch)
                 if not is_sharded(model):
                     save_partial_now_and_then(moments, key, number)
@@ -245,13 +246,11 @@ def _partial(key: CovarianceKey) -> Path:
 def _shown(
     pending: Iterable[list[list[int]]], what: str, done: int, key: CovarianceKey, layers: Sequence[int]
 ) -> Iterator[list[list[int]]]:
-    """The same batches, with a bar that counts their tokens."""
+    """The same batches, with a bar that counts their tokens, and those that were done before."""
     from tqdm import tqdm
 
     title = f"{what} of {key.model}, {len(layers)} layer(s), from {key.text}"
-    with tqdm(
-        total=key.tokens, desc=title, unit=" tokens", initial=min(key.tokens, done * PIECES), disable=hidden()
-    ) as bar:
+    with tqdm(total=key.tokens, desc=title, unit=" tokens", initial=done, disable=hidden()) as bar:
         for batch in pending:
             yield batch
             bar.update(sum(map(len, batch)))

@@ -117,9 +117,10 @@ def sample(
     """
     device = input_device(model)
     first = next(i for i in (tokenizer.bos_token_id, tokenizer.eos_token_id, 0) if i is not None)
-    ids = torch.full((rows, 1), first, device=device)
+    ids = output = torch.full((rows, 1), first, device=device)
     with seeded(device, seed):
-        output = _continued(model, tokenizer, ids, torch.ones_like(ids), **sampling_options(length - 1), top_k=0)
+        if length > 1:  # or there is nothing to draw, which transformers refuses
+            output = _continued(model, tokenizer, ids, torch.ones_like(ids), **sampling_options(length - 1), top_k=0)
     texts: list[list[int]] = output.tolist()
     return texts
 

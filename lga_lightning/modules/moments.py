@@ -95,8 +95,18 @@ class MomentsModule(FrozenModule):
         self._layers = self.layers
 
     def setup(self, stage: str) -> None:
-        """Find out which layers are meant, before the model is loaded."""
+        """Find out which layers are meant, before the model is loaded.
+
+        Raises:
+            SettingError: If the trainer would leave text out.
+        """
         super().setup(stage)
+        limit = self.trainer.limit_predict_batches
+        if isinstance(limit, int) or limit < 1:  # 1 is one batch, 1.0 all of them
+            raise SettingError(
+                f"Trainer(limit_predict_batches={limit}) would leave text out, and what was counted would be kept as the second moments of all of "
+                "it. Leave `limit_predict_batches` and `fast_dev_run` out; for fewer tokens give --model.tokens (in Python: `tokens`)."
+            )
         self._layers = self.layers.find(Path(self.trainer.default_root_dir), self.model_name)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
@@ -115,9 +125,10 @@ class MomentsModule(FrozenModule):
             return MomentBatches(iter(()), 0, 0, 1)
         self.moments = CovarianceAccumulator(llm, missing).to(self.device)
         self.done, self._saved = restore_partial(self.moments, self.key), time.monotonic()
-        if share_of(self.trainer)[0]:  # the sums so far count once
+        share = share_of(self.trainer)
+        if share[0]:  # the sums so far count once
             self.moments.reset()
-        pending: Iterator[Any] = batches(llm, tokenizer, self.text, self.tokens, self.sequence_length, self.done)
+        pending: Iterator[Any] = batches(llm, tokenizer, self.text, self.tokens, self.sequence_length, self.done, share)
         if self.text == SAMPLED:
             count = -(-self.tokens // (PIECES * self.key.sequence_length)) - self.done
         else:  # token ids of the whole budget are no more than some megabytes
@@ -126,7 +137,7 @@ class MomentsModule(FrozenModule):
         # cut off when all was read: without a batch, be it one without text, Lightning would end before the sums are kept
         if count <= 0:
             pending, count = iter(()), 1
-        return MomentBatches(pending, count, *share_of(self.trainer))
+        return MomentBatches(pending, count, *share)
 
     def predict_step(self, batch: list[list[int]], batch_idx: int) -> None:
         """Take in a batch of pieces of text, and now and then note how far all processes are."""
@@ -135,11 +146,11 @@ class MomentsModule(FrozenModule):
             raise RuntimeError("predict_dataloader has not run. Let a Trainer call the steps.")
         self.moments.update(llm, batch)
         if self.trainer.strategy.broadcast(time.monotonic() - self._saved >= self.save_every):  # one clock for all
-            self._saved = time.monotonic()
             with self.moments.sync_context(should_sync=not in_step(self.trainer)):
                 if self.trainer.is_global_zero:
                     done = self.done + (batch_idx + 1) * share_of(self.trainer)[1]
                     save_partial(self.moments, self.key, done)
+            self._saved = time.monotonic()  # not before: a note may take longer than the time between two
 
     def on_predict_epoch_end(self) -> None:
         """Add up the processes' sums and put them into the cache."""

@@ -252,6 +252,20 @@ def test_samples_are_the_same_every_time(tokenizer):
     assert torch.equal(torch.rand(3), expected)
     assert first == sample(model, tokenizer, 3, 9, seed=5) != sample(model, tokenizer, 3, 9, seed=6)
     assert [len(row) for row in first] == [9, 9, 9]
+    assert sample(model, tokenizer, 3, 1, seed=5) == [row[:1] for row in first]
+
+
+def test_processes_share_the_drawing_of_text(tokenizer, monkeypatch):
+    model, drawn = tiny_model("gpt2"), []
+    monkeypatch.setattr(
+        "lga_lightning.covariance.batches.sample",
+        lambda *given, seed: drawn.append(seed) or sample(*given, seed=seed),
+    )
+    whole = list(batches(model, tokenizer, "sampled", 5 * 32 * 2 - 7, 2, skip=1))
+    shares = [list(batches(model, tokenizer, "sampled", 5 * 32 * 2 - 7, 2, 1, (rank, 3))) for rank in range(3)]
+    assert drawn == [1, 2, 3, 4, 1, 4, 2, 3]
+    for number, batch in enumerate(whole):
+        assert [share[number] for share in shares] == [batch if rank == number % 3 else [] for rank in range(3)]
 
 
 def test_complete_moments_need_no_lock(tokenizer, corpus, monkeypatch):

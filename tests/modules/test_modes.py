@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -345,6 +346,31 @@ def test_moments_with_bad_settings(setting, said, tmp_path, tokenizer, monkeypat
 
     with pytest.raises(LGAError, match=said):
         estimate()
+
+
+@pytest.mark.parametrize(
+    "options", [{"limit_predict_batches": 1}, {"limit_predict_batches": 0.5}, {"fast_dev_run": True}]
+)
+def test_moments_are_of_all_of_the_text(options, tmp_path, tokenizer):
+    made = MomentsModule(layers=1, tokens=700, model=tiny_model("llama"), tokenizer=tokenizer)
+    with pytest.raises(SettingError, match=r"would leave text out.*--model\.tokens"):
+        trainer(tmp_path, **options).predict(made, return_predictions=False)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_notes_that_take_long_are_not_made_after_each_batch(tmp_path, tokenizer, monkeypatch):
+    clock, notes = [0.0], []
+
+    def tick(seconds: float = 1.0) -> float:
+        clock[0] += seconds
+        return clock[0]
+
+    monkeypatch.setattr("lga_lightning.modules.moments.time", SimpleNamespace(monotonic=tick))
+    monkeypatch.setattr("lga_lightning.modules.moments.save_partial", lambda *of: notes.append(of[2]) or tick(100))
+    settings = {"tokens": 10 * 32 * 4, "sequence_length": 4, "save_every": 3}
+    made = MomentsModule(layers=0, model=tiny_model("llama"), tokenizer=tokenizer, **settings)
+    trainer(tmp_path).predict(made, return_predictions=False)
+    assert notes == [3, 6, 9]
 
 
 def test_milestones():
