@@ -33,8 +33,6 @@ LIMITS = {
 }
 """Settings of a trainer that end a run before it begins, where they are 0."""
 
-ENDLESS = -1  # epochs
-
 
 class FrozenModule(L.LightningModule):
     """A LightningModule around a language model that is left as it is.
@@ -96,7 +94,7 @@ class FrozenModule(L.LightningModule):
         """Refuse a trainer that would convert the model, or end at once with nothing found and no error.
 
         Raises:
-            SettingError: If it has a precision of its own, or makes no epoch, step or batch, or epochs without an end.
+            SettingError: If it has a precision of its own, or makes no epoch, step or batch, or has made all of its epochs, or never ends.
         """
         check_strategy(self.trainer, self.device_map is not None, self.llm)
         if self.quantization is not None and in_step(self.trainer):
@@ -109,15 +107,25 @@ class FrozenModule(L.LightningModule):
             raise SettingError(
                 f"With Trainer({name}=0) there is nothing to do. Leave `{name}` out, or give at least 1."
             )
-        if stage == "fit" and self.trainer.max_epochs == ENDLESS:
-            raise SettingError(
-                "Trainer(max_epochs=-1) never ends, and every request is scored once. Leave `max_epochs` out, or give 1."
-            )
+        if stage == "fit":
+            self._check_epochs()
         precision = self.trainer.precision
         if precision != "32-true":
             raise SettingError(
                 f"Trainer(precision={precision!r}) converts weights and batches, or what passes compute, and the language model is to stay as it "
                 "is. Leave `precision` out, and load the model in the dtype that you want (`dtype=...`, or --model.dtype)."
+            )
+
+    def _check_epochs(self) -> None:
+        most, done, min_steps = self.trainer.max_epochs, self.trainer.current_epoch, self.trainer.min_steps
+        if most is not None and 0 < most <= done:
+            raise SettingError(
+                f"This Trainer has made all of its epochs (max_epochs={most}), and would leave what it has found before. Take a new one, or leave "
+                "`max_epochs` out."
+            )
+        if min_steps:
+            raise SettingError(
+                f"Trainer(min_steps={min_steps}) waits for steps of an optimizer, and nothing is optimised here. Leave `min_steps` out."
             )
 
     def configure_model(self) -> None:

@@ -33,7 +33,7 @@ REFUSED = {
     "fit --seed_everything=-5": "--seed_everything: -5 is not in bounds",
     "fit --trainer.devices 0": "The options of --trainer cannot be used: ",
     "fit --trainer.devices many": "The options of --trainer cannot be used: ",
-    "fit --trainer.accelerator=cpu --trainer.max_epochs=-1": "Trainer(max_epochs=-1) never ends",
+    "fit --trainer.accelerator=cpu --trainer.min_steps=2": "Trainer(min_steps=2) waits for steps of an optimizer",
     "fit --trainer.accelerator=cpu --model.layer banana": "The layer 'banana' means nothing. Give a number, ",
     "fit --fact Rome": "A fact is prompt|subject|target, as in 'The capital of France is|France|Rome', got 'Rome'.",
     "fit --data.limit 8 --fact": "--fact has no fact behind it. Write one in a line, as in --fact 'The capital",

@@ -75,6 +75,25 @@ def test_a_run_that_would_do_nothing_is_refused(verb, limit, tokenizer, tmp_path
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("options", [{"max_time": {"hours": 1}}, {"max_steps": 5}, {"max_epochs": -1}], ids=str)
+def test_fit_ends_after_one_epoch_where_epochs_have_no_limit(options, tokenizer):
+    module, one = LGAModule(model=tiny_model("llama"), tokenizer=tokenizer, locator=LGA("mlp_out")), trainer(**options)
+    for count in (3, 2):  # and again
+        one.fit(module, DataLoader(requests(count), batch_size=2))
+        assert module.result.num_requests == count
+    assert one.current_epoch == 2
+
+
+def test_a_trainer_that_has_made_all_epochs_is_refused(tokenizer):
+    module, one = (
+        LGAModule(model=tiny_model("llama"), tokenizer=tokenizer, locator=LGA("mlp_out")),
+        trainer(max_epochs=1),
+    )
+    one.fit(module, DataLoader(requests(3)))
+    with pytest.raises(SettingError, match=r"has made all of its epochs \(max_epochs=1\).* Take a new one"):
+        one.fit(module, DataLoader(requests(2)))
+
+
 def test_a_full_disk_leaves_the_checkpoint_before(tokenizer, tmp_path, monkeypatch):
     written = []
 
