@@ -53,6 +53,11 @@ def check_strategy(trainer: L.Trainer, spread: bool, model: nn.Module | None) ->
             f"{type(strategy).__name__} rebuilds a model, in which blocks and matrices cannot be found. For a model in shards take "
             "ModelParallelStrategy (docs/scaling.md)."
         )
+    if isinstance(strategy, SingleDeviceStrategy) and strategy.root_device.type == "mps":
+        raise SettingError(
+            "Apple's GPUs (MPS) have no float64, in which edits are solved. Take the CPU: --trainer.accelerator cpu, in Python "
+            "Trainer(accelerator='cpu')."
+        )
     if not isinstance(strategy, ModelParallelStrategy):
         return
     sizes = [strategy.device_mesh[name].size() for name in ("data_parallel", "tensor_parallel")]

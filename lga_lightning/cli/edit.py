@@ -58,9 +58,7 @@ def make_parser() -> ArgumentParser:
         default=None,
         help="What linear maps are kept in: int8 or int4 (torchao), nf4 (bitsandbytes); none by default.",
     )
-    model.add_argument(
-        "--device", default="auto", help="cpu, cuda, cuda:1, mps, ...; auto takes a GPU where there is one."
-    )
+    model.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ...; auto takes a GPU where there is one.")
     model.add_argument("--chat-template", action="store_true", help="Ask in the model's chat template.")
     model.add_argument("--trust-remote-code", action="store_true", help="Let code that comes with the model run.")
     how = parser.add_argument_group("edit")

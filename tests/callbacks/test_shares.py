@@ -45,13 +45,14 @@ def test_requests_are_dealt_out_where_each_process_has_the_whole_model():
     ("strategy", "spread", "model", "said"),
     [
         (DDPStrategy(), True, False, "devices 1"),
+        (SingleDeviceStrategy("mps"), False, False, "have no float64.* --trainer.accelerator cpu"),
         (FSDPStrategy.__new__(FSDPStrategy), False, False, "take ModelParallelStrategy"),
         (DeepSpeedStrategy.__new__(DeepSpeedStrategy), False, False, "take ModelParallelStrategy"),
         (in_parts(2, 2), False, False, "data_parallel_size 1 --trainer.strategy.tensor_parallel_size 4"),
         (in_parts(4, 1), False, True, "`model` is whole"),
         (in_parts(1, 4), False, True, "`model` is whole"),
     ],
-    ids=["device_map", "fsdp1", "deepspeed", "both", "whole for shards", "whole for split matrices"],
+    ids=["device_map", "mps", "fsdp1", "deepspeed", "both", "whole for shards", "whole for split matrices"],
 )
 def test_what_cannot_hold_the_model_is_refused(strategy, spread, model, said, llama):
     with pytest.raises(SettingError, match=said):

@@ -74,6 +74,7 @@ def test_a_gate_that_is_shut_ends_with_3(quick, tmp_path, capsys):
         (["--fact=a|b"], "A fact is prompt|subject|target"),
         (["--fact", FACT, "--require=speed>=9"], "cannot be read"),
         (["--fact", FACT, "--device=nowhere"], "There is no device 'nowhere'"),
+        (["--fact", FACT, "--device=mps"], "The device 'mps' has no float64"),
         (["--fact", FACT, "--race=soon"], "The budget of a race must be a number"),
         (["--fact", FACT, "--layers=3"], "--layers"),
         (["--fact", FACT, "--editor=ROMEE"], "did you mean ROME?"),
