@@ -29,7 +29,15 @@ from lga_lightning.reports.model_card import leave_card
 from lga_lightning.reports.terminal import print_edits, print_written
 from lga_lightning.results.validation import ValidationResult
 from lga_lightning.results.validation_parts import Metric
-from lga_lightning.utils.io import already_there, put_back, put_in_place, user_path, write_folder, write_json
+from lga_lightning.utils.io import (
+    already_there,
+    may_give_way,
+    put_back,
+    put_in_place,
+    user_path,
+    write_folder,
+    write_json,
+)
 from lga_lightning.utils.scratch import scratch_beside
 from lga_lightning.utils.settings import check_at_least_one
 
@@ -96,10 +104,11 @@ class AdapterWriter(EditCollector):
         # one process looks for all, before any of them writes
         if trainer.is_global_zero:
             put_back(self.folder)
-        if trainer.strategy.broadcast(self.folder.exists()) and not self.overwrite:
+        stays = self.folder.exists() and not (self.overwrite and may_give_way(self.folder))
+        if trainer.strategy.broadcast(stays):
             raise already_there(self.folder, ALLOW)
         if pl_module.run_mode == "independent":
-            scratch = scratch_beside(self.folder, folder=True)
+            scratch = scratch_beside(self.folder.resolve(), folder=True)
             stage = str(self._staged.enter_context(scratch)) if trainer.is_global_zero else ""
             self._stage = Path(trainer.strategy.broadcast(stage))
 

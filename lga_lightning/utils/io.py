@@ -50,16 +50,16 @@ def write_folder(path: Path, write: Callable[[Path], None], overwrite: bool = Fa
     Args:
         path: Where the folder is to appear.
         write: Gets the scratch folder's path.
-        overwrite: Replace a folder that is there.
+        overwrite: Replace a folder that is there; of a link, the one that it leads to.
 
     Raises:
-        SettingError: If something is there and ``overwrite`` is False, or it is not a folder.
+        SettingError: If something is there and ``overwrite`` is False, or it is not a folder, or the current folder is in it.
         WriteError: If the disk is full, say; a folder that was there before is as it was.
     """
     put_back(path)
-    if path.exists() and not (overwrite and path.is_dir()):
+    if path.exists() and not (overwrite and may_give_way(path)):
         raise already_there(path)
-    with disk_errors(path), scratch_beside(path, folder=True) as scratch:
+    with disk_errors(path), scratch_beside(path.resolve(), folder=True) as scratch:
         write(scratch)
         put_in_place(scratch, path)
 
@@ -68,9 +68,10 @@ def put_in_place(scratch: Path, path: Path) -> None:
     """Rename a scratch folder to ``path``, instead of a folder that is there.
 
     Args:
-        scratch: The folder, in the same place as ``path``.
+        scratch: The folder, in the same place as ``path``, or as the folder that this leads to as a link.
         path: The name that it gets.
     """
+    path = path.resolve()
     for file in scratch.rglob("*"):
         if file.is_file():
             _sync(file)
@@ -95,11 +96,21 @@ def put_back(path: Path) -> None:
     Args:
         path: The name.
     """
+    path = path.resolve()
     before = _before(path)
     if path.exists():
         shutil.rmtree(before, ignore_errors=True)
     elif before.exists():
         before.rename(path)
+
+
+def may_give_way(path: Path) -> bool:
+    """Whether something that is there may be replaced at all: a folder, and not the current one or one around it.
+
+    Args:
+        path: Where it is.
+    """
+    return path.is_dir() and not Path.cwd().is_relative_to(path.resolve())
 
 
 def already_there(path: Path, allow: str = "Give another one, or allow it with `overwrite=True`.") -> SettingError:
@@ -109,7 +120,7 @@ def already_there(path: Path, allow: str = "Give another one, or allow it with `
         path: The folder.
         allow: What to do about it.
     """
-    way_out = allow if path.is_dir() else "It is not a folder."
+    way_out = allow if may_give_way(path) else "It is not a folder, or the current folder is in it: give another one."
     return SettingError(f"{str(path)!r} is there already and is not overwritten. {way_out}")
 
 

@@ -109,6 +109,22 @@ def test_a_folder_that_a_killed_run_was_replacing_is_put_back(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["it"]
 
 
+def test_a_link_leads_to_what_is_replaced_and_the_current_folder_stays(tmp_path, monkeypatch):
+    (tmp_path / "disk" / "it").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "disk" / "it")
+    for name in ("a", "b"):
+        write_folder(tmp_path / "link", lambda scratch, name=name: (scratch / name).touch(), overwrite=True)
+        assert [file.name for file in (tmp_path / "disk" / "it").iterdir()] == [name]
+    assert [file.name for file in (tmp_path / "disk").iterdir()] == ["it"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["disk", "link"]
+    monkeypatch.chdir(tmp_path / "link")
+    for place in (".", "..", "../it"):
+        with pytest.raises(
+            SettingError, match=r"is there already and is not overwritten.* the current folder is in it"
+        ):
+            write_folder(Path(place), pytest.fail, overwrite=True)
+
+
 def test_an_error_of_safetensors_is_one_of_the_disk(tmp_path):
     def full(scratch):
         raise SafetensorError("I/O error: No space left on device (os error 28)")
