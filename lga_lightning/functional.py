@@ -26,6 +26,7 @@ from lga_lightning.results.attribution import LocatorResult
 from lga_lightning.results.known_layers import KnownLayer
 from lga_lightning.results.layer_spec import LayerSpec, LayerWord
 from lga_lightning.results.race import RaceResult
+from lga_lightning.utils.settings import check_at_least_one
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -198,6 +199,7 @@ def layer_of(
     layer: LayerWord | LocatorResult,
     editor: EditMethod,
     edited: Sequence[EditRequest] = (),
+    batch_size: int = 8,
 ) -> LayerSpec:
     """What a word for layers means, with the golden layer looked up, or found, where it stands for that.
 
@@ -207,6 +209,7 @@ def layer_of(
         layer: As :func:`edit` takes it.
         editor: How facts are edited.
         edited: The facts that will be edited.
+        batch_size: Requests a batch, in a search.
 
     Raises:
         LayerError: If it means nothing, or the file is missing, of another model, or of other weights of this one.
@@ -217,7 +220,7 @@ def layer_of(
         spec = LayerSpec.parse(layer).find(Path.cwd(), name_of(model))
         spec.check_weights(model)
         return spec
-    result, _ = known_golden_layer(model, tokenizer, editor, edited=edited)
+    result, _ = known_golden_layer(model, tokenizer, editor, edited=edited, batch_size=batch_size)
     return LayerSpec.of(result, result.data)
 
 
@@ -252,8 +255,9 @@ def edit(
         SettingError: If ``batch_size`` is below 1.
         LayerError: If the model lacks one of the layers, or the file is missing, of another model, or of other weights of this one.
     """
+    check_at_least_one(batch_size=batch_size)  # before a search, as all of these
     editor, asked = editor or RROME(), as_requests(requests)
-    check_together(asked)  # before a search
+    check_together(asked)
     check_lengths(model, tokenizer, asked)
-    layers, _ = layer_of(model, tokenizer, layer, editor, asked).layers_for(editor, model)
+    layers, _ = layer_of(model, tokenizer, layer, editor, asked, batch_size).layers_for(editor, model)
     return editor.compute(model, tokenizer, asked, layers, batch_size)

@@ -70,6 +70,15 @@ def test_dicts_are_facts(llama, tokenizer):
         edit(llama, tokenizer, [{**records[0], "subject": "Oslo"}], 1, editor)
 
 
+def test_the_search_goes_by_the_batch_size_of_the_edit(llama, tokenizer, monkeypatch):
+    def known(*given, batch_size, **more):
+        pytest.fail(f"searched in batches of {batch_size}")
+
+    monkeypatch.setattr("lga_lightning.functional.known_golden_layer", known)
+    with pytest.raises(pytest.fail.Exception, match="in batches of 2"):
+        edit(llama, tokenizer, requests(1), batch_size=2)
+
+
 def test_what_is_refused(llama, tokenizer, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match="no request to score"):
@@ -80,6 +89,8 @@ def test_what_is_refused(llama, tokenizer, tmp_path, monkeypatch):
         edit(llama, tokenizer, [])
     with pytest.raises(SettingError, match="`batch_size` must be at least 1"):
         edit(llama, tokenizer, requests(1), layer=1, batch_size=0)
+    with pytest.raises(SettingError, match="`batch_size` must be at least 1"):
+        edit(llama, tokenizer, [], batch_size=0)  # before anything else
     with pytest.raises(LayerError, match="Layer 9 is out of range"):
         edit(llama, tokenizer, requests(1), layer=9)
     with pytest.raises(LayerError, match="There is no attribution"):

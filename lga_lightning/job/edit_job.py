@@ -43,7 +43,7 @@ from lga_lightning.reports.wording import counted, layers_in_words
 from lga_lightning.results.attribution import LocatorResult
 from lga_lightning.results.layer_spec import LayerSpec, LayerWord
 from lga_lightning.results.validation import ValidationResult
-from lga_lightning.utils.io import user_path
+from lga_lightning.utils.io import may_give_way, user_path
 from lga_lightning.utils.settings import check_at_least_one
 
 if TYPE_CHECKING:
@@ -153,8 +153,12 @@ class EditJob:
                 "score a sample."
             )
         self.requirements  # noqa: B018 - what cannot be read fails here
-        if self.folder is not None and self.folder.exists() and not (self.overwrite and self.folder.is_dir()):
-            way_out = "or let it be replaced (--overwrite)" if self.folder.is_dir() else "since it is not a folder"
+        if self.folder is not None and self.folder.exists() and not (self.overwrite and may_give_way(self.folder)):
+            way_out = (
+                "or let it be replaced (--overwrite)"
+                if may_give_way(self.folder)
+                else "since it is no folder, or the current one is in it"
+            )
             raise SettingError(f"{str(self.folder)!r} is there already. Name another folder (--output), {way_out}.")
 
     @cached_property
@@ -216,7 +220,7 @@ class EditJob:
         check_met(self.requirements, result)
         if self.folder is not None:
             written = session.delta, self.folder, model, requests, result, responses, spec.result
-            write_adapter(*written, self.overwrite, low_rank)
+            write_adapter(*written, self.overwrite, low_rank, self.evaluation.metrics)
             self._say(f"The adapter, with its card and report.html: {self.folder}")
         return FinishedEdit(session.delta, requests, result, responses, spec.result, self.folder)
 

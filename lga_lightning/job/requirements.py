@@ -32,6 +32,7 @@ FAMILY = {
 RELATIVE = ("locality", GENERAL)  # of the others, little is right before
 NEEDS = {"rephrase": "rephrases", "portability": "portability"}
 SHOWN = 5  # facts
+ROUNDING = 1e-9  # of means
 EXAMPLE = "'efficacy>=0.9, locality>=0.85, general>=0.98x'"
 
 
@@ -121,6 +122,10 @@ def _parse(part: str) -> Requirement:
         raise SettingError(f"General ability is compared with before the edits: write {found}x.")
     if not found.relative and not 0 < found.least <= 1:
         raise SettingError(f"The requirement {found} must be above 0 and at most 1, which is for all: 90% is 0.9.")
+    if found.relative and not 0 < found.least <= 2:
+        raise SettingError(
+            f"The requirement {found} must be above 0 and at most 2x; 1x is as much as before: 98% of it is 0.98x."
+        )
     return found
 
 
@@ -174,10 +179,10 @@ def check_met(requirements: Sequence[Requirement], result: ValidationResult) -> 
     Raises:
         RequirementError: Says what is missed, by which facts, and what may help. A number that is missing is missed.
     """
-    missed = [one for one in requirements if not one.value(result) >= one.least]
+    missed = [one for one in requirements if not one.value(result) >= one.least - ROUNDING]
     if not missed:
         return
-    said = listed([f"{one.name} is {one.value(result):.3g}{'x' * one.relative}, not {one.number}" for one in missed])
+    said = listed([f"{one.name} is {_unlike(one, one.value(result))}, not {one.number}" for one in missed])
     families = list(dict.fromkeys(one.family for one in missed))
     facts = [
         f"{', '.join(repr(request.prompt) for request in failed[:SHOWN])}{', ...' * (len(failed) > SHOWN)} ({family})"
@@ -190,6 +195,12 @@ def check_met(requirements: Sequence[Requirement], result: ValidationResult) -> 
         f"Nothing is written, since the edits are not what is required: {said}.{failed_facts} What may help: {'; '.join(help_each)}.",
         result,
     )
+
+
+def _unlike(requirement: Requirement, value: float) -> str:
+    """A number that misses what is required, in as many digits as show that it does."""
+    shown = (f"{value:.{digits}g}{'x' * requirement.relative}" for digits in range(3, 17))
+    return next(text for text in shown if text != requirement.number)
 
 
 def failing(result: ValidationResult, family: str) -> list[RequestScores]:

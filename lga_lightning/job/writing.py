@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing import WeightDelta
 from lga_lightning.editing.adapter import save_updates
+from lga_lightning.evaluation.metric import EditMetric
 from lga_lightning.evaluation.results import EvalResult
 from lga_lightning.models.loading import hub_name
 from lga_lightning.reports.html import write_report
@@ -30,6 +31,7 @@ def write_adapter(
     search: LocatorResult | None = None,
     overwrite: bool = False,
     low_rank: Mapping[str, Any] | None = None,
+    metrics: Sequence[EditMetric] = (),
 ) -> None:
     """Write an edit and its evidence; the folder appears whole or not at all.
 
@@ -43,11 +45,13 @@ def write_adapter(
         search: What led to the layer; None where it was given.
         overwrite: Whether to replace a folder that is there.
         low_rank: To which rank it was folded, and what that cost; None for an edit that is whole.
+        metrics: Metrics beside the built-in ones, whose scores the responses hold.
     """
 
     def add_evidence(scratch: Path) -> None:
         """The card, the results and the page, beside the adapter."""
-        write_results(scratch / REQUESTS_FILE, range(len(requests)), [request.id for request in requests], responses)
+        ids = [request.id for request in requests]
+        write_results(scratch / REQUESTS_FILE, range(len(requests)), ids, responses, metrics)
         result.save(scratch / VALIDATION_FILE)
         if search is not None:
             search.save(scratch / ATTRIBUTION_FILE)

@@ -6,12 +6,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from pyarrow import parquet
 
 from lga_lightning import RROME, edit, functional
 from lga_lightning.data import to_record
 from lga_lightning.editing import WeightDelta
 from lga_lightning.evaluation.config import EvaluationConfig
 from lga_lightning.evaluation.evaluator import evaluate
+from lga_lightning.evaluation.metric import EditMetric
 from lga_lightning.exceptions import DataError, InvalidRequest, RequirementError, SettingError
 from lga_lightning.functional import known_golden_layer
 from lga_lightning.job import EditJob
@@ -19,6 +21,16 @@ from lga_lightning.locators.race import RaceSettings
 from tests.helpers.cli import FAST_METHOD
 from tests.helpers.data import rows, write_rows
 from tests.helpers.models import requests
+
+
+class Answers(EditMetric):
+    name, protocol = "answers", "number of answers"
+
+    def applies(self, prompt):
+        return bool(prompt.answers)
+
+    def score(self, prompt, before, after):
+        return 1.0, float(len(prompt.answers))
 
 
 @pytest.fixture
@@ -37,6 +49,7 @@ def searches(monkeypatch) -> list:
 def test_from_facts_to_a_folder(llama, tokenizer, proxies, searches, tmp_path, capsys):
     editor, before = RROME(**FAST_METHOD), {name: p.clone() for name, p in llama.named_parameters()}
     settings = {"editor": editor, "proxies": proxies, "race": RaceSettings(budget=8), "show": True}
+    settings["evaluation"] = EvaluationConfig(metrics=(Answers(),))
     facts = [to_record(request) for request in requests(3)]
     done = EditJob(**settings, output=tmp_path / "adapter").run(llama, tokenizer, facts, "three facts")
     assert done.search.race.edits <= 8
@@ -50,6 +63,8 @@ def test_from_facts_to_a_folder(llama, tokenizer, proxies, searches, tmp_path, c
     files = {"README.md", "report.html", "validation.json", "requests.parquet", "attribution.json", "lga.json"}
     assert files < {path.name for path in done.folder.iterdir()}
     assert done.result.data == "three facts"
+    for row in parquet.read_table(done.folder / "requests.parquet").to_pylist():
+        assert (row["answers_before"], row["answers_after"]) == (1, len(row["answers"]))
     assert "The capital of France is" in (done.folder / "report.html").read_text()
     printed = " ".join(capsys.readouterr().out.split())
     assert f"Golden layer {layer} of LlamaForCausalLM" in printed
@@ -112,14 +127,16 @@ def test_what_cannot_be_judged_is_said_before_any_edit(llama, tokenizer, monkeyp
         EditJob(output=None).run(llama, tokenizer, [])
 
 
-def test_a_folder_that_is_there_is_refused_before_any_work(tmp_path):
+def test_a_folder_that_is_there_is_refused_before_any_work(tmp_path, monkeypatch):
     (tmp_path / "adapter").mkdir()
     with pytest.raises(SettingError, match="is there already"):
         EditJob(output=tmp_path / "adapter")
     EditJob(output=tmp_path / "adapter", overwrite=True)
     (tmp_path / "file").touch()
-    with pytest.raises(SettingError, match="is not a folder"):
-        EditJob(output=tmp_path / "file", overwrite=True)
+    monkeypatch.chdir(tmp_path / "adapter")
+    for place in (tmp_path / "file", ".", "..", tmp_path):
+        with pytest.raises(SettingError, match="since it is no folder, or the current one is in it"):
+            EditJob(output=place, overwrite=True)
 
 
 def test_on_top_of_an_adapter(llama, tokenizer, tmp_path, capsys):

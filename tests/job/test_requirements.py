@@ -79,6 +79,14 @@ def test_general_is_the_worst_of_the_abilities(cloze, perplexity, value):
             check_met([requirement], result)
 
 
+def test_rounding_misses_nothing_and_what_is_missed_is_seen_to_be():
+    (requirement,) = parse_requirements("general>=0.8x")
+    result = replace(scored([1], [(1, 1)]), general=ability(0.7999999999999999, 1))
+    check_met([requirement], result)
+    with pytest.raises(RequirementError, match=r"general is 0\.79996x, not 0\.8x"):
+        check_met([requirement], replace(result, general=ability(0.79996, 1)))
+
+
 def test_what_is_missed_names_the_facts_and_what_may_help():
     result = scored([1, 0, 1], [(1, 1), (1, 1), (1, 0)])
     with pytest.raises(RequirementError) as missed:
@@ -103,6 +111,7 @@ def test_what_is_missed_names_the_facts_and_what_may_help():
         ("efficacy>=90", "above 0 and at most 1, which is for all: 90% is 0.9"),
         ("efficacy>=0.9x", "Write it without the x"),
         ("general>=0.98", "write general>=0.98x"),
+        ("general>=98x", "at most 2x; 1x is as much as before: 98% of it is 0.98x"),
     ],
 )
 def test_what_cannot_be_read(text, said):
