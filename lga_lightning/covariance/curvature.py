@@ -36,6 +36,10 @@ class Curvature:
     gradients: Tensor
     tokens: int
 
+    def as_kept(self) -> Curvature:
+        """On the CPU, and in the precision that files have."""
+        return Curvature(self.keys.float().double().cpu(), self.gradients.float().double().cpu(), self.tokens)
+
     def __add__(self, other: Curvature) -> Curvature:
         """Of both texts together."""
         tokens = self.tokens + other.tokens

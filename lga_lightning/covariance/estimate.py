@@ -136,7 +136,7 @@ def find_curvatures(
             for layer, curvature in estimated.items() if writes(model) else ():
                 moments = {"keys": curvature.keys, "gradients": curvature.gradients}
                 save_layer(paths[layer], layer, key, moments, curvature.tokens)
-            found |= estimated
+            found |= {layer: curvature.as_kept() for layer, curvature in estimated.items()}
     return {layer: found[layer] for layer in layers}
 
 

@@ -120,11 +120,11 @@ class EditDataModule(L.LightningDataModule):
         facts: list[str] | None = None,
     ) -> None:
         super().__init__()
-        if requests and facts:
+        if requests and facts is not None:
             raise DataError("Facts come from `requests` or from `facts`, not from both. Leave one out.")
         if batch_size < 1:
             raise DataError(f"`batch_size` must be at least 1, got {batch_size}.")
-        self.source = [parse_fact(fact) for fact in facts] if facts else requests
+        self.source = requests if facts is None else [parse_fact(fact) for fact in facts]
         self.format = format
         self.limit = limit
         self.batch_size = batch_size

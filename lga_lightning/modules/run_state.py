@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
+from lga_lightning._version import __version__
 from lga_lightning.editing import EditMethod
 from lga_lightning.evaluation.config import EvaluationConfig
 from lga_lightning.models.weights import weights_hash
@@ -113,6 +114,7 @@ def fingerprint_of(
     names = [metric.name for metric in evaluation.metrics]
     asked = evaluation.families, evaluation.passages, names, *evaluation.probes
     return {
+        "version of lga-lightning": __version__,
         "method": json.dumps(editor.settings(model), sort_keys=True, default=str),
         "layers": str(list(layers)),
         "dtype": str(model.dtype),

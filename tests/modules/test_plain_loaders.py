@@ -166,6 +166,13 @@ def test_a_chat_ends_with_the_data_that_asked_for_it(given, tmp_path):
     assert scored.result.data == "a list of requests" + ", in the chat template" * given
 
 
+def test_no_facts_are_not_the_bundled_ones():
+    with pytest.raises(DataError, match="a list of requests holds no usable request"):
+        EditDataModule(facts=[]).setup("predict")
+    with pytest.raises(DataError, match="not from both"):
+        EditDataModule("facts.jsonl", facts=[])
+
+
 def test_checkpoints_of_others_are_refused(tokenizer, tmp_path):
     scored, loader = made(tokenizer), DataLoader(ASKED, batch_size=3)
     trainer(tmp_path).fit(scored, loader)

@@ -106,6 +106,7 @@ def test_what_took_too_long_to_score_is_scored_in_part(tmp_path, data, tokenizer
     ("change", "said"),
     [
         ("method", "method"),
+        ("version", "version of lga-lightning"),
         ("weights", "weights"),
         ("requests", "requests"),
         ("batch size", "batch size"),
@@ -119,6 +120,8 @@ def test_the_state_of_another_run_is_not_taken_up(change, said, tmp_path, data, 
     other = made_for(RROME, tokenizer)
     if change == "method":
         other.editor = RROME(**{**FAST_METHOD, "steps": 2})
+    elif change == "version":
+        monkeypatch.setattr("lga_lightning.modules.run_state.__version__", "0.0.1")
     elif change == "weights":
         other.llm.model.layers[2].mlp.down_proj.weight[0, 0] += 1
     elif change == "requests":
