@@ -143,7 +143,7 @@ def test_a_result_is_made_of_the_requests_that_count(llama):
 
 
 def test_no_request_that_counts_is_an_error(llama):
-    with pytest.raises(DataError, match=r"No proxy request of d is left.*does not answer with target_old': 2"):
+    with pytest.raises(DataError, match=r"No proxy request of d is left.*does not answer with target_old \(2\)"):
         build(FixedLayer(1), torch.zeros(2, 1, 4), [1, 1], llama)
 
 
