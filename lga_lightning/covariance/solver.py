@@ -93,6 +93,7 @@ class CovarianceSolver:
                     "or give it more text."
                 )
             factors[layer] = factor
+        factors[layer] = factors[layer].to(keys.device)  # the model may have moved
         return torch.cholesky_solve(keys.double().T, factors[layer]).T.to(keys.dtype)
 
     def project(self, model: PreTrainedModel, layer: int, keys: Tensor, threshold: float) -> Tensor:
@@ -112,14 +113,14 @@ class CovarianceSolver:
             model: The model.
             layer: Index of the block.
             threshold: The threshold.
-            device: Where they are found; where C is by default.
+            device: Where they are wanted; by default where they are, or else C is.
         """
         factors = self._factors.setdefault(model, {})
         name = (layer, threshold)
         if name not in factors:
             values, vectors = torch.linalg.eigh(self._covariances[model][layer].to(device))
             factors[name] = vectors[:, values < threshold]
-        return factors[name]
+        return factors[name].to(device)
 
     def settings(self, model: PreTrainedModel) -> dict[str, Any]:
         """Source and budget of tokens, for result files."""

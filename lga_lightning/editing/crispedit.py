@@ -147,7 +147,7 @@ class CrispEdit(BreadthFirstTuning):
         if edits is not None:
             return LowCurvature.of(plain + edits, self.energy, like)
         found = self._directions.setdefault(model, {})
-        if site.layer not in found:
+        if site.layer not in found or found[site.layer].keys.device != like.device:
             found[site.layer] = LowCurvature.of(plain, self.energy, like)
         return found[site.layer]
 

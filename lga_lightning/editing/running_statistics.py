@@ -47,13 +47,14 @@ class RunningStatistics:
         return cls(len(rows), mean, centred.T @ centred if whole else centred.square().sum(0))
 
     def __add__(self, other: RunningStatistics) -> RunningStatistics:
-        """Those of both sets of vectors together."""
-        count, gap = self.count + other.count, other.mean - self.mean
+        """Those of both sets of vectors together, on the device of the other one."""
+        count, mean, scatter = self.count + other.count, self.mean.to(other.mean), self.scatter.to(other.scatter)
+        gap = other.mean - mean
         moved = torch.outer(gap, gap) if self.scatter.ndim == 2 else gap.square()
         return RunningStatistics(
             count,
-            self.mean + gap * (other.count / count),
-            self.scatter + other.scatter + moved * (self.count * other.count / count),
+            mean + gap * (other.count / count),
+            scatter + other.scatter + moved * (self.count * other.count / count),
         )
 
     @property

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from lga_lightning import MEMIT, RROME, EvaluationConfig, LGAModule, edit
 from lga_lightning.callbacks import AdapterWriter
 from lga_lightning.editing import AlphaEdit, CrispEdit, UltraEdit
+from lga_lightning.editing.running_statistics import RunningStatistics
 from lga_lightning.editing.session import EditSession
 from lga_lightning.editing.session_memory import pack_history
 from lga_lightning.exceptions import ModelError
@@ -100,6 +101,31 @@ def test_edits_on_two_devices_are_those_on_one(kind, layers, family, tokenizer):
     for name, update in expected.updates.items():
         assert update.matrix.norm() > 0
         torch.testing.assert_close(found.updates[name].matrix, update.matrix, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [MEMIT, AlphaEdit, CrispEdit])
+def test_a_model_that_has_moved_is_edited_by_the_same_method(kind, tokenizer):
+    model, data = tiny_model("llama"), requests(2)
+    method = method_for(kind, model)
+    if hasattr(method, "contexts"):
+        method.contexts.of(model, tokenizer)
+    spread(model, 2)
+    with PretendedDevices():
+        first = method.compute(model, tokenizer, data, 1)
+        for module in model.modules():
+            module.__dict__.pop("forward", None)
+        spread(model, 1)
+        again = method.compute(model, tokenizer, data, 1)
+    (name,) = first.updates
+    torch.testing.assert_close(again.matrix(name), first.matrix(name))
+
+
+def test_statistics_of_two_devices_are_added():
+    rows = torch.arange(12.0).reshape(4, 3)
+    with PretendedDevices():
+        both = RunningStatistics.of(rows[:2].to("cuda:0"), True) + RunningStatistics.of(rows[2:].to("cuda:1"), True)
+        assert both.scatter.device == torch.device("cuda:1")
+    torch.testing.assert_close(both.scatter, RunningStatistics.of(rows, True).scatter)
 
 
 @pytest.mark.parametrize("kind", [AlphaEdit, CrispEdit, UltraEdit])
