@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from itertools import chain, islice
 from typing import TYPE_CHECKING
 
-from lga_lightning.data.corpus import read_texts
+from lga_lightning.data.corpus import BUNDLED, read_texts
+from lga_lightning.data.sources import is_on_hub, source_fingerprint
 from lga_lightning.models.architecture import blocks, edit_site, longest_text
 from lga_lightning.models.chat import plain
 from lga_lightning.models.generation import sample
@@ -59,6 +60,20 @@ def batches(
     pieces = _pieces(tokenizer, source, tokens, sequence_length)
     groups = iter(lambda: list(islice(pieces, 16 * PIECES)), [])
     yield from islice(chain.from_iterable(map(_by_length, groups)), skip, None)
+
+
+def file_hash_of(setting: str, source: str) -> dict[str, str]:
+    """What tells a file of texts from another of its name, as a setting beside that which names it; nothing for any other text.
+
+    Args:
+        setting: The setting that names the source.
+        source: As :func:`batches` takes it.
+
+    Raises:
+        DataError: If there is no such file.
+    """
+    named = source in (SAMPLED, BUNDLED) or is_on_hub(source)
+    return {} if named else {f"{setting}_hash": source_fingerprint(source)}
 
 
 def _pieces(tokenizer: PreTrainedTokenizerBase, source: str, tokens: int, sequence_length: int) -> Iterator[list[int]]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from lga_lightning.covariance.batches import SAMPLED, token_budget
+from lga_lightning.covariance.batches import SAMPLED, file_hash_of, token_budget
 from lga_lightning.covariance.estimate import find_covariances
 from lga_lightning.covariance.store import CovarianceKey, load_covariance
 from lga_lightning.exceptions import DataError
@@ -122,11 +123,17 @@ class CovarianceSolver:
             factors[name] = vectors[:, values < threshold]
         return factors[name].to(device)
 
+    @cached_property
+    def _hash(self) -> dict[str, str]:
+        """Found once, as C is."""
+        return file_hash_of("second_moment", self.source)
+
     def settings(self, model: PreTrainedModel) -> dict[str, Any]:
-        """Source and budget of tokens, for result files."""
+        """Source and budget of tokens, for result files, and a hash of a file of texts."""
         if self.source == IDENTITY:
             return {"second_moment": IDENTITY}
         if user_path(self.source).is_dir():
             return {"second_moment": self.source}
         tokens = self.tokens or token_budget(model)
-        return {"second_moment": self.source, "moment_tokens": tokens, "sequence_length": self.sequence_length}
+        budget = {"moment_tokens": tokens, "sequence_length": self.sequence_length}
+        return {"second_moment": self.source, **self._hash, **budget}

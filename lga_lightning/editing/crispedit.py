@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from lga_lightning.covariance.batches import SAMPLED
+from lga_lightning.covariance.batches import SAMPLED, file_hash_of
 from lga_lightning.covariance.curvature import Curvature, curvature_of
 from lga_lightning.covariance.estimate import find_curvatures
 from lga_lightning.covariance.low_curvature import LowCurvature
@@ -139,7 +140,12 @@ class CrispEdit(BreadthFirstTuning):
     def settings(self, model: PreTrainedModel) -> dict[str, Any]:
         """The method's name and settings, for result files."""
         names = ("energy", "curvature_text", "curvature_tokens")
-        return {**super().settings(model), **{name: getattr(self, name) for name in names}}
+        return {**super().settings(model), **{name: getattr(self, name) for name in names}, **self._hash}
+
+    @cached_property
+    def _hash(self) -> dict[str, str]:
+        """Of a file of plain text; found once, as the curvature is."""
+        return file_hash_of("curvature_text", self.curvature_text)
 
     def _low_curvature(self, model: PreTrainedModel, site: EditSite, edits: Curvature | None = None) -> LowCurvature:
         """What plain text, and a session's edits, leave of a matrix's gradients."""

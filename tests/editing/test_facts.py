@@ -9,7 +9,7 @@ import torch
 from peft import PeftModel
 
 from lga_lightning.data.loading import BUNDLED
-from lga_lightning.editing import FTM, MEMIT, RROME, AlphaEdit, NormGuard, UltraEdit, WeightDelta
+from lga_lightning.editing import FTM, MEMIT, RROME, AlphaEdit, CrispEdit, NormGuard, UltraEdit, WeightDelta
 from lga_lightning.editing.facts_file import facts_from_json, facts_to_json, load_facts
 from lga_lightning.editing.guarded import Guarded
 from lga_lightning.editing.redo import method_of, redo_without
@@ -163,6 +163,21 @@ def test_settings_that_were_recorded_before_there_were_more_are_enough(llama):
     assert method_of(settings, llama).ridge == 3.0
     with pytest.raises(SettingError, match="cannot be set up again"):
         method_of(settings | {"a setting of another version": 1}, llama)
+
+
+@pytest.mark.parametrize(("kind", "setting"), [(MEMIT, "second_moment"), (CrispEdit, "curvature_text")])
+def test_the_text_of_moments_is_the_one_that_was_there(kind, setting, llama, tmp_path):
+    path = tmp_path / "mine.txt"
+    path.write_text("Rome is in Italy.", encoding="utf-8")
+    settings = kind(**{setting: str(path)}).settings(llama)
+    assert method_of(settings, llama).settings(llama) == settings
+    path.write_text("Rome is in Spain.", encoding="utf-8")
+    again = kind(**{setting: str(path)}).settings(llama)
+    assert [name for name in again if again[name] != settings[name]] == [f"{setting}_hash"]
+    with pytest.raises(SettingError, match=rf"`{setting}` '.*mine\.txt', and there is something else by now"):
+        method_of(settings, llama)
+    for source in ("sampled", "hub:owner/name"):  # a commit the Hub alone could tell
+        assert f"{setting}_hash" not in kind(**{setting: source}).settings(llama)
 
 
 def test_the_facts_of_a_warm_up_are_those_that_were_there(llama, tmp_path, monkeypatch):

@@ -45,5 +45,10 @@ def source_fingerprint(source: str | Path) -> str:
     return hub.commit() if hub else file_hash(user_path(source))
 
 
+def is_on_hub(source: str | Path) -> bool:
+    """Whether a source is a data set of the Hub, and no file."""
+    return str(source).startswith(PREFIX)
+
+
 def _hub(source: str | Path) -> HubSource | None:
-    return HubSource.parse(str(source)) if str(source).startswith(PREFIX) else None
+    return HubSource.parse(str(source)) if is_on_hub(source) else None
