@@ -14,6 +14,7 @@ from lga_lightning.covariance.batches import SAMPLED, file_hash_of, token_budget
 from lga_lightning.covariance.estimate import find_covariances
 from lga_lightning.covariance.store import CovarianceKey, load_covariance
 from lga_lightning.exceptions import DataError
+from lga_lightning.models.per_weights import PerWeights
 from lga_lightning.utils.io import user_path
 from lga_lightning.utils.per_model import PerModel
 from lga_lightning.utils.settings import check_at_least_one
@@ -39,7 +40,7 @@ class CovarianceSolver:
     source: str
     tokens: int | None = None
     sequence_length: int = 256
-    _covariances: PerModel[dict[int, Tensor]] = field(default_factory=PerModel, repr=False)
+    _covariances: PerWeights[dict[int, Tensor]] = field(default_factory=PerWeights, repr=False)
     _factors: PerModel[dict[Any, Tensor]] = field(default_factory=PerModel, repr=False)
 
     def __post_init__(self) -> None:
@@ -57,7 +58,9 @@ class CovarianceSolver:
         Raises:
             DataError: If they cannot be made, or were made for another model.
         """
-        have = self._covariances.setdefault(model, {})
+        have = self._covariances.of(model, dict)
+        if not have:
+            self._factors.pop(model, None)
         missing = [layer for layer in layers if layer not in have]
         if not missing or self.source == IDENTITY:
             return

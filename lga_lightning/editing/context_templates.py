@@ -14,7 +14,7 @@ from lga_lightning.exceptions import SettingError
 from lga_lightning.models.chat import plain
 from lga_lightning.models.generation import generate, sampling_options, seeded
 from lga_lightning.models.likelihood import input_device
-from lga_lightning.utils.per_model import PerModel
+from lga_lightning.models.per_weights import PerWeights
 from lga_lightning.utils.progress import with_bar
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ STARTERS = ("The", "Therefore", "Because", "I", "You")
 
 @dataclass
 class ContextTemplates:
-    """The bare prompt and sampled texts, sampled once a model.
+    """The bare prompt and sampled texts, sampled once a model, and anew where its weights have changed.
 
     Args:
         lengths: Numbers of new tokens of the sampled texts.
@@ -34,7 +34,7 @@ class ContextTemplates:
 
     lengths: tuple[int, ...]
     each: int
-    _sampled: PerModel[list[str]] = field(default_factory=PerModel, repr=False)
+    _sampled: PerWeights[list[str]] = field(default_factory=PerWeights, repr=False)
 
     def __post_init__(self) -> None:
         self.lengths = tuple(self.lengths)
@@ -45,9 +45,7 @@ class ContextTemplates:
 
     def of(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[str]:
         """K texts to put before a prompt, "" the first. Call it first while the model is not edited."""
-        if model not in self._sampled:
-            self._sampled[model] = sample_contexts(model, tokenizer, self.lengths, self.each)
-        return self._sampled[model]
+        return self._sampled.of(model, lambda: sample_contexts(model, tokenizer, self.lengths, self.each))
 
     def grouped_mean(self, keys: Tensor) -> Tensor:
         """Mean over contexts as the MEMIT family takes it: within the bare prompt and each length, then over these.

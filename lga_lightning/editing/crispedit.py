@@ -22,6 +22,7 @@ from lga_lightning.editing.targets import EditTargets
 from lga_lightning.editing.tuning import GradientFilter, like_changes
 from lga_lightning.exceptions import SettingError
 from lga_lightning.models.encoding import with_prompts
+from lga_lightning.models.per_weights import PerWeights
 from lga_lightning.models.sites import EditSite
 from lga_lightning.utils.per_model import PerModel
 from lga_lightning.utils.settings import check_at_least_one
@@ -78,12 +79,14 @@ class CrispEdit(BreadthFirstTuning):
         self.energy = energy
         self.curvature_text = curvature_text
         self.curvature_tokens = curvature_tokens
-        self._curvatures: PerModel[dict[int, Curvature]] = PerModel()
+        self._curvatures: PerWeights[dict[int, Curvature]] = PerWeights()
         self._directions: PerModel[dict[int, LowCurvature]] = PerModel()
 
     def prepare(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, layers: Sequence[int]) -> None:
         """Find the curvature of plain text in the layers; call it first while the model is not edited."""
-        have = self._curvatures.setdefault(model, {})
+        have = self._curvatures.of(model, dict)
+        if not have:
+            self._directions.pop(model, None)
         if missing := [layer for layer in layers if layer not in have]:
             have |= find_curvatures(model, tokenizer, missing, self.curvature_text, self.curvature_tokens, PIECE)
 

@@ -14,6 +14,7 @@ from lga_lightning.editing.updates import Update
 from lga_lightning.exceptions import ModelError
 from lga_lightning.models.architecture import blocks, edit_site
 from lga_lightning.models.packed import unpacked
+from lga_lightning.models.per_weights import kept
 from lga_lightning.models.sites import EditSite
 from lga_lightning.models.storage import whole
 from lga_lightning.utils.per_model import PerModel
@@ -63,10 +64,14 @@ def in_place(model: PreTrainedModel, edit: InPlace) -> Iterator[None]:
         model: A language model.
         edit: The edit, which somebody else writes and takes out.
     """
+    if not edit.updates:
+        yield
+        return
     edits = _IN_PLACE.setdefault(model, [])
     edits.append(edit)
     try:
-        yield
+        with kept(model):
+            yield
     finally:
         edits.remove(edit)
 

@@ -45,7 +45,7 @@ class LocateThenEditMethod(EditMethod):
 
     Attributes:
         contexts: Texts that prompts are put behind.
-        covariance: C, found once a model.
+        covariance: C, found once a model, and anew where its weights have changed.
     """
 
     def __init__(

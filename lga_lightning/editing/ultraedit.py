@@ -22,8 +22,8 @@ from lga_lightning.editing.running_statistics import RunningStatistics
 from lga_lightning.editing.updates import LowRankUpdate
 from lga_lightning.exceptions import DataError, SettingError
 from lga_lightning.models.architecture import OUT_PROJECTION, matrices_to_edit
+from lga_lightning.models.per_weights import PerWeights
 from lga_lightning.models.sites import EditSite
-from lga_lightning.utils.per_model import PerModel
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -119,7 +119,7 @@ class UltraEdit(EditMethod):
         self.warmup = warmup
         self.warmup_facts = warmup_facts
         self.whiten = whiten
-        self._warm: PerModel[dict[str, WarmUp]] = PerModel()
+        self._warm: PerWeights[dict[str, WarmUp]] = PerWeights()
 
     def learning_rate(self, model: PreTrainedModel) -> float | None:
         """Size of the step that is given or published; None where it goes by the size of the outputs."""
@@ -135,7 +135,7 @@ class UltraEdit(EditMethod):
         That is the statistics with which sessions begin, and the size of the matrices' outputs, from which the step's follows. Taken
         from edited matrices, steps would grow with the edits, and the edits with the steps.
         """
-        warm = self._warm.setdefault(model, {})
+        warm = self._warm.of(model, dict)
         missing = [site for site in self._sites(model, layers) if site.name not in warm]
         if not missing or (not self.warmup and self.learning_rate(model) is not None):
             return

@@ -6,7 +6,7 @@ import hashlib
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lga_lightning.models.packed import is_packed, packing, stored
 from lga_lightning.models.storage import held, of_any, whole_parameters
@@ -39,13 +39,25 @@ def weights_hash(model: PreTrainedModel) -> str:
     return digest.hexdigest()
 
 
+def weights_sample(model: nn.Module) -> tuple[bytes, ...]:
+    """Some numbers of each weight that this process holds: quick, and the same again once a change was undone.
+
+    Args:
+        model: A model.
+    """
+    return tuple(_some(part) for tensor in held(model) for part in stored(tensor))
+
+
 def _state(part: Tensor) -> tuple[int, int, bytes]:
     """Where a tensor is, its version, and some of its numbers: fused optimizers and writes to ``.data`` raise no version."""
-    version = 0 if part.is_inference() else part._version
+    return part.data_ptr(), 0 if part.is_inference() else part._version, _some(part)
+
+
+def _some(part: Tensor) -> bytes:
     if part.is_meta:
-        return part.data_ptr(), version, b""
+        return b""
     some = part.detach()[tuple(slice(None, None, size // 16 | 1) for size in part.shape)]
-    return part.data_ptr(), version, some.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+    return some.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
 
 
 def weights_mark(model: PreTrainedModel) -> str:

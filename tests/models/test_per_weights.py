@@ -1,0 +1,73 @@
+"""What was found out about weights goes when they change for good, and stays under edits that are taken out again."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+
+from lga_lightning.editing import RROME, CrispEdit, UltraEdit
+from lga_lightning.editing.session import EditSession
+from lga_lightning.locators import EditForecast
+from lga_lightning.locators.score_requests import score_all
+from lga_lightning.models.per_weights import PerWeights
+from tests.editing.helpers import QUICK, delta_for, name_at
+from tests.helpers.models import requests, tiny_model
+
+METHODS = {
+    "R-ROME": lambda: RROME(moment_tokens=300, **QUICK),
+    "UltraEdit": lambda: UltraEdit(warmup=4),
+    "CrispEdit": lambda: CrispEdit(epochs=2, batch_size=3, curvature_tokens=300),
+}
+EVERY_METHOD = pytest.mark.parametrize("make", METHODS.values(), ids=METHODS)
+
+
+def train_(model) -> None:
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+
+
+@EVERY_METHOD
+def test_after_a_training_it_is_as_with_a_new_method(make, tokenizer):
+    model, data, method = tiny_model("llama"), requests(3), make()
+    forecast = EditForecast(make())
+    before = method.compute(model, tokenizer, data, 1).matrix(name_at(model, 1))
+    score_all(forecast, model, tokenizer, data)
+    train_(model)
+    session = EditSession(method, model, tokenizer, 1)
+    session.edit(data)
+    assert torch.equal(
+        session.delta.matrix(name_at(model, 1)), make().compute(model, tokenizer, data, 1).matrix(name_at(model, 1))
+    )
+    assert not torch.equal(session.delta.matrix(name_at(model, 1)), before)
+    again, anew = (score_all(one, model, tokenizer, data).compute()[1] for one in (forecast, EditForecast(make())))
+    assert torch.equal(again.nan_to_num(), anew.nan_to_num())
+
+
+@EVERY_METHOD
+def test_under_edits_in_place_it_is_the_unedited_model_s(make, tokenizer):
+    model, data, method = tiny_model("llama"), requests(3), make()
+    tables = [table for part in (method, *vars(method).values()) for table in getattr(part, "__dict__", {}).values()]
+    tables = [table for table in tables if isinstance(table, PerWeights)]
+    method.compute(model, tokenizer, data, 1)
+    found = [table[model] for table in tables]
+    with delta_for(model, {0: 1, 1: 2}).applied(model):
+        method.compute(model, tokenizer, data, 1)
+    method.compute(model, tokenizer, data, 1)
+    assert found
+    assert all(table[model] is one for table, one in zip(tables, found, strict=True))
+
+
+def test_copies_and_other_processes():
+    model = tiny_model("llama")
+    table = PerWeights()
+    table[model] = [1]
+    assert table.of(model, list) == copy.deepcopy(table).of(model, list) == [1]
+    assert len(pickle.loads(pickle.dumps(table))) == 0
+    assert isinstance(pickle.loads(pickle.dumps(table)), PerWeights)
+    train_(model)
+    assert table.of(model, list) == []
