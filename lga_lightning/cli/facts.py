@@ -13,6 +13,7 @@ from lga_lightning.editing import WeightDelta
 from lga_lightning.editing.adapter import CONFIG, FACTORS, MATRICES, NOTE, errors_in_json, read_note, resave_updates
 from lga_lightning.editing.facts_file import FACTS, facts_to_json
 from lga_lightning.exceptions import DataError, SettingError
+from lga_lightning.models.architecture import named_site
 from lga_lightning.models.loading import DTYPES, load_model
 from lga_lightning.models.quantization import Quantization
 from lga_lightning.reports.adapter_facts import print_facts_of, removal_card
@@ -65,12 +66,15 @@ def remove_facts(words: Sequence[str]) -> None:
     parser.add_argument("--output", help="folder to write instead of changing the adapter")
     parser.add_argument("--overwrite", action="store_true", help="replace --output if it is there")
     parser.add_argument("--model", help="the unedited model, to edit again what depends on these facts")
-    parser.add_argument("--dtype", default="float32", choices=["auto", *DTYPES], help="what to load it in")
+    parser.add_argument(
+        "--dtype", choices=["auto", *DTYPES], help="what to load it in; by default what the edit was made in"
+    )
     parser.add_argument("--quantization", choices=get_args(Quantization), help="what to keep its linear maps in")
+    parser.add_argument("--trust-remote-code", action="store_true", help="let code that comes with the model run")
     parser.add_argument("--device", default="auto", help="where to run it; auto takes a GPU where there is one")
     options = parser.parse_args(words)
-    adapter = user_path(options.adapter)
-    output = user_path(options.output) if options.output else adapter
+    adapter = user_path(options.adapter).resolve()
+    output = user_path(options.output).resolve() if options.output else adapter
     if options.output and output.exists() and not options.overwrite:
         raise already_there(output)
     before = _load(adapter)
@@ -94,7 +98,7 @@ def remove_facts(words: Sequence[str]) -> None:
     ]
 
     def leave_more(scratch: Path) -> None:
-        (scratch / CARD).write_text(removal_card(note, after.facts, after.ranks), encoding="utf-8")
+        (scratch / CARD).write_text(removal_card(note, after.facts, after.ranks, after.is_dense), encoding="utf-8")
         if output == adapter:
             _carry_over(adapter, scratch)
 
@@ -121,8 +125,20 @@ def _redone(before: WeightDelta, options: Any, note: dict[str, Any]) -> WeightDe
     from lga_lightning.editing.redo import redo_without
 
     device = device_of(options.device)
-    model, tokenizer = load_model(options.model, options.dtype, quantization=options.quantization)
+    model, tokenizer = load_model(
+        options.model,
+        options.dtype or note.get("dtype", "float32"),
+        trust_remote_code=options.trust_remote_code,
+        quantization=options.quantization,
+    )
     WeightDelta.load(options.adapter, model)  # refuses another base model
+    for entry in note["edited"].values():  # packed in another way, it may be the same model
+        made, now = entry.get("packing"), named_site(model, entry["module"]).packing
+        if made != now:
+            raise SettingError(
+                f"{entry['module']} was edited in {made or 'plain weights'}, and {options.model!r} has been loaded with {now or 'plain weights'} "
+                "there, of which the edit would be another. Give --quantization as it was then, or leave it out if there was none."
+            )
     after = redo_without(before, options.fact, model.to(device), tokenizer)
     rank = note.get("low_rank", note.get("method", {})).get("max_rank")
     if rank is not None:

@@ -71,6 +71,7 @@ def save_updates(
     content = {
         "lga_lightning": __version__,
         "base_model": base,
+        "dtype": str(model.dtype).removeprefix("torch."),
         **(note or {}),
         "edited": {_key(model, site): _entry(site) for site in sites},
         "transposed": any(site.transposed for site in sites),
@@ -134,12 +135,17 @@ def resave_updates(
 
     Raises:
         SettingError: If something is there that is no folder.
-        ModelError: If nothing is left.
+        ModelError: If nothing is left, or a module is changed that was not before.
     """
     content = {**note, "edited": {key: entry for key, entry in note["edited"].items() if entry["module"] in updates}}
     if "transposed" not in content and (source / CONFIG).is_file():
         content["transposed"] = json.loads((source / CONFIG).read_text(encoding="utf-8"))["fan_in_fan_out"]
     names = [entry["module"] for entry in content["edited"].values()]
+    if new := sorted(updates.keys() - names):
+        raise ModelError(
+            f"Edited again, the facts that stay change {new[0]}, which the adapter in {str(source)!r} does not: they are routed to other experts "
+            "without those that are taken out. Edit the facts that stay anew instead (`lga facts` lists them)."
+        )
     _write({name: updates[name] for name in names}, folder, content, True, facts, more)
 
 
@@ -330,4 +336,6 @@ def _digest(weight: Tensor, through: torch.dtype = torch.bfloat16) -> str:
 
 
 def _plain(tensor: Tensor) -> Tensor:
-    return tensor.detach().float().cpu().contiguous()
+    return (
+        tensor.detach().float().cpu().contiguous().clone()
+    )  # modules may share a factor, and safetensors refuses that

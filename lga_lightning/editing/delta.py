@@ -121,7 +121,7 @@ class WeightDelta:
         return self._joined(other, on_top=True)
 
     def compact(self) -> WeightDelta:
-        """The same edit with no rank above d_out: of more edits than that, the sum takes less room than the list."""
+        """The same edit with no rank above a matrix's d_out or d_in: of more edits than that, the sum takes less room than the list."""
         return self._with({name: update.compact() for name, update in self.updates.items()})
 
     def low_rank(self, rank: int) -> tuple[WeightDelta, dict[str, RankError]]:

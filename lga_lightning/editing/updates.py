@@ -95,11 +95,11 @@ class Update(ABC):
         return self.factors[0].shape[0], self.factors[-1].shape[1]
 
     def __add__(self, other: Update) -> Update:
-        """Both changes: two of a low rank are joined along the rank, all others added up."""
-        return DenseUpdate(self.matrix + other.matrix)
+        """Both changes, on the device of this one: two of a low rank are joined along the rank, all others added up."""
+        return DenseUpdate(self.matrix + other.matrix.to(self.matrix.device))
 
     def compact(self) -> Update:
-        """The same change with no rank above d_out: the product of wider factors takes less room than they do."""
+        """The same change with no rank above d_out or d_in: the product of wider factors takes less room than they do."""
         return self
 
     def low_rank(self, rank: int) -> tuple[LowRankUpdate, RankError]:
@@ -205,13 +205,12 @@ class LowRankUpdate(Update):
         """See :class:`Update`."""
         if not isinstance(other, LowRankUpdate):
             return super().__add__(other)
-        return LowRankUpdate(torch.cat([self.b, other.b], 1), torch.cat([self.a, other.a], 0))
+        b, a = other.b.to(self.b.device), other.a.to(self.a.device)
+        return LowRankUpdate(torch.cat([self.b, b], 1), torch.cat([self.a, a], 0))
 
     def compact(self) -> Update:
-        """See :class:`Update`; B becomes the identity."""
-        if self.rank <= self.shape[0]:
-            return self
-        return LowRankUpdate(torch.eye(self.shape[0]).to(self.b), self.matrix)
+        """See :class:`Update`; the wider factor becomes the identity."""
+        return self if self.rank <= min(self.shape) else self.low_rank(min(self.shape))[0]
 
     def low_rank(self, rank: int) -> tuple[LowRankUpdate, RankError]:
         """See :class:`Update`; the factors are never multiplied out where they are narrow."""

@@ -13,7 +13,7 @@ from lga_lightning.data.agreement import check_together, folded
 from lga_lightning.data.loading import AT_HAND, as_requests
 from lga_lightning.data.requests import EditRequest
 from lga_lightning.editing import RROME, EditMethod, WeightDelta
-from lga_lightning.editing.adapter import errors_in_json
+from lga_lightning.editing.adapter import check_finite, errors_in_json
 from lga_lightning.editing.session import EditSession
 from lga_lightning.evaluation.config import EvaluationConfig
 from lga_lightning.evaluation.evaluator import evaluate
@@ -191,6 +191,7 @@ class EditJob:
                 or has a fact already, or there are no proxies to find the layer by.
             LayerError: If the model lacks the layer.
             SettingError: If a requirement cannot be judged.
+            ModelError: If the edit has entries that are NaN or infinite.
             RequirementError: If the edits do not reach what is required.
         """
         asked = as_requests(facts)
@@ -207,6 +208,7 @@ class EditJob:
         self.editor.prepare(model, tokenizer, layers)  # before anything is in place
         session.delta = below
         session.edit(asked, self.batch_size)
+        check_finite(session.delta.updates)
         low_rank = None
         if self.max_rank is not None:
             session.delta, errors = session.delta.low_rank(self.max_rank)

@@ -39,28 +39,30 @@ def print_facts_of(facts: Facts) -> None:
         )
 
 
-def removal_card(note: Mapping[str, Any], facts: Facts, ranks: Mapping[str, int]) -> str:
+def removal_card(note: Mapping[str, Any], facts: Facts, ranks: Mapping[str, int], dense: bool = False) -> str:
     """Text of a README.md for an adapter that facts were taken out of.
 
     Args:
         note: What its ``lga.json`` says.
         facts: The facts that are left.
         ranks: Ranks of the edit, by module.
+        dense: Whether it is of whole matrices, which PEFT does not read.
     """
     from huggingface_hub import ModelCard, ModelCardData
 
     base = note["base_model"]
-    metadata = ModelCardData(base_model=base, library_name="peft", tags=["knowledge-editing", "lga-lightning"])
+    library = None if dense else "peft"
+    metadata = ModelCardData(base_model=base, library_name=library, tags=["knowledge-editing", "lga-lightning"])
     rows = "\n".join(
         f"| {escape_markdown(request.prompt)} | {escape_markdown(request.target_new)} |"
         for request in facts.requests[:SHOWN]
     )
     more = f"\n\n... and {len(facts) - SHOWN} more; all are in `facts.json`." if len(facts) > SHOWN else ""
-    written = ", ".join(map(str, sorted(set(ranks.values()))))
+    written = "Whole matrices" if dense else f"Rank {', '.join(map(str, sorted(set(ranks.values()))))}"
     count, removed = len(facts), len(note["removed"])
     text = (
         f"---\n{metadata.to_yaml()}\n---\n# {count} edited fact{'s' * (count != 1)} in {escape_markdown(base)}\n\n"
-        f"Rank {written}, by lga-lightning. {removed} more {'were' if removed != 1 else 'was'} taken out again with `lga remove`. "
+        f"{written}, by lga-lightning. {removed} more {'were' if removed != 1 else 'was'} taken out again with `lga remove`. "
         "The scores in `lga.json` are of the edit with them.\n\n"
         f"| prompt | after |\n| --- | --- |\n{rows}{more}\n"
     )

@@ -10,11 +10,13 @@ from safetensors.torch import load_file
 
 from lga_lightning.cli import run
 from lga_lightning.editing import RROME, WeightDelta
+from lga_lightning.editing.facts import NO_FACTS
 from lga_lightning.editing.session import EditSession
 from lga_lightning.evaluation.config import EvaluationConfig
 from lga_lightning.job import EditJob
 from lga_lightning.models.chat import ChatTokenizer
 from lga_lightning.models.loading import load_model
+from lga_lightning.reports.adapter_facts import removal_card
 from tests.helpers.cli import FAST_METHOD, refused
 from tests.helpers.models import requests, tiny_model, tiny_tokenizer
 from tests.helpers.tokenizers import LINES
@@ -126,6 +128,42 @@ def test_what_was_folded_is_folded_again(model_folder, tmp_path, capsys):
     run(["remove", str(folder), "--fact", facts_of(folder)[0]["id"], "--model", str(model_folder)])
     assert set(WeightDelta.load(folder).ranks.values()) == {1}
     assert json.loads((folder / "lga.json").read_text())["low_rank"]["max_rank"] == 1
+
+
+@pytest.mark.parametrize("dtype", [None, "float32"])
+def test_it_is_done_in_the_dtype_of_the_edit(dtype, model_folder, tmp_path):
+    folder, (model, tokenizer) = tmp_path / "adapter", load_model(str(model_folder), "bfloat16")
+    editor = RROME(**FAST_METHOD)
+    editor.compute(model, tokenizer, requests(2), 1).save_pretrained(folder, model)
+    assert json.loads((folder / "lga.json").read_text())["dtype"] == "bfloat16"
+    options = [] if dtype is None else ["--dtype", dtype]
+    run(["remove", str(folder), "--fact", facts_of(folder)[0]["id"], "--model", str(model_folder), *options])
+    (found,) = WeightDelta.load(folder).updates.values()
+    (expected,) = editor.compute(model, tokenizer, requests(2)[1:], 1).updates.values()
+    assert torch.allclose(found.matrix, expected.matrix.float()) is (dtype is None)
+
+
+def test_another_packing_is_refused(adapter, model_folder, capsys):
+    pytest.importorskip("torchao")
+    again = ["remove", str(adapter), "--fact", facts_of(adapter)[0]["id"], "--model", str(model_folder)]
+    error = refused([*again, "--quantization", "int8"], capsys)
+    assert "down_proj was edited in plain weights" in error
+    assert "has been loaded with Int8Tensor there" in error
+
+
+def test_a_folder_has_one_name(adapter, monkeypatch):
+    """However it is written, what else is in it stays."""
+    (adapter / "notes of mine.txt").write_text("mine")
+    monkeypatch.chdir(adapter.parent)
+    run(["remove", "adapter", "--fact", facts_of(adapter)[2]["id"], "--output", str(adapter), "--overwrite"])
+    assert (adapter / "notes of mine.txt").read_text() == "mine"
+
+
+def test_a_card_of_whole_matrices_names_no_library():
+    note = {"base_model": "the/base", "removed": [{}]}
+    whole, low = (removal_card(note, NO_FACTS, {"a": 4}, dense) for dense in (True, False))
+    assert ("library_name: peft" in low, "Rank 4, by" in low) == (True, True)
+    assert ("library_name" in whole, "Whole matrices, by" in whole) == (False, True)
 
 
 def test_what_is_refused(adapter, capsys, tmp_path):

@@ -10,7 +10,8 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 from lga_lightning.editing import FTM, MEMIT, RROME, DenseUpdate, LowRankUpdate, WeightDelta
-from lga_lightning.editing.adapter import read_note, save_updates
+from lga_lightning.editing.adapter import read_note, resave_updates, save_updates
+from lga_lightning.editing.facts import NO_FACTS
 from lga_lightning.editing.session import EditSession
 from lga_lightning.exceptions import DataError, ModelError, SettingError
 from lga_lightning.models.architecture import edit_site
@@ -214,3 +215,19 @@ def test_what_would_break_the_model_is_not_written(kind, broken, tmp_path):
     ):
         WeightDelta({first: edit.updates[first], name: update}).save_pretrained(tmp_path / "adapter", model, "the/base")
     assert not list(tmp_path.iterdir())
+
+
+def test_modules_may_share_a_factor(tmp_path):
+    model, b = tiny_model("llama"), torch.ones(24, 1)
+    names = [name_at(model, layer) for layer in (0, 1)]
+    WeightDelta({name: LowRankUpdate(b, torch.ones(1, 40)) for name in names}).save_pretrained(tmp_path / "a", model)
+    assert all(update.b.equal(b) for update in WeightDelta.load(tmp_path / "a", model).updates.values())
+
+
+def test_what_is_written_again_changes_no_other_module(tmp_path):
+    model, folder = tiny_model("llama"), tmp_path / "a"
+    delta_for(model, {1: 1}, dtype=torch.float32).save_pretrained(folder, model)
+    other = delta_for(model, {1: 1, 2: 1}, dtype=torch.float32).updates
+    with pytest.raises(ModelError, match=rf"change {name_at(model, 2)}, which the adapter .* does not"):
+        resave_updates(other, folder, tmp_path / "b", read_note(folder), NO_FACTS, lambda scratch: None)
+    assert not (tmp_path / "b").exists()

@@ -14,7 +14,7 @@ from lga_lightning.editing import WeightDelta
 from lga_lightning.evaluation.config import EvaluationConfig
 from lga_lightning.evaluation.evaluator import evaluate
 from lga_lightning.evaluation.metric import EditMetric
-from lga_lightning.exceptions import DataError, InvalidRequest, RequirementError, SettingError
+from lga_lightning.exceptions import DataError, InvalidRequest, ModelError, RequirementError, SettingError
 from lga_lightning.functional import known_golden_layer
 from lga_lightning.job import EditJob
 from lga_lightning.locators.race import RaceSettings
@@ -184,3 +184,14 @@ def test_a_fact_that_is_too_long_is_named_before_any_search(llama, tokenizer, se
     with pytest.raises(InvalidRequest, match=r"positions\. Shorten it"):
         EditJob(RROME(**FAST_METHOD), output=None).run(llama, tokenizer, [long])
     assert not searches
+
+
+def test_an_edit_that_is_broken_is_refused_before_it_is_folded(llama, tokenizer):
+    class Broken(RROME):
+        def write(self, *given, **more):
+            deltas = super().write(*given, **more)
+            deltas[0].updates[next(iter(deltas[0].updates))].b.fill_(float("nan"))
+            return deltas
+
+    with pytest.raises(ModelError, match="NaN or infinite, so it was not written"):
+        EditJob(Broken(**FAST_METHOD), 1, max_rank=1, output=None).run(llama, tokenizer, requests(2))
