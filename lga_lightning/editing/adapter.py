@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,8 @@ from torch import Tensor
 from lga_lightning._version import __version__
 from lga_lightning.editing.facts import NO_FACTS, Facts
 from lga_lightning.editing.facts_file import FACTS, facts_to_json
-from lga_lightning.editing.peft_layout import PREFIX, from_peft, to_peft
+from lga_lightning.editing.in_place import unedited_weight
+from lga_lightning.editing.peft_layout import PREFIX, from_peft, name_within, plain_name, to_peft
 from lga_lightning.editing.updates import DenseUpdate, LowRankUpdate, RankError, Update
 from lga_lightning.exceptions import DataError, ModelError
 from lga_lightning.models.architecture import edit_site, named_site
@@ -54,7 +56,8 @@ def save_updates(
     Args:
         updates: The edit: an update for each module, by its qualified name.
         folder: Folder that is to appear.
-        model: The unedited model: in ``lga.json`` stands what the edited matrices were.
+        model: The unedited model: in ``lga.json`` stands what the edited matrices were. Edits that are applied for the time being do not
+            count, those that were merged do. Of a model within PEFT the names are those that it has without.
         base: Name of the model, for those who load the adapter.
         note: More to put into ``lga.json``.
         overwrite: Whether to replace a folder that is there.
@@ -65,21 +68,43 @@ def save_updates(
 
     Raises:
         SettingError: If the folder is there and is not to be overwritten, or some update has a higher rank.
-        ModelError: If the model lacks one of the modules, or the edit has none, or entries that are not finite.
+        ModelError: If the model lacks one of the modules, or one is a block's experts side by side; if the edit has none, or entries that
+            are not finite.
     """
-    sites = sorted((named_site(model, name) for name in updates), key=lambda site: (site.layer, site.name))
+    sites = sorted((edited_site(model, name) for name in updates), key=lambda site: (site.layer, site.name))
+    name_of = partial(plain_name, model)
     content = {
         "lga_lightning": __version__,
         "base_model": base,
         "dtype": str(model.dtype).removeprefix("torch."),
         **(note or {}),
-        "edited": {_key(model, site): _entry(site) for site in sites},
+        "edited": {_key(model, site): _entry(model, site) for site in sites},
         "transposed": any(site.transposed for site in sites),
         "fused": any(map(is_fused, model.modules())),
         "rank": rank,
     }
     if writes:
-        _write({site.name: updates[site.name] for site in sites}, folder, content, overwrite, facts, more)
+        named = {name_of(site.name): updates[site.name] for site in sites}
+        _write(named, folder, content, overwrite, facts.renamed(name_of), more)
+
+
+def edited_site(model: PreTrainedModel, name: str) -> EditSite:
+    """A module that an edit names; see :func:`~lga_lightning.models.architecture.named_site`.
+
+    Args:
+        model: A language model.
+        name: Qualified name of the module.
+
+    Raises:
+        ModelError: If there is none, or it is a block's experts side by side, of which each is edited by itself.
+    """
+    site = named_site(model, name)
+    if site.parts:
+        raise ModelError(
+            f"{name} are experts side by side, and an edit is of each by itself. Make it by `WeightDelta.at(edit_site(model, layer), update)`, "
+            f"which takes the update apart, or name the experts: {site.parts[0]}."
+        )
+    return site
 
 
 def check_finite(updates: Mapping[str, Update]) -> None:
@@ -214,7 +239,7 @@ def load_updates(folder: Path, model: PreTrainedModel | None = None) -> dict[str
         model: The model that is to be edited. An edit of other weights is refused; without a model nothing is checked.
 
     Returns:
-        An update for each module, by its qualified name.
+        An update for each module, by its qualified name; in a model within PEFT, where that is given.
 
     Raises:
         DataError: If it is no such folder, it is broken or was changed, or it was made for another model.
@@ -241,13 +266,15 @@ def load_updates(folder: Path, model: PreTrainedModel | None = None) -> dict[str
         raise _broken(folder, error) from error
     if model is not None:
         for module, (digests, packing) in modules.items():
-            _check_base(folder, base, module, digests, packing, model)
-            site = named_site(model, module)
+            here = name_within(model, module)
+            _check_base(folder, base, here, digests, packing, model)
+            site = named_site(model, here)
             if updates[module].shape != (site.out_features, site.in_features):
                 raise DataError(
                     f"The edit in {str(folder)!r} changes {module} by a matrix of {updates[module].shape}, and the module's is "
                     f"{(site.out_features, site.in_features)}: the files are not as they were written. Make the edit anew."
                 )
+        updates = {name_within(model, module): update for module, update in updates.items()}
     return updates
 
 
@@ -293,13 +320,13 @@ def _check_base(
     )
 
 
-def _entry(site: EditSite) -> dict[str, Any]:
+def _entry(model: PreTrainedModel, site: EditSite) -> dict[str, Any]:
     """What the note says of a module: its name, hashes of its weight, what that is packed in, and of how many experts it is one."""
     packing = {} if site.packing is None else {"packing": site.packing}
     experts = {"experts": site.module.count} if isinstance(site.module, ExpertMatrix) else {}
-    weight = site.whole_weight().detach().cpu()
+    weight = unedited_weight(model, site).detach().cpu()
     digests = {"weight": _digest(weight), "weight_in_half": _digest(weight, torch.float16)}
-    return {"module": site.name, **digests, **packing, **experts}
+    return {"module": plain_name(model, site.name), **digests, **packing, **experts}
 
 
 def _key(model: PreTrainedModel, site: EditSite) -> str:
@@ -307,7 +334,7 @@ def _key(model: PreTrainedModel, site: EditSite) -> str:
     with suppress(ModelError):  # a block may have no out-projection that is edited by default
         if site.layer >= 0 and edit_site(model, site.layer).name == site.name:
             return str(site.layer)
-    return site.name
+    return plain_name(model, site.name)
 
 
 def errors_in_json(errors: Mapping[str, RankError]) -> dict[str, dict[str, float]]:

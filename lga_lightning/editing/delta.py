@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from lga_lightning.editing.adapter import load_updates, save_updates
+from lga_lightning.editing.adapter import edited_site, load_updates, save_updates
 from lga_lightning.editing.attaching import attached, attached_at
 from lga_lightning.editing.facts import NO_FACTS, Facts
 from lga_lightning.editing.facts_file import load_facts
 from lga_lightning.editing.in_place import InPlace, Originals, check_writable, in_place
+from lga_lightning.editing.peft_layout import name_within
 from lga_lightning.editing.updates import DenseUpdate, LowRankUpdate, RankError, Update
 from lga_lightning.exceptions import SettingError
-from lga_lightning.models.architecture import named_site
 from lga_lightning.models.loading import hub_name, name_of
 from lga_lightning.models.packed import reads_with
 from lga_lightning.models.sites import EditSite
@@ -57,7 +57,7 @@ class WeightDelta:
             if not isinstance(name, str) or not isinstance(update, Update):
                 raise TypeError(
                     "Expected `updates` to have a LowRankUpdate or a DenseUpdate for each module's name, got a "
-                    f"{type(update).__name__} for {name!r}. `edit_site(model, layer).name` is the name of a block's "
+                    f"{type(update).__name__} for {name!r}. `WeightDelta.at(edit_site(model, layer), update)` is an edit of a block's "
                     "out-projection."
                 )
 
@@ -131,7 +131,8 @@ class WeightDelta:
             rank: Rank at most, in every module.
 
         Example:
-            >>> from lga_lightning.editing.updates import DenseUpdate
+            >>> from lga_lightning.editing.peft_layout import name_within
+        from lga_lightning.editing.updates import DenseUpdate
             >>> whole = WeightDelta({"lm_head": DenseUpdate(torch.diag(torch.tensor([4.0, 3.0, 0.0])))})
             >>> whole.low_rank(1)
             (WeightDelta(lm_head: LowRankUpdate(3 x 3, rank 1)), {'lm_head': RankError(frobenius=0.6000000238418579, spectral=0.75)})
@@ -174,7 +175,7 @@ class WeightDelta:
 
         Args:
             folder: Folder that is to appear.
-            model: The unedited model.
+            model: The unedited model; without edits that were merged into it.
             base: Name of the model for those who load the folder; by default the name it was loaded by.
             overwrite: Whether to replace a folder that is there.
         """
@@ -195,7 +196,11 @@ class WeightDelta:
             folder: The folder.
             model: The model to be edited, to refuse an edit that was made for another one.
         """
-        return cls(load_updates(Path(folder), model), load_facts(Path(folder)))
+        facts = load_facts(Path(folder))
+        return cls(
+            load_updates(Path(folder), model),
+            facts if model is None else facts.renamed(partial(name_within, model)),
+        )
 
     @contextmanager
     def attached(self, model: PreTrainedModel) -> Iterator[None]:
@@ -268,7 +273,7 @@ class WeightDelta:
 
     def _sites(self, model: PreTrainedModel) -> list[EditSite]:
         """The edited modules in a model, found to fit."""
-        sites = [named_site(model, name) for name in self.updates]
+        sites = [edited_site(model, name) for name in self.updates]
         for site in sites:
             self.updates[site.name].check_fits(site.name, site.out_features, site.in_features)
         return sites

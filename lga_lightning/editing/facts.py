@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
@@ -149,6 +149,15 @@ class Facts:
         if not modules:
             return self
         return Facts(tuple(group.folded(modules) for group in self.groups))
+
+    def renamed(self, name: Callable[[str], str]) -> Facts:
+        """The same facts in modules of other names.
+
+        Args:
+            name: Gives the other name of a module.
+        """
+        groups = self.groups
+        return Facts(tuple(replace(g, columns={name(old): span for old, span in g.columns.items()}) for g in groups))
 
     def entangled(self, chosen: Collection[str]) -> str:
         """Why some facts cannot be taken out exactly, in words; "" where they can.

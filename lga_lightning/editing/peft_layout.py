@@ -3,17 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from lga_lightning.editing.updates import LowRankUpdate
 from lga_lightning.models.experts import DOWN
+from lga_lightning.models.likelihood import without_peft
 
 if TYPE_CHECKING:
     from peft import LoraConfig
+    from transformers import PreTrainedModel
 
 PREFIX = "base_model.model."
+BASE = ".base_layer"
+
+
+def plain_name(model: PreTrainedModel, name: str) -> str:
+    """Name of a linear map as the model has it that PEFT has wrapped; of any other model the name itself.
+
+    Args:
+        model: A language model, within PEFT or not.
+        name: Its name in that.
+    """
+    return name.removeprefix(_wrapper(model)).removesuffix(BASE)
+
+
+def name_within(model: PreTrainedModel, name: str) -> str:
+    """The other way round.
+
+    Args:
+        model: A language model, within PEFT or not.
+        name: Name of a linear map as the model has it without PEFT.
+    """
+    name = f"{_wrapper(model)}{name}"
+    with suppress(AttributeError):  # of fused experts, which are no modules
+        model.get_submodule(f"{name}{BASE}")
+        return f"{name}{BASE}"
+    return name
+
+
+def _wrapper(model: PreTrainedModel) -> str:
+    base = without_peft(model)
+    return next((f"{name}." for name, module in model.named_modules() if module is base and name), "")
 
 
 def to_peft(

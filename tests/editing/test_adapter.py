@@ -6,12 +6,12 @@ import json
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 
 from lga_lightning.editing import FTM, MEMIT, RROME, DenseUpdate, LowRankUpdate, WeightDelta
 from lga_lightning.editing.adapter import read_note, resave_updates, save_updates
-from lga_lightning.editing.facts import NO_FACTS
+from lga_lightning.editing.facts import NO_FACTS, Facts
 from lga_lightning.editing.session import EditSession
 from lga_lightning.exceptions import DataError, ModelError, SettingError
 from lga_lightning.models.architecture import edit_site
@@ -231,3 +231,43 @@ def test_what_is_written_again_changes_no_other_module(tmp_path):
     with pytest.raises(ModelError, match=rf"change {name_at(model, 2)}, which the adapter .* does not"):
         resave_updates(other, folder, tmp_path / "b", read_note(folder), NO_FACTS, lambda scratch: None)
     assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize("layer", [1, 2])
+def test_an_edit_within_peft_is_one_of_the_model_without(layer, tmp_path):
+    """Whether the edited matrix has a LoRA of its own or not."""
+    model, folder = tiny_model("llama"), tmp_path / "a"
+    name, config = name_at(model, layer), LoraConfig(target_modules=r".*layers\.1.*down_proj")
+    wrapped = get_peft_model(tiny_model("llama"), config)
+    updates = delta_for(wrapped, {layer: 2}, dtype=torch.float32).updates
+    made = WeightDelta(updates, Facts.of(requests(2), updates, True, True, [layer], {"name": "R-ROME"}))
+    with made.applied(wrapped):
+        edited = wrapped(input_ids=ids()).logits
+    made.save_pretrained(folder, wrapped, "the/base")
+    assert [entry["module"] for entry in read_note(folder)["edited"].values()] == [name]
+    for base in (model, wrapped):
+        again = WeightDelta.load(folder, base)
+        assert list(again.updates) == list(again.facts.groups[0].columns) == [name_at(base, layer)]
+        with again.applied(base):
+            torch.testing.assert_close(base(input_ids=ids()).logits, edited)
+    adapted = PeftModel.from_pretrained(model, folder)
+    torch.testing.assert_close(adapted(input_ids=ids()).logits, edited, rtol=1e-4, atol=1e-4)
+
+
+def test_the_base_is_the_model_without_what_is_applied(tmp_path):
+    model = tiny_model("llama")
+    first, later = (delta_for(model, {1: 1}, seed, torch.float32) for seed in (0, 1))
+    with first.applied(model), later.applied(model):
+        later.save_pretrained(tmp_path / "a", model)
+    WeightDelta.load(tmp_path / "a", model)
+
+
+def test_experts_side_by_side_are_not_edited_as_one(tmp_path):
+    model = tiny_model("qwen3_moe")
+    site = edit_site(model, 1)
+    update = LowRankUpdate(torch.ones(site.out_features, 1), torch.ones(1, site.in_features))
+    whole = WeightDelta({site.name: update})
+    for use in (whole.merge_, lambda model: whole.save_pretrained(tmp_path / "a", model)):
+        with pytest.raises(ModelError, match=r"are experts side by side.* Make it by `WeightDelta\.at"):
+            use(model)
+    WeightDelta.at(site, update).save_pretrained(tmp_path / "a", model)
