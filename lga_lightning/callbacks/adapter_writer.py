@@ -31,6 +31,7 @@ from lga_lightning.results.validation import ValidationResult
 from lga_lightning.results.validation_parts import Metric
 from lga_lightning.utils.io import (
     already_there,
+    check_place,
     may_give_way,
     put_back,
     put_in_place,
@@ -94,7 +95,7 @@ class AdapterWriter(EditCollector):
         self._stage = Path()
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Begin anew; a folder that must not be overwritten is refused before anything is edited."""
+        """Begin anew; a folder that must not be overwritten, or cannot be written, is refused before anything is edited."""
         self.begin(pl_module)
         if self.merge:
             check_mergeable(pl_module.language_model[0])
@@ -107,6 +108,7 @@ class AdapterWriter(EditCollector):
         stays = self.folder.exists() and not (self.overwrite and may_give_way(self.folder))
         if trainer.strategy.broadcast(stays):
             raise already_there(self.folder, ALLOW)
+        check_place(self.folder)
         if pl_module.run_mode == "independent":
             scratch = scratch_beside(self.folder.resolve(), folder=True)
             stage = str(self._staged.enter_context(scratch)) if trainer.is_global_zero else ""
@@ -152,6 +154,7 @@ class AdapterWriter(EditCollector):
             self.error = float(trainer.strategy.reduce(largest, reduce_op="max"))
         together = pl_module.schedule.delta is not None
         if together and (trainer.is_global_zero or in_step(trainer)):
+            check_any(pl_module.schedule.delta.updates)
             check_finite(pl_module.schedule.delta.updates)  # before it is folded, or merged
             self._write(pl_module, pl_module.schedule.delta, self.folder, requests, self.result, self.overwrite)
         if not trainer.is_global_zero:
@@ -174,12 +177,20 @@ class AdapterWriter(EditCollector):
         return True
 
     def _put_together(self) -> None:
-        """Give the folders of all processes their place, all at once."""
+        """Give the folders of all processes their place, all at once.
+
+        Raises:
+            ModelError: If there is none.
+        """
         for folder in sorted(self._stage.glob(".*/*")):
             if not (self._stage / folder.name).exists():
                 folder.rename(self._stage / folder.name)
         for mine in self._stage.glob(".*"):
             shutil.rmtree(mine)
+        if not any(self._stage.iterdir()):
+            raise ModelError(
+                f"Every edit was left out, as the warnings say, so nothing was written to {str(self.folder)!r}."
+            )
         put_in_place(self._stage, self.folder)
         self._staged.close()
 

@@ -43,7 +43,7 @@ from lga_lightning.reports.wording import counted, layers_in_words
 from lga_lightning.results.attribution import LocatorResult
 from lga_lightning.results.layer_spec import LayerSpec, LayerWord
 from lga_lightning.results.validation import ValidationResult
-from lga_lightning.utils.io import may_give_way, user_path
+from lga_lightning.utils.io import check_place, may_give_way, user_path
 from lga_lightning.utils.settings import check_at_least_one
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ class EditJob:
         show: Whether to print what is done and what comes of it.
 
     Raises:
-        SettingError: If a setting is out of range, or the folder is there and must not be replaced.
+        SettingError: If a setting is out of range, or the folder is there and must not be replaced, or cannot be written.
 
     Example:
         >>> from lga_lightning.job import EditJob
@@ -160,6 +160,8 @@ class EditJob:
                 else "since it is no folder, or the current one is in it"
             )
             raise SettingError(f"{str(self.folder)!r} is there already. Name another folder (--output), {way_out}.")
+        if self.folder is not None:
+            check_place(self.folder)
 
     @cached_property
     def requirements(self) -> list[Requirement]:

@@ -113,6 +113,22 @@ def may_give_way(path: Path) -> bool:
     return path.is_dir() and not Path.cwd().is_relative_to(path.resolve())
 
 
+def check_place(path: Path) -> None:
+    """Refuse a place where nothing can be written, before the work of which it is to hold the result.
+
+    Args:
+        path: What is to appear there.
+
+    Raises:
+        SettingError: If the nearest thing around it that is there is no folder, or one that may not be written to.
+    """
+    around = next(place for place in path.resolve().parents if place.exists())
+    if not (around.is_dir() and os.access(around, os.W_OK | os.X_OK)):
+        raise SettingError(
+            f"{str(path)!r} cannot be written: {str(around)!r} is no folder, or none that you may write to. Give another place."
+        )
+
+
 def already_there(path: Path, allow: str = "Give another one, or allow it with `overwrite=True`.") -> SettingError:
     """The error for a folder that must not be overwritten.
 

@@ -49,15 +49,22 @@ def test_a_run_that_is_cut_off_leaves_no_folder(tmp_path, tokenizer, data, monke
     assert names(tmp_path / "run") == ["adapter"]
 
 
-def broken(request_number: int, empty: bool = False):
-    """R-ROME whose edit of one request is no number, or changes nothing."""
+class Never(RROME):
+    def compute(self, *given, **more):
+        pytest.fail("edited")
+
+    compute_groups = compute_each = compute
+
+
+def broken(*request_numbers: int, empty: bool = False):
+    """R-ROME whose edit of some requests is no number, or changes nothing."""
 
     class Broken(RROME):
         def write(self, model, tokenizer, groups, layers, history=None):
             deltas = super().write(model, tokenizer, groups, layers, history)
-            asked = rows(5)[request_number]["prompt"]
+            asked = [rows(5)[number]["prompt"] for number in request_numbers]
             for group, delta in zip(groups, deltas, strict=True):
-                if any(request.prompt == asked for request in group.requests):
+                if any(request.prompt in asked for request in group.requests):
                     for update in delta.updates.values():
                         update.factors[0].fill_(float("nan"))
                     if empty:
@@ -69,7 +76,7 @@ def broken(request_number: int, empty: bool = False):
 
 @pytest.mark.parametrize(("empty", "why"), [(False, "NaN or infinite"), (True, "changes no module")])
 def test_an_edit_that_is_broken_is_left_out(empty, why, tmp_path, tokenizer, data, recwarn):
-    predict(tmp_path, tokenizer, data, editor=broken(2, empty))
+    predict(tmp_path, tokenizer, data, editor=broken(2, empty=empty))
     assert [int(name[:4]) for name in names(tmp_path / "adapter")] == [0, 1, 3, 4]
     said = [str(warning.message) for warning in recwarn if "is left out" in str(warning.message)]
     assert len(said) == 1
@@ -82,6 +89,24 @@ def test_broken_edits_that_are_made_together_are_refused(merge, tmp_path, tokeni
     with pytest.raises(ModelError, match="NaN or infinite, so it was not written"):
         predict(tmp_path, tokenizer, data, mode="batch", editor=broken(2), merge=merge)
     assert names(tmp_path) == ["requests.jsonl"]
+
+
+@pytest.mark.parametrize(("mode", "merge"), [("independent", False), ("batch", True), ("batch", False)])
+def test_where_nothing_changes_nothing_is_written(mode, merge, tmp_path, tokenizer, data):
+    why = "Every edit was left out" if mode == "independent" else "changes no module"
+    with pytest.raises(ModelError, match=why):
+        predict(tmp_path, tokenizer, data, mode=mode, editor=broken(*range(5), empty=True), merge=merge)
+    assert names(tmp_path) == ["requests.jsonl"]
+
+
+@pytest.mark.parametrize("mode", ["independent", "batch"])
+@pytest.mark.parametrize(("below", "why"), [(False, "is there already"), (True, "cannot be written")])
+def test_a_file_in_the_way_is_seen_before_any_edit(below, why, mode, tmp_path, tokenizer, data):
+    place = tmp_path / "requests.jsonl"
+    content, output = place.read_text(), place / "sub" / "adapter" if below else place
+    with pytest.raises(SettingError, match=why):
+        predict(tmp_path, tokenizer, data, mode=mode, editor=Never(), output=str(output), overwrite=True)
+    assert place.read_text() == content
 
 
 def test_what_is_replaced_is_replaced_whole(tmp_path, tokenizer, data):

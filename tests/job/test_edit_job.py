@@ -137,6 +137,8 @@ def test_a_folder_that_is_there_is_refused_before_any_work(tmp_path, monkeypatch
     for place in (tmp_path / "file", ".", "..", tmp_path):
         with pytest.raises(SettingError, match="since it is no folder, or the current one is in it"):
             EditJob(output=place, overwrite=True)
+    with pytest.raises(SettingError, match=r"cannot be written: .*file' is no folder"):
+        EditJob(output=tmp_path / "file" / "sub" / "adapter")
 
 
 def test_on_top_of_an_adapter(llama, tokenizer, tmp_path, capsys):
