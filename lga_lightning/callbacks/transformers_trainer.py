@@ -80,7 +80,7 @@ class LayerAttributionCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Score the model as it is before training."""
-        self._epochs = 0
+        self._epochs = int(state.epoch or 0)  # of a run that goes on
         self._host = host_model_of(self._trainer, *self._given)
         self._score()
 
