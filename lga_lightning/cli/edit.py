@@ -108,10 +108,11 @@ def parsed(parser: ArgumentParser, words: Sequence[str]) -> Namespace:
     """
     for word in words:
         name = word.partition("=")[0]
-        if re.fullmatch(
-            r"--(?!editor\.)[\w-]+\.[\w.]+", name
-        ):  # which the parser would take for the option before the point
-            raise SettingError(f"`lga edit` has no option {name}. Its options: lga edit --help.")
+        # which the parser would take for the option before the point
+        if re.fullmatch(r"--(?!editor\.)[\w-]+\.[\w.]+", name):
+            own = _own_option(parser, name)
+            here = "" if own is None else f"; here it is {own}"
+            raise SettingError(f"`lga edit` has no option {name}{here}. Its options: lga edit --help.")
     try:
         return parser.parse_args([BEGIN_WITH, *words])
     except ArgumentError as error:
@@ -149,6 +150,14 @@ def edit(words: Sequence[str]) -> FinishedEdit:
     )
     model.to(device)
     return job.run(model, ChatTokenizer(tokenizer) if given.chat_template else tokenizer, facts, name)
+
+
+def _own_option(parser: ArgumentParser, name: str) -> str | None:
+    """How this verb calls an option of the others (``--model.dtype``), which messages name; None where it has none like it."""
+    if name.startswith("--model.editor."):
+        return name.replace("model.", "", 1)
+    own = f"--{name.rpartition('.')[2].replace('_', '-')}"
+    return own if own in parser._option_string_actions else None
 
 
 def _facts(given: Namespace) -> tuple[list[EditRequest], str]:

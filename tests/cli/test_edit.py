@@ -80,7 +80,11 @@ def test_a_gate_that_is_shut_ends_with_3(quick, tmp_path, capsys):
         (["--fact", FACT, "--editor=ROMEE"], "did you mean ROME?"),
         (["--fact", FACT, "--batch-size=0"], "`batch_size` must be at least 1"),
         (["nowhere.jsonl"], "nowhere.jsonl"),
-        (["--fact", FACT, "--model.dtype", "bfloat16"], "`lga edit` has no option --model.dtype"),
+        (["--fact", FACT, "--model.dtype", "bfloat16"], "`lga edit` has no option --model.dtype; here it is --dtype."),
+        (["--fact", FACT, "--model.trust_remote_code=true"], "here it is --trust-remote-code."),
+        (["--fact", FACT, "--data.chat_template", "true"], "here it is --chat-template."),
+        (["--fact", FACT, "--model.editor.moment_tokens=9"], "here it is --editor.moment_tokens."),
+        (["--fact", FACT, "--data.limit=9"], "`lga edit` has no option --data.limit. Its options"),
     ],
 )
 def test_what_is_refused(words, said, capsys):
