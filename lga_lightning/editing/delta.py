@@ -131,8 +131,7 @@ class WeightDelta:
             rank: Rank at most, in every module.
 
         Example:
-            >>> from lga_lightning.editing.peft_layout import name_within
-        from lga_lightning.editing.updates import DenseUpdate
+            >>> from lga_lightning.editing.updates import DenseUpdate
             >>> whole = WeightDelta({"lm_head": DenseUpdate(torch.diag(torch.tensor([4.0, 3.0, 0.0])))})
             >>> whole.low_rank(1)
             (WeightDelta(lm_head: LowRankUpdate(3 x 3, rank 1)), {'lm_head': RankError(frobenius=0.6000000238418579, spectral=0.75)})

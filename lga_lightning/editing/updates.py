@@ -209,8 +209,12 @@ class LowRankUpdate(Update):
         return LowRankUpdate(torch.cat([self.b, b], 1), torch.cat([self.a, a], 0))
 
     def compact(self) -> Update:
-        """See :class:`Update`; the wider factor becomes the identity."""
-        return self if self.rank <= min(self.shape) else self.low_rank(min(self.shape))[0]
+        """See :class:`Update`; the factor of the narrower side becomes the identity."""
+        rows, columns = self.shape
+        if self.rank <= min(rows, columns):
+            return self
+        eye = torch.eye(min(rows, columns)).to(self.b)
+        return LowRankUpdate(eye, self.matrix) if rows <= columns else LowRankUpdate(self.matrix, eye)
 
     def low_rank(self, rank: int) -> tuple[LowRankUpdate, RankError]:
         """See :class:`Update`; the factors are never multiplied out where they are narrow."""
