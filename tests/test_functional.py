@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lga_lightning import LGA, MEMIT, RROME, edit, find_golden_layer
+from lga_lightning import LGA, MEMIT, RROME, EditForecast, ValueGradient, edit, find_golden_layer
 from lga_lightning.data import to_record
 from lga_lightning.exceptions import DataError, InvalidRequest, LayerError, SettingError
 from lga_lightning.job import EditJob
@@ -21,6 +21,15 @@ def test_the_layer_does_not_depend_on_batches(llama, tokenizer):
     for result in found[1:]:
         torch.testing.assert_close(torch.tensor(result.choice.scores), torch.tensor(found[0].choice.scores))
     assert found[0].data == "a list of requests"
+
+
+@pytest.mark.parametrize("locator", [EditForecast(), LGA(), ValueGradient()], ids=lambda one: type(one).__name__)
+def test_inference_mode_makes_no_difference(locator, llama, tokenizer):
+    editor = RROME(**FAST_METHOD)
+    plain = find_golden_layer(llama, tokenizer, requests(3), locator, editor=editor)
+    with torch.inference_mode():
+        found = find_golden_layer(llama, tokenizer, requests(3), locator, editor=editor)
+    assert found.choice.scores == plain.choice.scores
 
 
 @pytest.mark.parametrize(

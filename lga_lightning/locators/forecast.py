@@ -160,6 +160,7 @@ class EditForecast(LayerLocator):
         values = forecast_columns(rows, found, len(requests))
         return Evidence(values.float(), knows_old_answer(model, tokenizer, requests))
 
+    @torch.inference_mode(False)  # what batches are made of is saved for the way back
     def forecast(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, requests: Sequence[EditRequest]
     ) -> tuple[Rows, ForecastRows]:

@@ -83,6 +83,7 @@ class GradientLocator(LayerLocator):
         """For values at the subject's last token, not for the gradients of weights."""
         return self.scope == "value"
 
+    @torch.inference_mode(False)  # what batches are made of is saved for the way back
     def score(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, requests: Sequence[EditRequest]
     ) -> Evidence:
