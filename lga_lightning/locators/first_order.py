@@ -78,7 +78,8 @@ class ForecastRows:
 
     Attributes:
         behind: [N] how far the new answer's first token is behind the model's own before the edit, in logits, at least 0.
-        right: [N] share of the new answer's tokens that the model gives already, each after the right ones before it.
+        right: [N] share of the new answer's tokens that the model gives already, each after the right ones before it; of what must
+            not change, of the first alone.
         gain: [N, L] what the edit of the row's owner is expected to make of that up, in logits; on the request's own prompt in nats
             of the new answer's NLL, which is what the method works on.
     """
@@ -213,7 +214,8 @@ def encode_rows(
 ) -> Rows:
     """Every request's prompt, its rephrases, and what must not change: its locality probes, or else other facts.
 
-    All rows end in the new answer, whose first token is looked at; on the request's own prompt all of it is.
+    All rows end in the new answer, whose first token is looked at; on the request's own prompt all of it is. Behind what must not
+    change no more than the first is read: nobody has asked whether the rest fits there.
 
     Args:
         tokenizer: A fast tokenizer.
@@ -230,4 +232,6 @@ def encode_rows(
         owner += [number] * (len(prompts) - len(owner))
     ends = [request.anchor_end for request in requests] + [1] * (len(prompts) - len(requests))
     batch = encode_answers(tokenizer, prompts, [requests[number].target_new for number in owner], ends)
+    kept = torch.tensor(ask) == Ask.KEEP
+    batch.labels[kept, 1:], batch.positions[kept, 1:] = IGNORE, 0
     return Rows(batch, torch.tensor(owner), torch.tensor(ask), batch.labels[:, 0])

@@ -27,7 +27,7 @@ GATE = "mlp.shared_expert_gate"
 
 
 def look(model, tokenizer, prompt: str, answer: str, behind: bool):
-    """What is looked at, the share of tokens that are right, and by block the matrix's inputs, outputs and the block's, with gradients.
+    """What is looked at, which tokens are right, and by block the matrix's inputs, outputs and the block's, with gradients.
 
     ``behind``: how far the answer's first token is behind the most likely one; else the answer's NLL.
     """
@@ -74,8 +74,8 @@ def look(model, tokenizer, prompt: str, answer: str, behind: bool):
         found["scale"] = scale * gate
     model.zero_grad(set_to_none=True)
     model.requires_grad_(False)
-    right = (logits.argmax(-1) == torch.tensor(target)).double().mean()
-    return loss.detach(), float(right), seen
+    right = (logits.argmax(-1) == torch.tensor(target)).double()
+    return loss.detach(), right, seen
 
 
 def attribute(module, name: str) -> float | None:
@@ -181,7 +181,12 @@ def forecast_by_hand(
         rows += [(ask, look(model, tokenizer, prompt, request.target_new, True)) for prompt in prompts]
     dW = [updates(editor, model, own, subject, nll, last) for last in range(len(blocks(model)))]
     table = [
-        [ask, float(loss), right, *(-effect(seen, one, ask != Ask.REWRITE) for one in dW)]
+        [
+            ask,
+            float(loss),
+            float((right[:1] if ask is Ask.KEEP else right).mean()),
+            *(-effect(seen, one, ask != Ask.REWRITE) for one in dW),
+        ]
         for ask, (loss, right, seen) in rows
     ]
     return torch.tensor(table, dtype=torch.float64)

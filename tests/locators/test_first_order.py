@@ -7,8 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from lga_lightning.data.requests import Probe
 from lga_lightning.editing import EMMET, FTL, FTM, MEMIT, PMET, ROME, RROME, AlphaEdit, CrispEdit, LocFT
+from lga_lightning.locators import EditForecast
 from lga_lightning.locators.first_order import encode_rows, forecast_rows
+from lga_lightning.locators.score_requests import score_all
 from lga_lightning.models.architecture import blocks
 from tests.editing.helpers import curvatures, second_moments
 from tests.helpers.families import FAMILIES
@@ -68,6 +71,17 @@ def test_equals_autograd_in_float64(family, name, tokenizer):
             for number, wanted in enumerate(expected[part]):
                 mine = values[rows.owner == number]
                 assert ((mine - wanted).abs() <= EXACT * wanted.abs().amax()).all()
+
+
+def test_a_long_answer_behind_a_long_prompt_of_others(tokenizer):
+    """It is put behind probes and other facts, too, where it need not fit."""
+    long, new = "Rome is in " + "x" * 45, "the country of " + "y" * 30
+    asked = replace(requests(1)[0], target_new=new, locality={"near": (Probe(long, ("a",)),)})
+    other = replace(asked, prompt=long, subject="Rome", target_new="a", locality={})
+    locator = EditForecast(RROME(second_moment="identity"))
+    for data in ([asked], [replace(asked, locality={}), other]):
+        values = score_all(locator, tiny_model("gpt2"), tokenizer, data).compute()[1]  # 64 positions
+        assert values[:, 0].isfinite().all()
 
 
 def test_a_small_update_changes_what_its_gradient_says(tokenizer, monkeypatch):
