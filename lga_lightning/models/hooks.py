@@ -271,6 +271,8 @@ class OutputGradients:
 
     def _hook(self, key: Any) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor | None]:
         def forward(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+            if not torch.is_grad_enabled():  # it is called by who receives, within the backward pass
+                return None
             inputs = [args[0].detach()]
             is_root = not output.requires_grad
             if is_root:  # nothing before this module needs a gradient: the graph begins here

@@ -188,6 +188,14 @@ def test_output_gradients_write_no_grad_on_a_trainable_model(llama):
     assert all(p.grad is None and p.requires_grad for p in llama.parameters())
 
 
+def test_who_receives_may_call_what_is_watched(llama):
+    """Nothing of such calls is kept."""
+    watcher = OutputGradients(lambda key, a, b: sites(llama)[key](a))
+    with frozen(llama), watcher.watch(enumerate(sites(llama))):
+        watcher.backward(llama(input_ids=random_ids()).logits.sum())
+        assert len(watcher._roots) == 1
+
+
 def test_output_gradients_run_again(llama):
     seen = []
     watcher = OutputGradients(lambda key, _, b: seen.append((key, b)))
