@@ -10,8 +10,10 @@ from lga_lightning import LGA, MEMIT, RROME, EditForecast, ValueGradient, edit, 
 from lga_lightning.data import to_record
 from lga_lightning.exceptions import DataError, InvalidRequest, LayerError, SettingError
 from lga_lightning.job import EditJob
+from lga_lightning.models.architecture import edit_site
+from tests.editing.helpers import ALL, method_for
 from tests.helpers.cli import FAST_METHOD
-from tests.helpers.models import requests
+from tests.helpers.models import requests, tiny_model
 
 
 def test_the_layer_does_not_depend_on_batches(llama, tokenizer):
@@ -24,12 +26,25 @@ def test_the_layer_does_not_depend_on_batches(llama, tokenizer):
 
 
 @pytest.mark.parametrize("locator", [EditForecast(), LGA(), ValueGradient()], ids=lambda one: type(one).__name__)
-def test_inference_mode_makes_no_difference(locator, llama, tokenizer):
+@pytest.mark.parametrize("around", [torch.inference_mode(), torch.autocast("cpu")], ids=["inference", "autocast"])
+def test_what_is_around_the_search_makes_no_difference(around, locator, llama, tokenizer):
     editor = RROME(**FAST_METHOD)
     plain = find_golden_layer(llama, tokenizer, requests(3), locator, editor=editor)
-    with torch.inference_mode():
+    with around:
         found = find_golden_layer(llama, tokenizer, requests(3), locator, editor=editor)
     assert found.choice.scores == plain.choice.scores
+
+
+@pytest.mark.parametrize("kind", ALL, ids=lambda kind: kind.name)
+def test_autocast_around_an_edit_makes_no_difference(kind, tokenizer):
+    written = []
+    for mixed in (False, True):
+        model = tiny_model("llama")
+        with torch.autocast("cpu", enabled=mixed):
+            delta = edit(model, tokenizer, requests(3), 1, method_for(kind, model))
+            delta.merge_(model)
+        written.append(edit_site(model, 1).weight)
+    assert torch.equal(*written)
 
 
 @pytest.mark.parametrize(

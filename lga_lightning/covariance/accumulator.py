@@ -64,7 +64,6 @@ class CovarianceAccumulator(Metric):
         modules = [edit_site(model, layer).module for layer in self.layers]
         with (
             torch.no_grad(),
-            torch.autocast(device.type, enabled=False),  # C is kept as that of the model's own dtype
             frozen(model),
             inputs_seen(modules, lambda number, inputs: self._add(self.layers[number], inputs, real)),
             ends_after(model, blocks(model)[self.layers[-1]]),

@@ -97,7 +97,6 @@ class CurvatureAccumulator(Metric):
         with (
             torch.inference_mode(False),
             torch.enable_grad(),
-            torch.autocast(batch.input_ids.device.type, enabled=False),  # it is kept as that of the model's own dtype
             frozen(model),
             watcher.watch([(site.layer, site.module) for site in sites]),
         ):

@@ -17,6 +17,7 @@ from lga_lightning.editing.targets import EditTargets
 from lga_lightning.exceptions import SettingError
 from lga_lightning.models.architecture import check_layer
 from lga_lightning.models.chat import asks_in_chat
+from lga_lightning.models.hooks import without_autocast
 from lga_lightning.utils.dealing import Deal, alone
 from lga_lightning.utils.settings import ShowsSettings, check_at_least_one
 
@@ -200,7 +201,8 @@ class EditMethod(ShowsSettings, Forecastable, ABC):
             layers: Indices of the blocks to edit, ascending.
             history: See :meth:`write`.
         """
-        deltas, settings = self.write(model, tokenizer, groups, layers, history), self.settings(model)
+        with without_autocast(model):
+            deltas, settings = self.write(model, tokenizer, groups, layers, history), self.settings(model)
         how = self.column_each, self.in_turn and len(layers) == 1, layers, settings, asks_in_chat(tokenizer)
         return [
             WeightDelta(delta.updates, Facts.of(group.requests, delta.updates, *how))

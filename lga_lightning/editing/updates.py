@@ -199,7 +199,8 @@ class LowRankUpdate(Update):
     @property
     def matrix(self) -> Tensor:
         """B A."""
-        return self.b @ self.a
+        with torch.autocast(self.b.device.type, enabled=False):  # it is what is written into weights
+            return self.b @ self.a
 
     def __add__(self, other: Update) -> Update:
         """See :class:`Update`."""

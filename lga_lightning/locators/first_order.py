@@ -232,6 +232,6 @@ def encode_rows(
         owner += [number] * (len(prompts) - len(owner))
     ends = [request.anchor_end for request in requests] + [1] * (len(prompts) - len(requests))
     batch = encode_answers(tokenizer, prompts, [requests[number].target_new for number in owner], ends)
-    kept = torch.tensor(ask) == Ask.KEEP
-    batch.labels[kept, 1:], batch.positions[kept, 1:] = IGNORE, 0
+    short = torch.tensor(ask) == Ask.KEEP
+    batch.labels[short, 1:], batch.positions[short, 1:] = IGNORE, 0
     return Rows(batch, torch.tensor(owner), torch.tensor(ask), batch.labels[:, 0])

@@ -27,12 +27,26 @@ def first_tensor(output: Any) -> Tensor:
 
 
 @contextmanager
+def without_autocast(model: nn.Module) -> Iterator[None]:
+    """Within the ``with`` block, no autocast is on where a model is, so that all is computed in its own dtype.
+
+    Args:
+        model: The model, on any devices.
+    """
+    with ExitStack() as stack:
+        for kind in {parameter.device.type for parameter in model.parameters()} - {"meta"}:
+            stack.enter_context(torch.autocast(kind, enabled=False))
+        yield
+
+
+@contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
     """Within the ``with`` block, a model is in eval mode and no parameter asks for a gradient; then all is as it was.
 
     Modules that were compiled in place (``module.compile()``) run uncompiled, since compiled code passes over hooks that come later.
     Embeddings ask for no gradient either, as transformers has them do for the sake of gradient checkpointing. Gradients flow through
     packed weights, see :func:`~lga_lightning.models.packed.gradients_through_packed`, and checkpointing goes on where it is enabled.
+    An autocast around it does not reach in: what is found is that of the model's own dtype.
     """
     modes = [(module, module.training) for module in model.modules()]
     compiled = [(module, module._compiled_call_impl) for module in model.modules() if module._compiled_call_impl]
@@ -45,7 +59,7 @@ def frozen(model: nn.Module) -> Iterator[None]:
             module._compiled_call_impl = None
         for parameter in wanted:
             parameter.requires_grad_(False)
-        with gradients_through_packed(model), checkpointed(model):
+        with without_autocast(model), gradients_through_packed(model), checkpointed(model):
             yield
     finally:
         if hook is not None:

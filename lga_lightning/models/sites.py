@@ -112,7 +112,8 @@ class EditSite:
         """W k + b for keys [..., d_in], in the keys' dtype, which may be wider than the weights'."""
         has_bias = getattr(self.module, "bias", None) is not None
         bias = whole_parameter(self.module, "bias").to(keys) if has_bias else None
-        return functional.linear(keys, self.whole_weight().to(keys), bias)
+        with torch.autocast(keys.device.type, enabled=False):
+            return functional.linear(keys, self.whole_weight().to(keys), bias)
 
     @property
     def parts(self) -> list[str]:
