@@ -15,7 +15,7 @@ from lga_lightning.models.architecture import longest_text
 from lga_lightning.models.chat import end_tokens
 from lga_lightning.models.encoding import IGNORE, EncodedAnswers, pad_right, prompt_ids
 from lga_lightning.models.hooks import logits_at
-from lga_lightning.models.kv_cache import cache_of, copy_of_cache, pad_left
+from lga_lightning.models.kv_cache import cache_of, check_behind_padding, copy_of_cache, pad_left
 from lga_lightning.models.likelihood import input_device, mean_nll, token_nll
 from lga_lightning.utils.tensors import at_least_float32
 
@@ -58,6 +58,9 @@ class CachedPrompts:
         tokenizer: Its tokenizer; the default special tokens go before the prompt.
         texts: N prompts; white space at their end is dropped, since an answer brings its own.
         attach: Gives the context in which rows run edited.
+
+    Raises:
+        ModelError: If the model keeps no such cache, or cannot look past padding.
     """
 
     def __init__(
@@ -76,6 +79,7 @@ class CachedPrompts:
         with logits_at(model, last):
             rows = torch.arange(len(texts))
             self._logits = self._run(rows, padded.input_ids, self._mask, padded.position_ids)  # [N, 1, V]
+        check_behind_padding(model, self._mask, self._logits)
 
     def __len__(self) -> int:
         return len(self._lengths)

@@ -19,7 +19,7 @@ from lga_lightning.models.answers import AnswerReading, read_answers
 from lga_lightning.models.architecture import blocks
 from lga_lightning.models.encoding import EncodedAnswers
 from lga_lightning.models.hooks import logits_at
-from lga_lightning.models.kv_cache import cache_of, copy_of_cache, keeps_states, pad_left
+from lga_lightning.models.kv_cache import cache_of, check_behind_padding, copy_of_cache, keeps_states, pad_left
 from lga_lightning.models.partial_passes import BlockInput, ends_after, entered_at, share_keys
 from lga_lightning.utils.tensors import at_least_float32
 
@@ -37,6 +37,9 @@ class CachedSuffix:
 
     Attributes:
         batch: [N, S] the rows from the subject's last token to the last position; positions and subject count from there.
+
+    Raises:
+        ModelError: If the model keeps no such cache, or cannot look past padding.
     """
 
     def __init__(self, model: PreTrainedModel, batch: EncodedAnswers, layer: int = 0) -> None:
@@ -49,8 +52,11 @@ class CachedSuffix:
         prefix = pad_left([row[:start] for row, start in beginnings], device)
         self._cache: Any = None
         if prefix.input_ids.shape[1]:
-            with torch.no_grad(), logits_at(model, torch.zeros_like(starts).unsqueeze(1)):
-                self._cache = cache_of(model, model(**vars(prefix), use_cache=True))
+            last = torch.full_like(starts, prefix.input_ids.shape[1] - 1).unsqueeze(1)
+            with torch.no_grad(), logits_at(model, last):
+                output = model(**vars(prefix), use_cache=True)
+            self._cache = cache_of(model, output)
+            check_behind_padding(model, prefix.attention_mask, output.logits)
         length = self._length(batch.positions - starts.unsqueeze(1))
         rest = torch.arange(length, device=device) + starts.unsqueeze(1)
         rest = rest.clamp_max(batch.input_ids.shape[1] - 1)

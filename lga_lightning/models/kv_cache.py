@@ -73,6 +73,29 @@ def cache_of(model: PreTrainedModel, output: Any) -> Any:
     return cache
 
 
+def check_behind_padding(model: PreTrainedModel, mask: Tensor, logits: Tensor) -> None:
+    """Refuse a model that cannot look past padding on the left.
+
+    Args:
+        model: The model.
+        mask: [N, W] 1 on tokens, 0 on padding.
+        logits: [N, 1, V] what it says at the last of W.
+
+    Raises:
+        ModelError: If it gives NaN behind padding and nowhere else, as transformers' eager attention does in float64: it masks with
+            the smallest float64, which is infinite in the softmax of float32.
+    """
+    if logits.dtype != torch.float64 or not len(mask):
+        return
+    broken, padded = logits.isnan().any(-1).squeeze(1).to(mask.device), mask[:, 0] == 0
+    if (broken & padded & (mask[:, -1] == 1)).any() and not (broken & ~padded).any():
+        raise ModelError(
+            f"{type(model).__name__} in float64 gives NaN where texts of unequal lengths are read together: its attention "
+            f"({model.config._attn_implementation!r}) takes a softmax in float32, which has no room for float64's mask. Load it in "
+            "float32 (--model.dtype float32), or with attn_implementation='sdpa' where the family has it."
+        )
+
+
 def copy_of_cache(cache: Any, rows: Tensor | None = None) -> Any:
     """A cache for a pass to grow, which leaves the given one as it is; the tensors are shared until then.
 

@@ -7,8 +7,10 @@ from contextlib import contextmanager
 import pytest
 import torch
 
+from lga_lightning.exceptions import ModelError
 from lga_lightning.models.cached_prompts import CachedPrompts, unedited
-from lga_lightning.models.encoding import IGNORE
+from lga_lightning.models.cached_suffix import CachedSuffix
+from lga_lightning.models.encoding import IGNORE, encode_answers
 from lga_lightning.models.generation import answer_prefixes, full_stops, greedy_answers
 from tests.helpers.generation import TOKENS, plain
 from tests.helpers.models import requests, tiny_model, tiny_tokenizer
@@ -122,3 +124,18 @@ def test_answer_prefixes(text, expected):
 def test_one_prompt_is_like_many(tokenizer):
     model, texts = tiny_model("gemma3_text", torch.float64), [request.prompt for request in requests(5)]
     assert greedy_answers(model, tokenizer, texts, TOKENS) == [plain(model, tokenizer, text) for text in texts]
+
+
+def test_a_model_that_cannot_look_past_padding_is_refused(tokenizer):
+    """It says token 0 behind every padding else, as NaN is the most likely."""
+    texts = ["Rome is", "The capital of France is"]
+    model = tiny_model("gemma2", torch.float64)
+    with pytest.raises(ModelError, match=r"in float64 gives NaN .* attention \('eager'\) .* Load it in float32"):
+        CachedPrompts(model, tokenizer, texts)
+    batch = encode_answers(tokenizer, texts, ["a", "a"], [7, 24])
+    with pytest.raises(ModelError, match="in float64 gives NaN"):
+        CachedSuffix(model, batch)
+    CachedPrompts(model, tokenizer, texts[:1])
+    with torch.no_grad():
+        model.lm_head.weight[0] = torch.nan  # broken for another reason
+    assert CachedPrompts(model, tokenizer, texts).predictions([0], [[3, 4]])[2].isnan().all()
