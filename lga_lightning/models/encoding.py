@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from lga_lightning.exceptions import ModelError
 from lga_lightning.models.chat import ChatTokenizer
 
 if TYPE_CHECKING:
@@ -51,6 +52,23 @@ class EncodedAnswers:
         )
 
 
+def check_fast(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a tokenizer that does not say which characters its tokens cover.
+
+    Args:
+        tokenizer: The tokenizer.
+
+    Raises:
+        ModelError: Says so.
+    """
+    if not tokenizer.is_fast:
+        name = f" of {tokenizer.name_or_path!r}" if tokenizer.name_or_path else ""
+        raise ModelError(
+            f"The tokenizer{name} ({type(tokenizer).__name__}) has no character offsets, which are needed to find the subject's last "
+            "token. Convert it to a fast tokenizer (tokenizer.json), and load it from that folder."
+        )
+
+
 def target_ids(tokenizer: PreTrainedTokenizerBase, answer: str) -> list[int]:
     """Token ids of an answer as it continues a text: exactly one leading space, no special tokens.
 
@@ -82,7 +100,11 @@ def encode_answers(
 
     Returns:
         The batch, on the CPU.
+
+    Raises:
+        ModelError: If the tokenizer is no fast one.
     """
+    check_fast(tokenizer)
     prompts = [prompt.rstrip() for prompt in prompts]
     encoded = tokenizer(list(prompts), return_offsets_mapping=True)
     ids_of_prompts = [without_eos(tokenizer, ids) for ids in encoded["input_ids"]]
@@ -135,7 +157,11 @@ def encode_subjects(
     Returns:
         The batch with one position a row and every label ``IGNORE``. What follows the subject is left out: it cannot
         change what is read there.
+
+    Raises:
+        ModelError: If the tokenizer is no fast one.
     """
+    check_fast(tokenizer)
     encoded = tokenizer(list(texts), return_offsets_mapping=True)
     last = [token_at(o, end - 1) for o, end in zip(encoded["offset_mapping"], subject_ends, strict=True)]
     subject = torch.tensor(last)

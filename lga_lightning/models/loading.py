@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 from lga_lightning.exceptions import ModelError
+from lga_lightning.models.encoding import check_fast
 from lga_lightning.models.gguf import dequantise, folder_for, is_gguf
 from lga_lightning.models.packaged import PACKAGED, SMOLLM2
 from lga_lightning.models.quantization import check_quantised, not_quantised, quantization_options
@@ -169,11 +170,7 @@ def load_tokenizer(name: str | os.PathLike[str], trust_remote_code: bool = False
         raise
     except Exception as error:  # as above
         raise _not_found(name, error) from error
-    if not tokenizer.is_fast:
-        raise ModelError(
-            f"The tokenizer of {name!r} ({type(tokenizer).__name__}) has no character offsets, which are needed to find "
-            "the subject's last token. Convert it to a fast tokenizer (tokenizer.json) and load the model from that folder."
-        )
+    check_fast(tokenizer)
     return tokenizer
 
 

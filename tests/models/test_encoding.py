@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from transformers import CanineTokenizer
 
 from lga_lightning.data.requests import end_of_subject
+from lga_lightning.exceptions import ModelError
 from lga_lightning.models.encoding import (
     IGNORE,
     EncodedAnswers,
@@ -14,6 +16,7 @@ from lga_lightning.models.encoding import (
     target_ids,
 )
 from lga_lightning.models.likelihood import answer_logits, answer_nll
+from lga_lightning.models.loading import load_tokenizer
 from tests.helpers.models import requests, tiny_model
 from tests.helpers.tokenizers import KINDS, subject_last_token, toy_tokenizer
 
@@ -107,6 +110,18 @@ def test_subjects(kind, bos):
 def test_as_many_answers_as_prompts(tokenizer):
     with pytest.raises(ValueError, match="zip"):
         encode_answers(tokenizer, ["Rome is in", "Oslo is in"], ["Italy"])
+
+
+def test_tokenizers_without_offsets_are_refused(tmp_path):
+    slow = CanineTokenizer()
+    slow.save_pretrained(tmp_path)
+    for use in (
+        lambda: encode_answers(slow, ["Rome is"], ["a"]),
+        lambda: encode_subjects(slow, ["Rome is"], [4]),
+        lambda: load_tokenizer(tmp_path),
+    ):
+        with pytest.raises(ModelError, match=r"\(CanineTokenizer\) has no character offsets"):
+            use()
 
 
 def test_to_moves_every_tensor(tokenizer):
