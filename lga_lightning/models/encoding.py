@@ -205,8 +205,9 @@ def token_at(offsets: list[tuple[int, int]], character: int) -> int:
     covering = [index for index, (start, end) in enumerate(offsets) if start <= character < end]
     if covering:
         return covering[-1]
-    # a normaliser dropped the character: the last token that begins before it
-    return max(index for index, (start, end) in enumerate(offsets) if start <= character and start < end)
+    # a normaliser dropped the character: the last token that begins before it, or else the first of the text
+    real = [index for index, (start, end) in enumerate(offsets) if start < end]
+    return max((index for index in real if offsets[index][0] <= character), default=real[0])
 
 
 def pad_right(rows: Sequence[Sequence[int]], value: int) -> Tensor:

@@ -165,6 +165,7 @@ def test_a_character_that_the_normaliser_drops(eos):
 def test_token_at():
     offsets = [(0, 0), (0, 1), (0, 4), (4, 5), (4, 5), (6, 9)]
     assert [token_at(offsets, character) for character in (0, 3, 4, 5, 6, 8)] == [2, 2, 4, 4, 5, 5]
+    assert token_at([(0, 0), (2, 4), (4, 5)], 0) == 1  # nothing stands for what the text begins with
 
 
 def test_last_token_of_a_text_without_the_subject(tokenizer):

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tokenizers import normalizers
 
 from lga_lightning.data.requests import Probe
 from lga_lightning.editing import EMMET, FTL, FTM, MEMIT, PMET, ROME, RROME, AlphaEdit, CrispEdit, LocFT
@@ -17,7 +18,7 @@ from tests.editing.helpers import curvatures, second_moments
 from tests.helpers.families import FAMILIES
 from tests.helpers.forecast import flat, forecast_by_hand, look
 from tests.helpers.gradients import EXACT
-from tests.helpers.models import requests, tiny_model
+from tests.helpers.models import requests, tiny_model, tiny_tokenizer
 from tests.helpers.tokenizers import subject_last_token
 
 SEARCH = {"steps": 6, "context_lengths": (3,), "contexts_each": 1}
@@ -82,6 +83,14 @@ def test_a_long_answer_behind_a_long_prompt_of_others(tokenizer):
     for data in ([asked], [replace(asked, locality={}), other]):
         values = score_all(locator, tiny_model("gpt2"), tokenizer, data).compute()[1]  # 64 positions
         assert values[:, 0].isfinite().all()
+
+
+def test_a_probe_that_begins_with_what_the_tokenizer_drops():
+    tokenizer = tiny_tokenizer()
+    tokenizer.backend_tokenizer.normalizer = normalizers.Replace("\u200b", "")
+    probe = Probe("\u200bOslo is in", ("Norway",))
+    rows = encode_rows(tokenizer, [replace(requests(1)[0], locality={"near": (probe,)}, rephrases=())], [[]])
+    assert tokenizer.decode(rows.batch.input_ids[1]).startswith("Oslo is in")
 
 
 def test_a_small_update_changes_what_its_gradient_says(tokenizer, monkeypatch):
