@@ -363,6 +363,5 @@ def _digest(weight: Tensor, through: torch.dtype = torch.bfloat16) -> str:
 
 
 def _plain(tensor: Tensor) -> Tensor:
-    return (
-        tensor.detach().float().cpu().contiguous().clone()
-    )  # modules may share a factor, and safetensors refuses that
+    """A tensor of its own for a file: modules may share a factor, and safetensors refuses that."""
+    return tensor.detach().float().cpu().contiguous().clone()
