@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import multiprocessing
+import signal
 import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Iterator, Sequence
@@ -50,9 +51,11 @@ class EndsAtOnce(L.Callback):
     Ctrl-C takes no such turn, and ends all.
     """
 
-    def on_train_start(self, *_: Any) -> None:
-        """Lightning has taken the signal just before."""
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Lightning has taken the signal just before, and would call one that has come since a success."""
         take_again()
+        if trainer.received_sigterm:
+            signal.raise_signal(signal.SIGTERM)
 
     on_validation_start = on_predict_start = on_train_start
 

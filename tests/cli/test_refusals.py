@@ -23,7 +23,7 @@ REFUSED = {
     "validate --model.guards+=NormGard": "--model.guards: 'NormGard' is none of NormGuard, SingularGuard; did you mean",
     "fit --model.editor.steps few": "--model.editor.steps: expected a whole number, got 'few'.",
     "fit --model.editor.stepz 3": "RROME has no setting 'stepz'; did you mean steps? It has ",
-    "fit --model.editor.steps -1": "`steps` must be at least 1, got -1.",
+    "fit --model.editor.steps -1": "`steps` must be at least 2, got -1.",
     "fit --model.locator LGA --model.locator.kappa -2": "kappa",
     "fit --model.editor AlphaEdit --model.editor.second_moment identity": "AlphaEdit protects what the second moment",
     "fit --model.mode bach": "--model.mode: 'bach' is none of independent, batch, sequential; did you mean batch?",
