@@ -145,7 +145,10 @@ def device_of(module: nn.Module) -> torch.device:
     Args:
         module: The module.
     """
-    weight: Tensor = module.get_parameter("weight")
+    try:
+        weight: Tensor = module.get_parameter("weight")
+    except AttributeError:  # around embeddings some of which PEFT trains: its weight is made anew at every look
+        weight = next(module.parameters())
     return torch.device(_placement(module).execution_device) if weight.is_meta else weight.device
 
 

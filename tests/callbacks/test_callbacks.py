@@ -75,7 +75,8 @@ def test_says_what_is_missing(callback, tmp_path):
         train(tmp_path, [callback])
 
 
-def test_a_model_that_is_being_fine_tuned_with_lora(tokenizer):
+@pytest.mark.parametrize("tokens", [None, [3, 4]], ids=["matrices", "and embeddings of tokens"])
+def test_a_model_that_is_being_fine_tuned_with_lora(tokens, tokenizer):
     peft = pytest.importorskip("peft")
     model = tiny_model("llama")
     data = [request for request in requests(3)]
@@ -83,7 +84,9 @@ def test_a_model_that_is_being_fine_tuned_with_lora(tokenizer):
         scope: LGA(scope, statistic="dot").score(model, tokenizer, data).values
         for scope in ("mlp", "mlp_out", "attention")
     }
-    config = peft.LoraConfig(r=2, target_modules=["down_proj", "q_proj"], lora_dropout=0.5)
+    config = peft.LoraConfig(
+        r=2, target_modules=["down_proj", "q_proj"], lora_dropout=0.5, trainable_token_indices=tokens
+    )
     adapted = peft.get_peft_model(model, config)
     for scope, values in plain.items():
         torch.testing.assert_close(LGA(scope, statistic="dot").score(adapted, tokenizer, data).values, values)
