@@ -13,6 +13,7 @@ from lga_lightning.exceptions import SettingError
 from lga_lightning.locators.base import Evidence, LayerLocator, first_known, knows_old_answer
 from lga_lightning.locators.old_answers import all_with_old_targets
 from lga_lightning.locators.tracer import EncodedFact, Kind, Tracer, embedding_spread, encode_fact
+from lga_lightning.locators.whole_tracer import WholeTracer
 from lga_lightning.models.architecture import blocks
 from lga_lightning.models.hooks import frozen
 from lga_lightning.models.likelihood import input_device
@@ -102,11 +103,25 @@ class CausalTracing(LayerLocator):
         width = embedding(fact.input_ids[:, :1]).shape[-1]
         generator = torch.Generator().manual_seed(self.seed)
         noise = torch.randn(self.copies, last - first + 1, width, generator=generator)
-        tracer = Tracer(model, fact, noise * self.noise * self._spread[model])
+        noise = noise * self.noise * self._spread[model]
+        try:
+            return self._effects(Tracer(model, fact, noise))
+        except torch.OutOfMemoryError:
+            raise
+        except (
+            IndexError,
+            RuntimeError,
+            TypeError,
+        ):  # blocks with states, or that share keys, or take one number of rows alone
+            return self._effects(WholeTracer(model, fact, noise))
+
+    def _effects(self, tracer: Tracer) -> Tensor:
+        """[C, L] of one fact, by its tracer."""
+        fact, (first, last) = tracer.fact, tracer.fact.subject
         if not self.heat_map:
             return tracer.effects(last, ["mlp"], self.window)["mlp"].unsqueeze(0)
         effects = {token: tracer.effects(token, KINDS, self.window) for token in range(first, fact.last + 1)}
-        nothing = torch.full((len(blocks(model)),), torch.nan, dtype=torch.float64)
+        nothing = torch.full((len(tracer.blocks),), torch.nan, dtype=torch.float64)
         rows = [effects[last]["mlp"]]
         for kind in KINDS:
             for tokens in token_groups(fact).values():

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Kind = Literal["block", "mlp", "attention"]
+Job = tuple[int, int, Kind, int]
+"""A restoration: the first block that it changes, the end of its window, what is restored, and the layer that it is of."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,15 @@ def encode_fact(tokenizer: PreTrainedTokenizerBase, request: EditRequest, device
     return EncodedFact(batch.input_ids[:, :-1], batch.labels, (first, last), int(batch.positions[0, 0]))
 
 
+def parts_of(model: PreTrainedModel) -> dict[str, list[nn.Module]]:
+    """The modules of every block whose outputs are restored, by kind."""
+    layers = range(len(blocks(model)))
+    return {
+        "mlp": [edit_site(model, layer).module for layer in layers],
+        "attention": [attention(model, layer) for layer in layers],
+    }
+
+
 class Tracer:
     """A clean run and corrupted runs of one fact, and the effects of restoring parts of the first in the others.
 
@@ -81,11 +92,7 @@ class Tracer:
 
         self.model, self.fact, self.copies = model, fact, len(noise)
         self.blocks = blocks(model)
-        layers = range(len(self.blocks))
-        self._modules: dict[str, list[nn.Module]] = {
-            "mlp": [edit_site(model, layer).module for layer in layers],
-            "attention": [attention(model, layer) for layer in layers],
-        }
+        self._modules = parts_of(model)
         first, last = fact.subject
         rows, tokens = 1 + self.copies, fact.input_ids.shape[1]
 
@@ -121,7 +128,7 @@ class Tracer:
             By kind, [L] the answer's mean probability over the noisy copies, less that in the corrupted runs.
         """
         count = len(self.blocks)
-        jobs: list[tuple[int, int, Kind, int]] = []  # (first block to run, end of the window, kind, layer)
+        jobs: list[Job] = []
         for kind in kinds:
             for layer in range(count):
                 low = layer - window // 2
@@ -138,9 +145,7 @@ class Tracer:
                 result[kind][layer] = probability - self.corrupted
         return result
 
-    def _restore(
-        self, token: int, jobs: list[tuple[int, int, Kind, int]], calls: list[tuple[tuple[Any, ...], dict[str, Any]]]
-    ) -> Tensor:
+    def _restore(self, token: int, jobs: list[Job], calls: list[tuple[tuple[Any, ...], dict[str, Any]]]) -> Tensor:
         """Probabilities [len(jobs) C]; the copies of a job stand together."""
         hidden = self._hidden[0][:0, token:]
         for layer in range(min(job[0] for job in jobs), len(self.blocks) + 1):
@@ -160,26 +165,30 @@ class Tracer:
         layer: int,
         token: int,
         hidden: Tensor,
-        jobs: list[tuple[int, int, Kind, int]],
+        jobs: list[Job],
         call: tuple[tuple[Any, ...], dict[str, Any]],
     ) -> Tensor:
         """One block on the rows that are there by now, with the clean output of its parts where a window holds it."""
         with ExitStack() as stack:
-            for kind, modules in self._modules.items():
-                inside = torch.tensor([job[2] == kind and job[0] <= layer < job[1] for job in jobs])
-                if inside.any():
-                    rows = inside.repeat_interleave(self.copies).nonzero().squeeze(1)
-                    clean = self._clean[kind][layer][token]
-
-                    def put(output: Tensor, rows: Tensor = rows, clean: Tensor = clean) -> Tensor:
-                        restored = per_row(output, len(hidden)).clone()
-                        restored[rows.to(output.device), 0] = clean
-                        return restored.view_as(output)
-
-                    stack.enter_context(replaced_output(modules[layer], put))
+            self._put_back(stack, layer, token, jobs, place=0)
             cache = self._prefix([layer], token, slice(1, None), len(jobs))
             args, kwargs = (_with_cache(given, cache) for given in call)
             return first_tensor(self.blocks[layer](hidden, *args, **kwargs))
+
+    def _put_back(self, stack: ExitStack, layer: int, token: int, jobs: list[Job], place: int) -> None:
+        """Until the stack is left, parts of a block give at a place what they gave at the token in the clean run, for the jobs that ask."""
+        for kind, modules in self._modules.items():
+            inside = torch.tensor([job[2] == kind and job[0] <= layer < job[1] for job in jobs])
+            if inside.any():
+                rows = inside.repeat_interleave(self.copies)
+                clean = self._clean[kind][layer][token]
+
+                def put(output: Tensor, rows: Tensor = rows, clean: Tensor = clean) -> Tensor:
+                    restored = per_row(output, len(rows)).clone()
+                    restored[rows.to(output.device), place] = clean
+                    return restored.view_as(output)
+
+                stack.enter_context(replaced_output(modules[layer], put))
 
     def _calls(self, token: int) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
         """What the model gives each block, beside the hidden states, when it runs from a token on."""
@@ -208,11 +217,11 @@ class Tracer:
         """Probability of the answer, [N, A, d] -> [N], for what comes out of the last block where it is predicted."""
         answer = self.fact.answer.expand(len(hidden), -1)
         states, tokens = hidden.flatten(0, 1).unsqueeze(1), answer.flatten()
-        step, found = tokens_at_once(self.model), []
+        step, found, first = tokens_at_once(self.model), [], self.fact.input_ids[:, :1]
         for part, right in zip(states.split(step), tokens.split(step), strict=True):
             # the model's own way from there to its logits, on one token a row: it is given another's output of its blocks
             with replaced_output(self.blocks[-1], lambda output, part=part: part):  # type: ignore[misc]
-                logits = self.model(input_ids=self.fact.input_ids[:, :1], use_cache=False).logits
+                logits = self.model(input_ids=first.expand(len(part), 1), use_cache=False).logits
             found.append(token_nll(at_least_float32(logits[:, 0]), right))
         return (-torch.cat(found).view(answer.shape).sum(1)).exp()
 

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from lga_lightning.locators import CausalTracing, base, causal_tracing
 from lga_lightning.locators.causal_tracing import GROUPS, KINDS, token_groups
 from lga_lightning.locators.tracer import EncodedFact, Tracer, encode_fact
+from lga_lightning.locators.whole_tracer import WholeTracer
 from lga_lightning.models.architecture import blocks
 from tests.helpers.models import requests, tiny_model
 
@@ -23,6 +24,8 @@ PARTS = {  # by name alone, independent of lga_lightning.models.architecture
     "gptj": ("mlp.fc_out", "attn"),
     "gpt_neox": ("mlp.dense_4h_to_h", "attention"),
     "opt": ("fc2", "self_attn"),
+    "bloom": ("mlp.dense_4h_to_h", "self_attention"),
+    "gpt_bigcode": ("mlp.c_proj", "attn"),
 }
 
 
@@ -76,19 +79,22 @@ def slow_effect(model, fact, noise, kind, token, layer, window, parts) -> float:
 
 
 @pytest.mark.usefixtures("exact")
-@pytest.mark.parametrize("family", sorted(PARTS))
-def test_equals_one_pass_at_a_time(family, tokenizer):
+@pytest.mark.parametrize(
+    ("kind_of_tracer", "family"),
+    [(WholeTracer if family == "bloom" else Tracer, family) for family in sorted(PARTS)] + [(WholeTracer, "llama")],
+)
+def test_equals_one_pass_at_a_time(kind_of_tracer, family, tokenizer):
     model = tiny_model(family, torch.float64, initializer_range=0.2)
     for request in (requests()[2], requests()[1]):  # in the middle of the prompt, and at its beginning
         fact = encode_fact(tokenizer, request, torch.device("cpu"))
         first, last = fact.subject
         noise = torch.randn(2, last - first + 1, 24, generator=torch.Generator().manual_seed(1)).double() * 0.5
         with torch.no_grad():
-            tracer = Tracer(model, fact, noise)
+            tracer = kind_of_tracer(model, fact, noise)
             for token in {first, last, fact.last}:
                 found = tracer.effects(token, KINDS, window=2, max_rows=9)
                 for kind in KINDS:
-                    for layer in range(4):
+                    for layer in range(len(blocks(model))):
                         args = (model, fact, noise, kind, token, layer, 2, PARTS[family])
                         assert found[kind][layer].item() == pytest.approx(slow_effect(*args), rel=1e-6, abs=1e-15)
         assert found["block"].abs().max() > 0
@@ -115,6 +121,18 @@ def test_batches_heat_map_and_what_is_skipped(tokenizer, monkeypatch):
     values = short.score(model, tokenizer, data).values
     torch.testing.assert_close(values[:, 0], whole.values[:, 0], rtol=1e-4, atol=1e-7)
     torch.testing.assert_close(whole.values[:3, locator.columns.index("mlp.last_subject")], whole.values[:3, 0])
+
+
+@pytest.mark.parametrize(
+    "family", ["bloom", "gemma4_text", "lfm2", "lfm3", "qwen3_5_text", "qwen3_next", "olmo_hybrid", "bamba"]
+)
+def test_models_whose_blocks_do_not_go_on_by_themselves(family, tokenizer, monkeypatch):
+    monkeypatch.setattr(causal_tracing, "knows_old_answer", lambda model, tokenizer, asked: torch.ones(len(asked)) == 1)
+    model, locator = tiny_model(family), CausalTracing(window=2, copies=2, noise=0.5)
+    found = locator.score(model, tokenizer, requests(3)[2:]).values
+    monkeypatch.setattr(causal_tracing, "Tracer", WholeTracer)
+    assert found.abs().max() > 0
+    torch.testing.assert_close(locator.score(model, tokenizer, requests(3)[2:]).values, found, rtol=1e-3, atol=0)
 
 
 def test_token_groups(tokenizer):
