@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from lga_lightning.exceptions import LayerError, ModelError
 from lga_lightning.models.experts import ExpertMatrix, is_fused
+from lga_lightning.models.reading import check_read_from_the_left
 from lga_lightning.models.sites import EditSite, Site
 from lga_lightning.models.structure import (
     check_norm,
@@ -190,6 +191,7 @@ def _named_blocks(model: PreTrainedModel) -> list[tuple[str, nn.Module]]:
             f"the ModuleList that has the {count} entries that the config announces, as in the decoder-only causal "
             f"language models of transformers. {WAY_OUT}"
         )
+    check_read_from_the_left(model, found[0][0])
     return found
 
 

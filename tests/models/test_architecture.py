@@ -53,6 +53,7 @@ SITES = {
         "attention": ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj"],
     },
 }
+ENCODER = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 40}
 NORMS = {
     "llama": ["input_layernorm", "post_attention_layernorm"],
     "gpt2": ["ln_1", "ln_2"],
@@ -201,3 +202,24 @@ def test_a_layer_norm_behind_the_mlp_is_refused_by_what_aims_behind_it():
     site = replace(edit_site(tiny_model("llama"), 1), norm=torch.nn.LayerNorm(24))
     with pytest.raises(ModelError, match=r"A LayerNorm stands between model\.layers\.1\.mlp\.down_proj and"):
         site.before_norm(torch.randn(2, 24), torch.randn(2, 24))
+
+
+@pytest.mark.parametrize(
+    ("family", "is_decoder", "said"),
+    [
+        ("bert", False, "is an encoder: its tokens see what comes behind them"),
+        ("roberta", True, "counts positions from behind its padding token's number"),
+    ],
+)
+def test_models_that_are_not_read_from_the_left_are_refused(family, is_decoder, said):
+    with pytest.raises(ModelError, match=said):
+        blocks(tiny_model(family, **ENCODER, is_decoder=is_decoder))
+    assert len(blocks(tiny_model("bert", **ENCODER, is_decoder=True))) == 2
+
+
+@pytest.mark.parametrize("kind", ["PromptTuningConfig", "PrefixTuningConfig"])
+def test_prompts_that_are_learned_are_refused(kind, llama):
+    peft = pytest.importorskip("peft")
+    tuned = peft.get_peft_model(llama, getattr(peft, kind)(task_type="CAUSAL_LM", num_virtual_tokens=3))
+    with pytest.raises(ModelError, match=rf"learns a prompt by PEFT \({kind}\)"):
+        blocks(tuned)
