@@ -17,6 +17,7 @@ from lga_lightning.models.reading import check_read_from_the_left
 from lga_lightning.models.sites import EditSite, Site
 from lga_lightning.models.structure import (
     check_norm,
+    is_adapter,
     is_matrix,
     is_transposed,
     matrix_names,
@@ -156,7 +157,9 @@ def scored_sites(model: PreTrainedModel, scope: Scope = "mlp") -> list[list[Site
     for layer, (name, block) in enumerate(_named_blocks(model)):
         if scope == "block":
             parts = [
-                (n, part) for n, part in block.named_modules() if any(True for _ in part.parameters(recurse=False))
+                (n, part)
+                for n, part in block.named_modules()
+                if not is_adapter(n) and any(True for _ in part.parameters(recurse=False))
             ]
             for _, part in parts:
                 if not is_matrix(part):

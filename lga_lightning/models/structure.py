@@ -194,12 +194,18 @@ def matrix_shape(module: nn.Module) -> tuple[int, int]:
     raise TypeError(f"Expected a linear map, got a {type(module).__name__}.")
 
 
-def matrix_names(module: nn.Module) -> list[str]:
-    """Names of the linear maps within a module, in the order of ``named_modules``.
+def is_adapter(name: str) -> bool:
+    """Whether a module is a part of an adapter in training, which PEFT names lora_A, lora_B, ..., and not of the module it sits in.
 
-    An adapter in training (PEFT names its parts lora_A, lora_B) is not part of the module it sits in.
+    Args:
+        name: Its name.
     """
-    return [name for name, child in module.named_modules() if is_matrix(child) and "lora_" not in name]
+    return "lora_" in name
+
+
+def matrix_names(module: nn.Module) -> list[str]:
+    """Names of the linear maps within a module, in the order of ``named_modules``; those of an adapter in training are left out."""
+    return [name for name, child in module.named_modules() if is_matrix(child) and not is_adapter(name)]
 
 
 def normalised(norm: nn.Module, inputs: Tensor) -> Tensor:

@@ -82,7 +82,7 @@ def test_a_model_that_is_being_fine_tuned_with_lora(tokens, tokenizer):
     data = [request for request in requests(3)]
     plain = {
         scope: LGA(scope, statistic="dot").score(model, tokenizer, data).values
-        for scope in ("mlp", "mlp_out", "attention")
+        for scope in ("mlp", "mlp_out", "attention", "block")
     }
     config = peft.LoraConfig(
         r=2, target_modules=["down_proj", "q_proj"], lora_dropout=0.5, trainable_token_indices=tokens
