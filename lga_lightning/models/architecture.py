@@ -216,6 +216,14 @@ def _edit_site(model: PreTrainedModel, layer: int, name: str, block: nn.Module) 
             "and edits and their forecasts know one stream alone. Use a model with one: Gemma 3 or Gemma 4, say."
         )
     found = _named_matrices(model, "out_projections", block, structure.out_projections(block, width))
+    packed = getattr(model.config, "quantization_config", None)
+    if packed and not found:
+        method = packed.get("quant_method") if isinstance(packed, dict) else packed.quant_method
+        raise ModelError(
+            f"No linear map was found in the MLP of block {layer} of {_describe(model)}. Its weights are quantised "
+            f"({getattr(method, 'value', method)}), and those of other modules than `nn.Linear` cannot be read. Take weights of torchao or bitsandbytes, or "
+            "plain ones, which can be quantised as they are loaded (--model.quantization int8; docs/scaling.md)."
+        )
     if len(found) != 1:
         _named_matrices(
             model, "mlp_matrices", block, structure.mlp_matrices(block)

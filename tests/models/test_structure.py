@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import GPTQConfig, PreTrainedModel
 
 from lga_lightning.exceptions import ModelError
 from lga_lightning.models import structure as structures
@@ -125,6 +125,20 @@ def test_nonsense_gives_one_clear_error(llama, case):
     with pytest.raises(ModelError, match=message) as error:
         scored_sites(llama, "mlp")
     assert "model type 'llama'" in str(error.value)
+
+
+def test_a_quantisation_that_cannot_be_read_is_named(llama):
+    class Packed(nn.Module):
+        """As GPTQ, AWQ and HQQ have in the place of a linear map."""
+
+    for block in blocks(llama):
+        block.mlp.gate_proj, block.mlp.up_proj, block.mlp.down_proj = Packed(), Packed(), Packed()
+    with pytest.raises(ModelError, match=r"found 0 \(none\)"):
+        edit_site(llama, 1)
+    for config in ({"quant_method": "gptq"}, GPTQConfig(bits=4)):
+        llama.config.quantization_config = config
+        with pytest.raises(ModelError, match=r"block 1 .*weights are quantised \(gptq\).* torchao or bitsandbytes"):
+            edit_site(llama, 1)
 
 
 def test_a_class_is_no_structure():
