@@ -188,10 +188,28 @@ def gradient_grams(model: PreTrainedModel, batch: EncodedAnswers, scope: Scope) 
     ]
     with torch.inference_mode(False), torch.enable_grad(), frozen(model), watcher.watch(modules):
         answers = read_answers(model, batch)
+        scales = loss_scales(answers.nll, model.dtype)
         # the sum, not the mean: requests do not scale each other
-        watcher.backward(answers.nll.sum())
-    collected = [gram.to(batch.labels.device) for gram in grams if gram is not None]
-    return torch.stack(collected, dim=1), answers.predicted
+        watcher.backward((answers.nll * scales).sum())
+    found = torch.stack([gram.to(batch.labels.device) for gram in grams if gram is not None], dim=1)
+    of_pairs = scales.view(-1, 1, 2).to(found)
+    return found / (of_pairs.unsqueeze(3) * of_pairs.unsqueeze(2)), answers.predicted
+
+
+def loss_scales(nll: Tensor, dtype: torch.dtype) -> Tensor:
+    """By what to multiply losses, lest their gradients vanish in float16: those of answers that the model is sure of are below 1e-7.
+
+    Args:
+        nll: [N] losses in nats.
+        dtype: What gradients are computed in.
+
+    Returns:
+        [N] powers of two: about 1 / nll where it is below 1, so that no gradient becomes longer than that of an answer that is open;
+        1 for all dtypes but float16.
+    """
+    if dtype != torch.float16:
+        return torch.ones_like(nll)
+    return torch.exp2(-nll.detach().clamp(2**-14, 1).log2().round())
 
 
 def _site_gram(module: nn.Module, inputs: Tensor, gradients: Tensor, bias: bool) -> Tensor:

@@ -63,6 +63,23 @@ def test_the_loss_over_the_whole_text_is_the_models_own(tokenizer):
         torch.testing.assert_close(nll, model(ids, labels=ids).loss.double(), rtol=1e-6, atol=0)
 
 
+def test_the_gradient_of_an_answer_that_the_model_is_sure_of_is_there_in_float16(tokenizer):
+    model, request = tiny_model("llama"), replace(requests(1)[0], target_old="Paris")
+    (token,) = target_ids(tokenizer, "Paris")
+    state = model.model(torch.tensor([tokenizer(request.prompt)["input_ids"]])).last_hidden_state[0, -1]
+    model.lm_head.weight[token] = 23 * state / state.square().sum()
+    half, whole = (
+        LGA("mlp").score(model.half().to(dtype), tokenizer, [request]) for dtype in (torch.float16, torch.float)
+    )
+    assert half.known.all()
+    old = whole.values[0, LGA.columns.index("old_norm")]
+    assert 0 < old.max() < 1e-5
+    torch.testing.assert_close(half.values[0, LGA.columns.index("old_norm")], old, rtol=0.1, atol=0)
+    torch.testing.assert_close(
+        half.values[0, 0], whole.values[0, 0], rtol=0.1, atol=0.1 * whole.values[0, 0].abs().max().item()
+    )
+
+
 def test_both_losses_know_the_same_requests(tokenizer):
     model = tiny_model("llama")
     data = [replace(request, target_old="Paris", target_new="Rome") for request in requests(8)]
