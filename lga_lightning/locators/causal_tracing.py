@@ -108,11 +108,8 @@ class CausalTracing(LayerLocator):
             return self._effects(Tracer(model, fact, noise))
         except torch.OutOfMemoryError:
             raise
-        except (
-            IndexError,
-            RuntimeError,
-            TypeError,
-        ):  # blocks with states, or that share keys, or take one number of rows alone
+        except (IndexError, RuntimeError, TypeError):
+            # blocks with states, or that share keys, or take one number of rows alone
             return self._effects(WholeTracer(model, fact, noise))
 
     def _effects(self, tracer: Tracer) -> Tensor:
