@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -41,6 +40,7 @@ class CovarianceSolver:
     tokens: int | None = None
     sequence_length: int = 256
     _covariances: PerWeights[dict[int, Tensor]] = field(default_factory=PerWeights, repr=False)
+    _hashes: PerWeights[dict[str, str]] = field(default_factory=PerWeights, repr=False)
     _factors: PerModel[dict[Any, Tensor]] = field(default_factory=PerModel, repr=False)
 
     def __post_init__(self) -> None:
@@ -58,7 +58,8 @@ class CovarianceSolver:
         Raises:
             DataError: If they cannot be made, or were made for another model.
         """
-        have = self._covariances.of(model, dict)
+        given = user_path(self.source).is_dir()  # the user's word: of one model, and looked at when it was read
+        have = self._covariances.setdefault(model, {}) if given else self._covariances.of(model, dict)
         if not have:
             self._factors.pop(model, None)
         missing = [layer for layer in layers if layer not in have]
@@ -126,11 +127,6 @@ class CovarianceSolver:
             factors[name] = vectors[:, values < threshold]
         return factors[name].to(device)
 
-    @cached_property
-    def _hash(self) -> dict[str, str]:
-        """Found once, as C is."""
-        return file_hash_of("second_moment", self.source)
-
     def settings(self, model: PreTrainedModel) -> dict[str, Any]:
         """Source and budget of tokens, for result files, and a hash of a file of texts."""
         if self.source == IDENTITY:
@@ -139,4 +135,8 @@ class CovarianceSolver:
             return {"second_moment": self.source}
         tokens = self.tokens or token_budget(model)
         budget = {"moment_tokens": tokens, "sequence_length": self.sequence_length}
-        return {"second_moment": self.source, **self._hash, **budget}
+        return {
+            "second_moment": self.source,
+            **self._hashes.of(model, lambda: file_hash_of("second_moment", self.source)),
+            **budget,
+        }

@@ -364,4 +364,5 @@ def _digest(weight: Tensor, through: torch.dtype = torch.bfloat16) -> str:
 
 def _plain(tensor: Tensor) -> Tensor:
     """A tensor of its own for a file: modules may share a factor, and safetensors refuses that."""
-    return tensor.detach().float().cpu().contiguous().clone()
+    plain = tensor.detach().float().cpu().contiguous()
+    return plain.clone() if plain.data_ptr() == tensor.data_ptr() else plain

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -80,6 +79,7 @@ class CrispEdit(BreadthFirstTuning):
         self.curvature_text = curvature_text
         self.curvature_tokens = curvature_tokens
         self._curvatures: PerWeights[dict[int, Curvature]] = PerWeights()
+        self._hashes: PerWeights[dict[str, str]] = PerWeights()
         self._directions: PerModel[dict[int, LowCurvature]] = PerModel()
 
     def prepare(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, layers: Sequence[int]) -> None:
@@ -143,12 +143,8 @@ class CrispEdit(BreadthFirstTuning):
     def settings(self, model: PreTrainedModel) -> dict[str, Any]:
         """The method's name and settings, for result files."""
         names = ("energy", "curvature_text", "curvature_tokens")
-        return {**super().settings(model), **{name: getattr(self, name) for name in names}, **self._hash}
-
-    @cached_property
-    def _hash(self) -> dict[str, str]:
-        """Of a file of plain text; found once, as the curvature is."""
-        return file_hash_of("curvature_text", self.curvature_text)
+        text = self._hashes.of(model, lambda: file_hash_of("curvature_text", self.curvature_text))
+        return {**super().settings(model), **{name: getattr(self, name) for name in names}, **text}
 
     def _low_curvature(self, model: PreTrainedModel, site: EditSite, edits: Curvature | None = None) -> LowCurvature:
         """What plain text, and a session's edits, leave of a matrix's gradients."""

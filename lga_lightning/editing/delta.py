@@ -22,6 +22,7 @@ from lga_lightning.editing.updates import DenseUpdate, LowRankUpdate, RankError,
 from lga_lightning.exceptions import SettingError
 from lga_lightning.models.loading import hub_name, name_of
 from lga_lightning.models.packed import reads_with
+from lga_lightning.models.per_weights import edited
 from lga_lightning.models.sites import EditSite
 from lga_lightning.models.storage import like_stored, reshard_
 from lga_lightning.utils.io import user_path
@@ -244,9 +245,9 @@ class WeightDelta:
         for site in self._sites(model):
             check_writable(site)
             weights[site.name] = site.weight
-        originals = Originals([(weight, weight.detach().clone()) for weight in weights.values()])
+        originals = Originals([(weight, weight.detach().clone()) for weight in weights.values()], model)
         try:
-            with torch.no_grad():
+            with torch.no_grad(), edited(model):
                 for name, weight in weights.items():
                     # added in the wider of the two dtypes
                     weight.copy_(weight + like_stored(self.matrix(name), weight))

@@ -156,8 +156,13 @@ class Facts:
         Args:
             name: Gives the other name of a module.
         """
-        groups = self.groups
-        return Facts(tuple(replace(g, columns={name(old): span for old, span in g.columns.items()}) for g in groups))
+        names = {old: name(old) for old in {old for group in self.groups for old in group.columns}}
+        return Facts(
+            tuple(
+                replace(group, columns={names[old]: span for old, span in group.columns.items()})
+                for group in self.groups
+            )
+        )
 
     def entangled(self, chosen: Collection[str]) -> str:
         """Why some facts cannot be taken out exactly, in words; "" where they can.

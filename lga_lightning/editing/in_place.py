@@ -14,7 +14,7 @@ from lga_lightning.editing.updates import Update
 from lga_lightning.exceptions import ModelError
 from lga_lightning.models.architecture import blocks, edit_site
 from lga_lightning.models.packed import unpacked
-from lga_lightning.models.per_weights import kept
+from lga_lightning.models.per_weights import edited, kept
 from lga_lightning.models.sites import EditSite
 from lga_lightning.models.storage import whole
 from lga_lightning.utils.per_model import PerModel
@@ -42,13 +42,15 @@ class Originals:
 
     Attributes:
         weights: Each edited weight and a copy of its values.
+        model: The model that they are of.
     """
 
     weights: list[tuple[Tensor, Tensor]]
+    model: PreTrainedModel
 
     def restore_(self) -> None:
         """Copy the values back, bit for bit."""
-        with torch.no_grad():
+        with torch.no_grad(), edited(self.model):
             for weight, values in self.weights:
                 weight.copy_(values)
 

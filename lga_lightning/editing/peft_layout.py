@@ -46,6 +46,8 @@ def name_within(model: PreTrainedModel, name: str) -> str:
 
 def _wrapper(model: PreTrainedModel) -> str:
     base = without_peft(model)
+    if base is model:
+        return ""
     return next((f"{name}." for name, module in model.named_modules() if module is base and name), "")
 
 

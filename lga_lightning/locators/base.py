@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 # what result files have under these names, beside a locator's columns
-TAKEN = {
+FIELDS_OF_RESULTS = {
     *(one.name for one in fields(Choice)),
     "schema",
     "checksum",
@@ -177,7 +177,7 @@ def check_columns(locator: LayerLocator) -> None:
     Raises:
         SettingError: If a column but the first, the scores, is called as a field of the file is.
     """
-    taken = TAKEN.intersection(locator.columns[1:])
+    taken = FIELDS_OF_RESULTS.intersection(locator.columns[1:])
     if taken:
         raise SettingError(
             f"The columns {sorted(taken)} of {locator!r} cannot be written: results have something else under these names. Give them "

@@ -30,9 +30,15 @@ def first_tensor(output: Any) -> Tensor:
 def without_autocast(model: nn.Module) -> Iterator[None]:
     """Within the ``with`` block, no autocast is on where a model is, so that all is computed in its own dtype.
 
+    A model whose weights are of several dtypes, which may run by autocast alone, is left to it.
+
     Args:
         model: The model, on any devices.
     """
+    dtypes = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}
+    if len(dtypes) > 1:
+        yield
+        return
     with ExitStack() as stack:
         for kind in {parameter.device.type for parameter in model.parameters()} - {"meta"}:
             stack.enter_context(torch.autocast(kind, enabled=False))

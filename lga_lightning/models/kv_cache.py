@@ -85,10 +85,12 @@ def check_behind_padding(model: PreTrainedModel, mask: Tensor, logits: Tensor) -
         ModelError: If it gives NaN behind padding and nowhere else, as transformers' eager attention does in float64: it masks with
             the smallest float64, which is infinite in the softmax of float32.
     """
-    if logits.dtype != torch.float64 or not len(mask):
+    if logits.dtype != torch.float64 or model.config._attn_implementation == "sdpa" or not len(mask):
         return
     broken, padded = logits.isnan().any(-1).squeeze(1).to(mask.device), mask[:, 0] == 0
-    if (broken & padded & (mask[:, -1] == 1)).any() and not (broken & ~padded).any():
+    behind = padded & (mask[:, -1] == 1)
+    # a row with an edit of its own may be broken by that
+    if behind.any() and broken[behind].all() and not broken[~padded].any():
         raise ModelError(
             f"{type(model).__name__} in float64 gives NaN where texts of unequal lengths are read together: its attention "
             f"({model.config._attn_implementation!r}) takes a softmax in float32, which has no room for float64's mask. Load it in "

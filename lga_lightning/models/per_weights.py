@@ -13,6 +13,9 @@ from lga_lightning.utils.per_model import PerModel, Value
 if TYPE_CHECKING:
     from torch import nn
 
+_SEEN: PerModel[tuple[int, tuple[bytes, ...]]] = (
+    PerModel()
+)  # how often its weights were seen to be others, and some of them
 _KEPT: PerModel[int] = PerModel()
 
 
@@ -21,10 +24,10 @@ class PerWeights(PerModel[Value]):
 
     def __init__(self) -> None:
         super().__init__()
-        self._samples: PerModel[tuple[bytes, ...]] = PerModel()
+        self._found: PerModel[int] = PerModel()
 
     def __setitem__(self, model: nn.Module, value: Value) -> None:
-        self._samples[model] = weights_sample(model)
+        self._found[model] = _times_changed(model)
         super().__setitem__(model, value)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -35,15 +38,35 @@ class PerWeights(PerModel[Value]):
 
         Args:
             model: The model.
-            make: Makes the entry, where there is none or its weights have changed for good.
+            make: Makes the entry, where there is none or its weights have changed since, otherwise than by edits (:func:`edited`).
         """
-        if model in self and not _KEPT.get(model):
-            changed = self._samples.get(model) != weights_sample(model)
-            if of_any(model, [0] if changed else []):
-                del self[model]
-        if model not in self:
+        if self._found.get(model) != _times_changed(model):
             self[model] = make()
         return self[model]
+
+
+def _times_changed(model: nn.Module) -> int:
+    times, seen = _SEEN.get(model, (0, ()))
+    if not _KEPT.get(model):
+        sample = weights_sample(model)
+        if of_any(model, [0] if sample != seen else []):
+            times += 1
+            _SEEN[model] = times, sample
+    return times
+
+
+@contextmanager
+def edited(model: nn.Module) -> Iterator[None]:
+    """Within the block weights are edited for good, or an edit is taken out: what was found of them before goes on to count.
+
+    Args:
+        model: The model.
+    """
+    times, seen = _SEEN.get(model, (0, ()))
+    as_seen = seen == weights_sample(model)
+    yield
+    if as_seen:
+        _SEEN[model] = times, weights_sample(model)
 
 
 @contextmanager

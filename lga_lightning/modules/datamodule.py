@@ -173,7 +173,9 @@ class EditDataModule(L.LightningDataModule):
         for reason, count in self.loaded.dropped.items():
             log.warning("Left out %d probes of the requests of %s: %s.", count, self.name, reason)
         if stage == "predict" and self.limit is not None and len([*units_of(self.loaded.requests)]) == self.limit:
-            log.warning("%s: --data.limit %d is reached, and no further facts are edited.", self.name, self.limit)
+            log.warning(
+                "%s: --data.limit %d is reached; facts beyond it, if any, are not edited.", self.name, self.limit
+            )
         if self.loaded.unread:
             fields = ", ".join(sorted(self.loaded.unread))
             log.warning("%s has fields that the format %s does not read: %s.", self.name, self.loaded.format, fields)

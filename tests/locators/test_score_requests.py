@@ -12,7 +12,7 @@ from lga_lightning.data import RequestBatch
 from lga_lightning.exceptions import DataError, SettingError
 from lga_lightning.functional import find_golden_layer
 from lga_lightning.locators import LGA, FixedLayer, old_answers, score_requests
-from lga_lightning.locators.base import TAKEN
+from lga_lightning.locators.base import FIELDS_OF_RESULTS
 from lga_lightning.locators.score_requests import SKIPPED
 from lga_lightning.locators.selection import Choice
 from lga_lightning.models.chat import ChatTokenizer
@@ -36,7 +36,7 @@ def test_columns_called_as_fields_are_refused_before_anything_is_scored(llama, t
 def test_names_that_are_taken_are_the_fields_of_results(tmp_path):
     locator_result(torch.rand(3, 4), means={}, half_widths={}).save(tmp_path / "attribution.json")
     written = json.loads((tmp_path / "attribution.json").read_text())
-    assert {*written, *(one.name for kind in (LocatorResult, Choice) for one in fields(kind))} == TAKEN
+    assert {*written, *(one.name for kind in (LocatorResult, Choice) for one in fields(kind))} == FIELDS_OF_RESULTS
 
 
 @pytest.fixture

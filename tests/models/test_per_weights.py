@@ -49,7 +49,7 @@ def test_after_a_training_it_is_as_with_a_new_method(make, tokenizer):
 
 
 @EVERY_METHOD
-def test_under_edits_in_place_it_is_the_unedited_model_s(make, tokenizer):
+def test_under_edits_it_is_the_unedited_model_s(make, tokenizer):
     model, data, method = tiny_model("llama"), requests(3), make()
     tables = [table for part in (method, *vars(method).values()) for table in getattr(part, "__dict__", {}).values()]
     tables = [table for table in tables if isinstance(table, PerWeights)]
@@ -58,8 +58,17 @@ def test_under_edits_in_place_it_is_the_unedited_model_s(make, tokenizer):
     with delta_for(model, {0: 1, 1: 2}).applied(model):
         method.compute(model, tokenizer, data, 1)
     method.compute(model, tokenizer, data, 1)
+    originals = delta_for(model, {0: 1, 1: 2}).merge_(model)
+    method.compute(model, tokenizer, data, 1)
+    originals.restore_()
+    method.compute(model, tokenizer, data, 1)
     assert found
     assert all(table[model] is one for table, one in zip(tables, found, strict=True))
+    originals = delta_for(model, {0: 1, 1: 2}).merge_(model)
+    train_(model)
+    originals.restore_()
+    method.compute(model, tokenizer, data, 1)
+    assert not any(table[model] is one for table, one in zip(tables, found, strict=True))
 
 
 def test_copies_and_other_processes():
