@@ -40,7 +40,7 @@ class CovarianceSolver:
     tokens: int | None = None
     sequence_length: int = 256
     _covariances: PerWeights[dict[int, Tensor]] = field(default_factory=PerWeights, repr=False)
-    _hashes: PerWeights[dict[str, str]] = field(default_factory=PerWeights, repr=False)
+    _hashes: PerModel[dict[str, str]] = field(default_factory=PerModel, repr=False)
     _factors: PerModel[dict[Any, Tensor]] = field(default_factory=PerModel, repr=False)
 
     def __post_init__(self) -> None:
@@ -62,6 +62,7 @@ class CovarianceSolver:
         have = self._covariances.setdefault(model, {}) if given else self._covariances.of(model, dict)
         if not have:
             self._factors.pop(model, None)
+            self._hashes.pop(model, None)  # of the file that C is now taken from
         missing = [layer for layer in layers if layer not in have]
         if not missing or self.source == IDENTITY:
             return
@@ -134,9 +135,7 @@ class CovarianceSolver:
         if user_path(self.source).is_dir():
             return {"second_moment": self.source}
         tokens = self.tokens or token_budget(model)
+        if model not in self._hashes:
+            self._hashes[model] = file_hash_of("second_moment", self.source)
         budget = {"moment_tokens": tokens, "sequence_length": self.sequence_length}
-        return {
-            "second_moment": self.source,
-            **self._hashes.of(model, lambda: file_hash_of("second_moment", self.source)),
-            **budget,
-        }
+        return {"second_moment": self.source, **self._hashes[model], **budget}

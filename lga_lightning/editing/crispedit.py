@@ -79,7 +79,7 @@ class CrispEdit(BreadthFirstTuning):
         self.curvature_text = curvature_text
         self.curvature_tokens = curvature_tokens
         self._curvatures: PerWeights[dict[int, Curvature]] = PerWeights()
-        self._hashes: PerWeights[dict[str, str]] = PerWeights()
+        self._hashes: PerModel[dict[str, str]] = PerModel()
         self._directions: PerModel[dict[int, LowCurvature]] = PerModel()
 
     def prepare(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, layers: Sequence[int]) -> None:
@@ -87,6 +87,7 @@ class CrispEdit(BreadthFirstTuning):
         have = self._curvatures.of(model, dict)
         if not have:
             self._directions.pop(model, None)
+            self._hashes.pop(model, None)  # of the file that the curvature is now taken from
         if missing := [layer for layer in layers if layer not in have]:
             have |= find_curvatures(model, tokenizer, missing, self.curvature_text, self.curvature_tokens, PIECE)
 
@@ -143,8 +144,9 @@ class CrispEdit(BreadthFirstTuning):
     def settings(self, model: PreTrainedModel) -> dict[str, Any]:
         """The method's name and settings, for result files."""
         names = ("energy", "curvature_text", "curvature_tokens")
-        text = self._hashes.of(model, lambda: file_hash_of("curvature_text", self.curvature_text))
-        return {**super().settings(model), **{name: getattr(self, name) for name in names}, **text}
+        if model not in self._hashes:
+            self._hashes[model] = file_hash_of("curvature_text", self.curvature_text)
+        return {**super().settings(model), **{name: getattr(self, name) for name in names}, **self._hashes[model]}
 
     def _low_curvature(self, model: PreTrainedModel, site: EditSite, edits: Curvature | None = None) -> LowCurvature:
         """What plain text, and a session's edits, leave of a matrix's gradients."""

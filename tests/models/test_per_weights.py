@@ -80,3 +80,23 @@ def test_copies_and_other_processes():
     assert isinstance(pickle.loads(pickle.dumps(table)), PerWeights)
     train_(model)
     assert table.of(model, list) == []
+
+
+@pytest.mark.parametrize(("kind", "setting"), [(RROME, "second_moment"), (CrispEdit, "curvature_text")])
+def test_the_hash_of_a_text_is_of_the_one_that_was_taken_in(kind, setting, tmp_path, tokenizer, monkeypatch):
+    model, path = tiny_model("llama"), tmp_path / "mine.txt"
+    path.write_text("Rome is in Italy. " * 40, encoding="utf-8")
+    method = kind(**{setting: str(path)})
+    method.prepare(model, tokenizer, [1])
+    before = method.settings(model)
+    path.write_text("Rome is in Spain. " * 40, encoding="utf-8")
+    with (
+        monkeypatch.context() as patched
+    ):  # of a sharded model a look at the weights takes all processes, and files are one's
+        patched.setattr(
+            "lga_lightning.models.per_weights.weights_sample", lambda _: pytest.fail("weights are looked at")
+        )
+        assert method.settings(model) == before
+    train_(model)
+    method.prepare(model, tokenizer, [1])
+    assert [name for name, value in method.settings(model).items() if value != before[name]] == [f"{setting}_hash"]
