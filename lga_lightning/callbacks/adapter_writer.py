@@ -32,9 +32,9 @@ from lga_lightning.results.validation_parts import Metric
 from lga_lightning.utils.io import (
     already_there,
     check_place,
-    may_give_way,
     put_back,
     put_in_place,
+    stays,
     user_path,
     write_folder,
     write_json,
@@ -105,8 +105,7 @@ class AdapterWriter(EditCollector):
         # one process looks for all, before any of them writes
         if trainer.is_global_zero:
             put_back(self.folder)
-        stays = self.folder.exists() and not (self.overwrite and may_give_way(self.folder))
-        if trainer.strategy.broadcast(stays):
+        if trainer.strategy.broadcast(stays(self.folder, self.overwrite)):
             raise already_there(self.folder, ALLOW)
         check_place(self.folder)
         if pl_module.run_mode == "independent":

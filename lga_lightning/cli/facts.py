@@ -21,7 +21,7 @@ from lga_lightning.reports.html import REPORT_FILE
 from lga_lightning.reports.terminal import print_note
 from lga_lightning.results.attribution import ATTRIBUTION_FILE
 from lga_lightning.results.validation import REQUESTS_FILE, VALIDATION_FILE
-from lga_lightning.utils.io import already_there, check_place, may_give_way, user_path
+from lga_lightning.utils.io import already_there, check_place, stays, user_path
 
 CARD = "README.md"
 WRITTEN = (NOTE, FACTORS, MATRICES, CONFIG, FACTS, CARD)  # anew, where they are
@@ -75,10 +75,8 @@ def remove_facts(words: Sequence[str]) -> None:
     options = parser.parse_args(words)
     adapter = user_path(options.adapter).resolve()
     output = user_path(options.output).resolve() if options.output else adapter
-    if options.output and output.exists() and not options.overwrite:
-        raise already_there(output)
     before = _load(adapter)
-    if output.exists() and not may_give_way(output):
+    if stays(output, options.overwrite or not options.output):
         raise already_there(output)
     check_place(output)
     before.facts.check_ids(options.fact)

@@ -58,8 +58,7 @@ class CovarianceAccumulator(Metric):
         """
         if not pieces:
             return
-        device = input_device(model)
-        ids = pad_right(pieces, 0).to(device)
+        ids = pad_right(pieces, 0).to(input_device(model))
         real = torch.arange(ids.shape[1]) < torch.tensor([len(piece) for piece in pieces]).unsqueeze(1)
         modules = [edit_site(model, layer).module for layer in self.layers]
         with (

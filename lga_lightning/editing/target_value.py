@@ -218,9 +218,8 @@ def _optimize(
         found = loss.detach()
         is_number = found.isfinite()
         losses[active[is_number]] = found[is_number].to(losses.dtype)
-        delta[active[~is_number]] = sound[
-            active[~is_number]
-        ]  # NaN from the first: no edit, and none that is taken for one
+        lost = active[~is_number]
+        delta[lost] = sound[lost]  # NaN from the first: no edit, and none that is taken for one
         going = ((found >= settings.stop_loss) & is_number).nonzero().squeeze(1)
         if not len(going):
             break

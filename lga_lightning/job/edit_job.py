@@ -43,7 +43,7 @@ from lga_lightning.reports.wording import counted, layers_in_words
 from lga_lightning.results.attribution import LocatorResult
 from lga_lightning.results.layer_spec import LayerSpec, LayerWord
 from lga_lightning.results.validation import ValidationResult
-from lga_lightning.utils.io import check_place, may_give_way, user_path
+from lga_lightning.utils.io import check_place, may_give_way, stays, user_path
 from lga_lightning.utils.settings import check_at_least_one
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ class EditJob:
                 "score a sample."
             )
         self.requirements  # noqa: B018 - what cannot be read fails here
-        if self.folder is not None and self.folder.exists() and not (self.overwrite and may_give_way(self.folder)):
+        if self.folder is not None and stays(self.folder, self.overwrite):
             way_out = (
                 "or let it be replaced (--overwrite)"
                 if may_give_way(self.folder)

@@ -44,11 +44,10 @@ class ChatTokenizer:
                 "instruction-tuned variant."
             )
         # up to the answer itself: a generation prompt may stop earlier, before what a model is to put in front of it
-        parts = [
-            [{"type": "text", "text": text}] for text in (USER, ASSISTANT)
-        ]  # those of models that also see may want them
+        texts = USER, ASSISTANT
+        parts = [[{"type": "text", "text": text}] for text in texts]  # those of models that also see may want them
         first: Exception | None = None
-        for contents in ((USER, ASSISTANT), parts):
+        for contents in (texts, parts):
             try:
                 self.before, after, end = _around(tokenizer, *contents)
                 break

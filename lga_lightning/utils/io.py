@@ -57,7 +57,7 @@ def write_folder(path: Path, write: Callable[[Path], None], overwrite: bool = Fa
         WriteError: If the disk is full, say; a folder that was there before is as it was.
     """
     put_back(path)
-    if path.exists() and not (overwrite and may_give_way(path)):
+    if stays(path, overwrite):
         raise already_there(path)
     with disk_errors(path), scratch_beside(path.resolve(), folder=True) as scratch:
         write(scratch)
@@ -127,6 +127,16 @@ def check_place(path: Path) -> None:
         raise SettingError(
             f"{str(path)!r} cannot be written: {str(around)!r} is no folder, or none that you may write to. Give another place."
         )
+
+
+def stays(path: Path, overwrite: bool) -> bool:
+    """Whether something is there that must not be replaced.
+
+    Args:
+        path: Where it would be.
+        overwrite: Whether a folder may be replaced.
+    """
+    return path.exists() and not (overwrite and may_give_way(path))
 
 
 def already_there(path: Path, allow: str = "Give another one, or allow it with `overwrite=True`.") -> SettingError:
